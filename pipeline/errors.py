@@ -1,0 +1,57 @@
+"""What a user can get wrong, and the one way it is said."""
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class PipelineError(Exception):
+    """Something the user can put right. Its text names what, the value got and what is allowed."""
+
+
+class ParamsError(PipelineError):
+    """params.yaml cannot be used; one line for each mistake."""
+
+
+class DataError(PipelineError):
+    """A dataset, a document or a text cannot be used."""
+
+
+class RepositoryError(PipelineError):
+    """An Oxen repository, revision or file is missing or unusable."""
+
+
+class CheckpointError(PipelineError):
+    """A checkpoint is damaged, or belongs to another architecture or tokenizer."""
+
+
+class BusyError(PipelineError):
+    """Another process is already doing this."""
+
+
+class Interrupted(PipelineError):
+    """SIGTERM or SIGINT asked the work to stop; what was done so far is saved."""
+
+
+def reported(main: Callable[P, R]) -> Callable[P, R]:
+    """Let `main` end a PipelineError, or a full disk, with its message on stderr and status 1."""
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return main(*args, **kwargs)
+        except PipelineError as error:
+            message = str(error)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            message = f"no disk space left while writing {error.filename or 'a file'}: free some"
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(1)
+
+    return wrapped

@@ -1,0 +1,254 @@
+"""params.yaml as frozen models: it checks values and never computes or supplies one."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import ParamsError
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+# YAML 1.1 reads 1e-3 as text; a number was meant.
+Real = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+Positive = Annotated[Real, Field(gt=0)]
+Fraction = Annotated[Real, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: every key must be there, and no other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataFiles(Section):
+    """Files of the repository, one for each split."""
+
+    train: Text
+    test: Text
+
+
+class Data(Section):
+    """Where the documents come from."""
+
+    repo: Text
+    revision: Text
+    files: DataFiles
+    column: Text
+
+
+class Tokenizer(Section):
+    """How text becomes ids."""
+
+    kind: Literal["char"]
+
+
+class Pack(Section):
+    """How documents become blocks of `length` tokens."""
+
+    mode: Literal["pad"]
+    length: Annotated[int, Field(ge=2)]
+
+
+class Absorb(Section):
+    """The absorbing graph."""
+
+    parameterization: Literal["conditional", "raw"]
+
+
+class Uniform(Section):
+    """The uniform graph."""
+
+    parameterization: Literal["raw"]
+
+
+class Loglinear(Section):
+    """Loglinear noise."""
+
+    eps: Annotated[Real, Field(gt=0, lt=1)]
+
+
+class Geometric(Section):
+    """Geometric noise."""
+
+    sigma_min: Positive
+    sigma_max: Positive
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min must be less than sigma_max ({self.sigma_max:g})")
+        return self
+
+
+class Diffusion(Section):
+    """The forward process, with the section of every variant."""
+
+    graph: Literal["absorb", "uniform"]
+    noise: Literal["loglinear", "geometric"]
+    t_min: Annotated[Real, Field(gt=0, lt=1)]
+    absorb: Absorb
+    uniform: Uniform
+    loglinear: Loglinear
+    geometric: Geometric
+
+
+class Transformer(Section):
+    """Sizes shared by the score network and the baseline."""
+
+    width: Count
+    num_blocks: Count
+    num_heads: Count
+    dropout: Fraction
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.num_heads or self.width // self.num_heads % 2:
+            raise ValueError(
+                f"num_heads must divide width ({self.width}) into an even number of parts' width "
+                f"(num_heads is {self.num_heads})"
+            )
+        return self
+
+
+class Model(Transformer):
+    """The score network."""
+
+    cond_dim: Count
+
+
+class Optimizing(Section):
+    """One training run, whatever the network."""
+
+    batch_size: Count
+    accumulate: Count
+    lr: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[Real, Field(ge=0)]
+    beta1: Fraction
+    beta2: Fraction
+    clip: Positive
+    ema: Fraction
+    seed: Seed
+    log_every: Count
+    eval_every: Count
+    eval_blocks: Count
+    checkpoint_every: Count
+
+    @model_validator(mode="after")
+    def _accumulate_divides_batch(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size})"
+            )
+        return self
+
+
+class Train(Optimizing):
+    """Training of the score network."""
+
+    num_steps: Count
+    sample_every: Count
+    sample_num: Count
+    sample_steps: Count
+
+
+class Baseline(Transformer, Optimizing):
+    """The autoregressive GPT-2 beside it."""
+
+    num_tokens: Count
+
+
+class Evaluate(Section):
+    """The Monte Carlo bound."""
+
+    num_replicates: Annotated[int, Field(ge=16)]
+    num_draws: Count
+    batch_size: Count
+    seed: Seed
+
+
+class Sample(Section):
+    """Sampling at each step count."""
+
+    num: Count
+    predictor: Literal["analytic", "euler"]
+    batch_size: Count
+    num_traced: Annotated[int, Field(ge=0)]
+    seed: Seed
+
+
+class Score(Section):
+    """Scoring of samples and of real text."""
+
+    scorer: Text
+    batch_size: Count
+    num_bootstrap: Annotated[int, Field(ge=2)]
+    num_real_draws: Annotated[int, Field(ge=2)]
+    seed: Seed
+
+
+class Report(Section):
+    """The page."""
+
+    num_samples: Count
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    uri: Text
+    experiment: Text
+
+
+class Publish(Section):
+    """The Oxen repository that samples go to."""
+
+    repo: Text
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    sweep: Annotated[list[Count], Field(min_length=4, max_length=4)]
+    steps: Count
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    data: Data
+    tokenizer: Tokenizer
+    pack: Pack
+    diffusion: Diffusion
+    model: Model
+    train: Train
+    baseline: Baseline
+    evaluate: Evaluate
+    sample: Sample
+    score: Score
+    report: Report
+    tracking: Tracking
+    publish: Publish
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check `path`.
+
+    Raises:
+        ParamsError: the file is missing or no YAML, or values are wrong; every mistake is listed
+            with its path in the file and the value got.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing: run from the project's folder") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [
+            f"{path}: {'.'.join(map(str, mistake['loc'])) or '(top)'}: {mistake['msg']}"
+            + ("" if mistake["type"] == "missing" else f" (got {mistake['input']!r})")
+            for mistake in error.errors()
+        ]
+        raise ParamsError("\n".join(lines)) from None
