@@ -1,0 +1,166 @@
+"""Upper bound on the negative log-likelihood, in nats, every term by name (SEDD theorem 3.6).
+
+integral: score entropy over t in (t_min, 1]; conditional: cross-entropy over the move chance in
+    (0, 1], where the prior is all masks and costs nothing.
+prior: divergence of the fully noised text from the prior.
+reconstruction: -log of the final denoise at t_min.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.sedd.loss import score_entropy
+from pipeline.sedd.model import SEDD
+from pipeline.sedd.sampler import denoise_weights
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Terms of the bound for N texts in R replicates, float64, nats a text.
+
+    Attributes:
+        integral: [R, N], a Monte Carlo draw of each text in each replicate.
+        prior: [N].
+        reconstruction: [R, N].
+    """
+
+    integral: Tensor
+    prior: Tensor
+    reconstruction: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The bound itself [R, N]."""
+        return self.integral + self.prior + self.reconstruction
+
+
+@torch.no_grad()
+def draw_bound(
+    model: SEDD,
+    x0: Tensor,
+    *,
+    num_replicates: int,
+    num_draws: int,
+    batch_size: int,
+    generator: torch.Generator,
+) -> Bound:
+    """Estimate the bound for texts x0 [N, L] by independent replicates of a stratified draw.
+
+    Within a replicate the N * num_draws times stand one in each of as many equal intervals, and
+    each text has one in every 1 / num_draws. They are dependent: the Monte Carlo error comes from
+    the spread between replicates.
+
+    Args:
+        model: the score model, in eval mode.
+        x0: clean tokens, on the generator's device.
+        num_replicates: R.
+        num_draws: draws a text in each replicate.
+        batch_size: texts a network call.
+        generator: source of randomness.
+    """
+    integral, reconstruction = [], []
+    for _ in range(num_replicates):
+        times = replicate_times(len(x0), num_draws, generator)
+        drawn = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+        for draw in range(num_draws):
+            for rows in torch.split(torch.arange(len(x0), device=x0.device), batch_size):
+                drawn[rows] += draw_integral(model, x0[rows], times[draw, rows], generator)
+        integral.append(drawn / num_draws)
+        pieces = [
+            draw_reconstruction(model, piece, generator) for piece in torch.split(x0, batch_size)
+        ]
+        reconstruction.append(torch.cat(pieces))
+    return Bound(torch.stack(integral), prior_nats(model, x0), torch.stack(reconstruction))
+
+
+def replicate_times(num_texts: int, num_draws: int, generator: torch.Generator) -> Tensor:
+    """Times [num_draws, num_texts] in (0, 1], float64, stratified over all and within each text."""
+    device = generator.device
+    num = num_texts * num_draws
+    u = torch.rand((), dtype=torch.float64, generator=generator, device=device)
+    strata = [
+        draw * num_texts + torch.randperm(num_texts, generator=generator, device=device)
+        for draw in range(num_draws)
+    ]
+    return 1 - (torch.stack(strata) + u) / num
+
+
+def draw_integral(model: SEDD, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+    """The integrand at times t [B] in (0, 1] for x0 [B, L], nats a text [B], float64."""
+    if model.conditional:
+        # Any schedule gives this integral; with the move chance as the clock it starts at 1.
+        mask_id = model.graph.num_states - 1
+        u = torch.rand(x0.shape, dtype=torch.float64, device=x0.device, generator=generator)
+        xt = torch.where(u < t[:, None], mask_id, x0)
+        nats = F.nll_loss(model.log_p(xt).flatten(0, 1), x0.flatten(), reduction="none")
+        return torch.where(xt == mask_id, nats.view_as(x0).double(), 0.0).sum(-1) / t
+    t = model.t_min + (1 - model.t_min) * t
+    xt = model.graph.sample_transition(x0, model.noise.sigma(t), generator)
+    return (1 - model.t_min) * score_entropy(model, x0, xt, t).double().sum(-1)
+
+
+def prior_nats(model: SEDD, x0: Tensor) -> Tensor:
+    """Divergence of p(x1 | x0) from the prior, nats a text [N], float64."""
+    if model.conditional:
+        return torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    one = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
+    return x0.shape[1] * model.graph.prior_nats(model.noise.sigma(one))
+
+
+def draw_reconstruction(model: SEDD, x0: Tensor, generator: torch.Generator) -> Tensor:
+    """-log of the final denoise of x0 [B, L] from one draw at t_min, nats a text [B], float64."""
+    nats = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    if model.conditional:
+        return nats
+    t = torch.tensor(model.t_min, dtype=torch.float64, device=x0.device)
+    xt = model.graph.sample_transition(x0, model.noise.sigma(t).expand(len(x0)), generator)
+    rows = torch.arange(len(x0), device=x0.device)
+    if model.graph.mask_id is not None:
+        # Rows without a mask are their own denoise.
+        rows = (xt == model.graph.mask_id).any(-1).nonzero().squeeze(-1)
+    if len(rows):
+        nats[rows] = denoise_nats(model, x0[rows], xt[rows], t)
+    return nats
+
+
+def denoise_nats(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """-log probability [B] that the final denoise of xt [B, L] at time t gives x0 [B, L]."""
+    weights = denoise_weights(model, xt, t).clamp(min=0)
+    at_x0 = weights.gather(-1, x0[..., None]).squeeze(-1)
+    return (weights.sum(-1).log() - at_x0.log()).sum(-1)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Nats a symbol over a set of texts, with its errors.
+
+    Attributes:
+        value: total nats over total symbols.
+        mc_stderr: from the spread between replicates.
+        data_stderr: from the spread between texts.
+    """
+
+    value: float
+    mc_stderr: float
+    data_stderr: float
+
+    @property
+    def stderr(self) -> float:
+        """Both errors together."""
+        return math.hypot(self.mc_stderr, self.data_stderr)
+
+
+def rate(nats: Tensor, num_symbols: Tensor) -> Rate:
+    """Nats a symbol from nats [R, N] (R may be 1: exact values) and symbols a text [N]."""
+    total = num_symbols.sum().double()
+    replicates = nats.sum(-1) / total
+    per_text = nats.mean(0)
+    value = per_text.sum() / total
+    residual = per_text - value * num_symbols
+    mc = replicates.std() / math.sqrt(len(replicates)) if len(replicates) > 1 else torch.tensor(0.0)
+    data = residual.std() * math.sqrt(len(residual)) / total
+    return Rate(value.item(), mc.item(), data.item())

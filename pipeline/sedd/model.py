@@ -1,0 +1,120 @@
+"""SEDD: a network with the graph and the noise that give its output a meaning."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.sedd.graph import Absorb, Graph, Uniform
+from pipeline.sedd.network import Transformer
+from pipeline.sedd.noise import Geometric, Loglinear, Noise
+
+
+@dataclass(frozen=True)
+class SEDDConfig:
+    """Everything that defines a model but its weights."""
+
+    graph: Literal["absorb", "uniform"]
+    noise: Literal["loglinear", "geometric"]
+    parameterization: Literal["conditional", "raw"]
+    vocab_size: int
+    length: int
+    width: int
+    num_blocks: int
+    num_heads: int
+    cond_dim: int
+    dropout: float
+    eps: float
+    sigma_min: float
+    sigma_max: float
+    t_min: float
+    scale_by_sigma: bool = True
+
+    def asdict(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return asdict(self)
+
+
+class SEDD(nn.Module):
+    """A score model over sequences of up to `length` tokens.
+
+    With the raw parameterisation the network's output is the log score, shifted by
+    log(e^sigma - 1) + log(V - 1) for absorb (SEDD appendix C.2). With the conditional one it is
+    the distribution of the clean token given the unmasked ones (arXiv 2406.03736, theorem 1).
+    """
+
+    def __init__(self, config: SEDDConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.length = config.length
+        self.conditional = config.parameterization == "conditional"
+        self.graph: Graph
+        if config.graph == "absorb":
+            self.graph = Absorb(config.vocab_size + 1)
+        elif self.conditional:
+            raise ValueError("the conditional parameterisation needs the absorbing graph")
+        else:
+            self.graph = Uniform(config.vocab_size)
+        self.noise: Noise
+        if config.noise == "loglinear":
+            self.noise = Loglinear(config.eps)
+        else:
+            self.noise = Geometric(config.sigma_min, config.sigma_max)
+        self.network = Transformer(
+            num_states=self.graph.num_states,
+            num_outputs=config.vocab_size if self.conditional else self.graph.num_states,
+            width=config.width,
+            num_blocks=config.num_blocks,
+            num_heads=config.num_heads,
+            cond_dim=None if self.conditional else config.cond_dim,
+            dropout=config.dropout,
+        )
+
+    @property
+    def t_min(self) -> float:
+        """The smallest time that the score is used at; below it stands the final denoise."""
+        return 0.0 if self.conditional else self.config.t_min
+
+    def log_score(self, xt: Tensor, sigma: Tensor) -> Tensor:
+        """Log of p(y) / p(xt) for every state y, SEDD eq. 12.
+
+        Args:
+            xt: noised tokens [B, L], int64.
+            sigma: total noise [B].
+        Returns:
+            log score [B, L, V], 0 at y = xt. The conditional parameterisation says nothing of
+            positions that hold a token, which absorb never changes: -inf there.
+        """
+        if self.conditional:
+            return self._implied_log_score(xt, sigma)
+        log_score = self.network(xt, sigma)
+        if self.graph.mask_id is not None and self.config.scale_by_sigma:
+            scale = log_expm1(sigma) + math.log(self.graph.num_states - 1)
+            log_score = log_score - scale[:, None, None].to(log_score.dtype)
+        return log_score.scatter(-1, xt[..., None], 0.0)
+
+    def log_p(self, xt: Tensor) -> Tensor:
+        """Log probability [B, L, V - 1] of each clean token given the unmasked ones of xt [B, L].
+
+        Raises:
+            ValueError: the parameterisation is raw.
+        """
+        if not self.conditional:
+            raise ValueError("only the conditional parameterisation has a distribution of x0")
+        logits = self.network(xt)
+        wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return wide.log_softmax(-1)
+
+    def _implied_log_score(self, xt: Tensor, sigma: Tensor) -> Tensor:
+        mask_id = self.graph.num_states - 1
+        log_score = self.log_p(xt) - log_expm1(sigma)[:, None, None]
+        log_score = log_score.masked_fill((xt != mask_id)[..., None], -math.inf)
+        log_score = torch.cat([log_score, torch.full_like(log_score[..., :1], -math.inf)], -1)
+        return log_score.scatter(-1, xt[..., None], 0.0)
+
+
+def log_expm1(sigma: Tensor) -> Tensor:
+    """log(e^sigma - 1), finite for every positive sigma."""
+    return sigma + (-torch.expm1(-sigma)).log()
