@@ -59,6 +59,7 @@ class ScoreEntropy:
         xt = self.module.graph.sample_transition(x0, self.module.noise.sigma(t), generator)
         return x0, xt, t
 
-    def loss(self, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    def loss(self, *drawn: Tensor) -> Tensor:
         """Loss [b] in nats a sequence, summed over L; its mean over t estimates the bound."""
+        x0, xt, t = drawn
         return score_entropy(self.module, x0, xt, t).sum(-1)

@@ -1,0 +1,338 @@
+"""The training loop: one for every method, resumable to the bit.
+
+All randomness of a step comes from the seed and the step's number, and the order of the data from
+the seed and the epoch's, so that a resumed run needs no generator's state.
+"""
+
+import csv
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import Interrupted, PipelineError
+from pipeline.files import whole
+from pipeline.progress import progress
+from pipeline.training.ema import Ema
+from pipeline.training.state import TrainingState
+
+Row = dict[str, Any]
+
+
+class Method(Protocol):
+    """What can be trained."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network whose parameters are optimised."""
+        ...
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """All randomness of a step for the whole batch x0 [B, L]; each tensor is [B, ...]."""
+        ...
+
+    def loss(self, *drawn: Tensor) -> Tensor:
+        """Nats a block [b] for rows of what `draw` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the fields are those of params.yaml."""
+
+    num_steps: int
+    batch_size: int
+    accumulate: int
+    lr: float
+    warmup_steps: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    clip: float
+    ema: float
+    seed: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+
+@dataclass
+class Fitted:
+    """What training leaves beside the weights.
+
+    Attributes:
+        losses: rows of step, train_loss (mean since the last row), eval_loss or None, lr.
+        snapshots: rows of step, loss, eval_loss, texts.
+        seconds: time spent in the loop, all resumed pieces together.
+    """
+
+    losses: list[Row] = field(default_factory=list)
+    snapshots: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def step_seed(seed: int, purpose: str, number: int) -> int:
+    """A seed for one purpose and step, unrelated to its neighbours'."""
+    words = np.random.SeedSequence([seed, *purpose.encode(), number]).generate_state(2)
+    return int(words[0]) << 31 | int(words[1]) >> 1
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Linear from 0 over the warm-up, then linear to 0 at the end; step counts from 0."""
+    if step < settings.warmup_steps:
+        return settings.lr * (step + 1) / settings.warmup_steps
+    left = settings.num_steps - step
+    return settings.lr * left / max(settings.num_steps - settings.warmup_steps, 1)
+
+
+class Order:
+    """The order of the data: every block once an epoch, shuffled anew each epoch."""
+
+    def __init__(self, num_blocks: int, seed: int) -> None:
+        self._num_blocks = num_blocks
+        self._seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, np.int64)
+
+    def batch(self, step: int, batch_size: int) -> npt.NDArray[np.int64]:
+        """Indices [batch_size] of a step's blocks; a batch may reach into the next epoch."""
+        places = np.arange(step * batch_size, (step + 1) * batch_size)
+        epochs, places = np.divmod(places, self._num_blocks)
+        return np.concatenate(
+            [self._epoch_order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        )
+
+    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
+        if epoch != self._epoch:
+            seed = step_seed(self._seed, "order", epoch)
+            self._permutation = np.random.default_rng(seed).permutation(self._num_blocks)
+            self._epoch = epoch
+        return self._permutation
+
+
+def accumulate_gradient(method: Method, drawn: tuple[Tensor, ...], pieces: int) -> Tensor:
+    """Gradient of the mean loss over the whole batch, computed in `pieces`; returns that mean."""
+    num_rows = len(drawn[0])
+    total = torch.zeros((), device=drawn[0].device)
+    for piece in zip(*(torch.chunk(tensor, pieces) for tensor in drawn), strict=True):
+        loss = method.loss(*piece).sum() / num_rows
+        torch.autograd.backward(loss)
+        total += loss.detach()
+    return total
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether SIGTERM or SIGINT came; a second one acts at once."""
+    received: list[int] = []
+    before = {int(s): signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """One run: its weights, optimiser, averages and what it logged so far."""
+
+    def __init__(self, method: Method, settings: Settings, device: torch.device) -> None:
+        self.method = method
+        self.settings = settings
+        self.device = device
+        self.fitted = Fitted()
+        self.step = 0
+        self.ema = Ema(method.module, settings.ema)
+        decayed = [p for p in method.module.parameters() if p.dim() >= 2]
+        plain = [p for p in method.module.parameters() if p.dim() < 2]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": settings.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            fused=True,
+        )
+        # Losses stay on the device until they are logged: reading one waits for the step.
+        self._window = torch.zeros((), device=device)
+        self._window_steps = 0
+
+    def train_step(self, blocks: npt.NDArray[Any], order: Order) -> None:
+        """One optimiser step."""
+        settings = self.settings
+        indices = np.sort(order.batch(self.step, settings.batch_size))
+        x0 = torch.from_numpy(blocks[indices].astype(np.int64)).to(self.device)
+        seed = step_seed(settings.seed, "step", self.step)
+        torch.manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        lr = learning_rate(self.step, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        drawn = self.method.draw(x0, generator)
+        self._window += accumulate_gradient(self.method, drawn, settings.accumulate)
+        nn.utils.clip_grad_norm_(self.method.module.parameters(), settings.clip, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update()
+        self._window_steps += 1
+        self.step += 1
+
+    def log(self, eval_loss: float | None) -> float:
+        """Add a row with the mean loss since the last one; returns that mean.
+
+        Raises:
+            PipelineError: the loss is not finite.
+        """
+        train_loss = self._window.item() / self._window_steps
+        if not math.isfinite(train_loss):
+            raise PipelineError(
+                f"training diverged: the loss is {train_loss} at step {self.step}; lower lr or clip"
+            )
+        lr = learning_rate(self.step - 1, self.settings)
+        row = {"step": self.step, "train_loss": train_loss, "eval_loss": eval_loss, "lr": lr}
+        self.fitted.losses.append(row)
+        self._window.zero_()
+        self._window_steps = 0
+        return train_loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs."""
+        return {
+            "step": self.step,
+            "module": self.method.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "window": self._window,
+            "window_steps": self._window_steps,
+            "losses": self.fitted.losses,
+            "snapshots": self.fitted.snapshots,
+            "seconds": self.fitted.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.step = state["step"]
+        self.method.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self._window.copy_(state["window"])
+        self._window_steps = state["window_steps"]
+        self.fitted = Fitted(state["losses"], state["snapshots"], state["seconds"])
+
+
+def fit(
+    method: Method,
+    blocks: npt.NDArray[Any],
+    settings: Settings,
+    *,
+    device: torch.device,
+    state: TrainingState,
+    evaluate: Callable[[], float],
+    snapshot: Callable[[int], list[str]] | None,
+    sample_every: int | None,
+    desc: str,
+) -> Fitted:
+    """Train `method` on blocks [N, L] from where `state` stands; its module ends with the averages.
+
+    Args:
+        method: what is trained; its module is on `device`.
+        blocks: token ids, an array or a memory map.
+        settings: how.
+        device: where.
+        state: checkpoints are written here every `checkpoint_every` steps and at the end.
+        evaluate: held-out nats a block; called with the averages in the module.
+        snapshot: texts sampled at a step, likewise; None for a method that does not sample.
+        sample_every: steps between snapshots.
+        desc: the name shown with progress.
+    Returns:
+        what was logged.
+    Raises:
+        Interrupted: SIGTERM or SIGINT came; the state is saved.
+        PipelineError: the loss is not finite.
+    """
+    trainer = Trainer(method, settings, device)
+    saved = state.load(device)
+    if saved is not None:
+        trainer.load_state_dict(saved)
+    order = Order(len(blocks), settings.seed)
+    started = time.monotonic() - trainer.fitted.seconds
+
+    def save() -> None:
+        trainer.fitted.seconds = time.monotonic() - started
+        state.save(trainer.state_dict())
+
+    bar = progress(total=settings.num_steps, done=trainer.step, desc=desc, unit="step")
+    with stop_requested() as stopping, bar:
+        while trainer.step < settings.num_steps:
+            method.module.train()
+            trainer.train_step(blocks, order)
+            bar.update()
+            loss = _after_step(trainer, evaluate, snapshot, sample_every)
+            if loss is not None:
+                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            stop = stopping()
+            if (
+                stop
+                or trainer.step == settings.num_steps
+                or not (trainer.step % settings.checkpoint_every)
+            ):
+                save()
+            if stop and trainer.step < settings.num_steps:
+                raise Interrupted(
+                    f"{desc} stopped at step {trainer.step} of {settings.num_steps}; "
+                    "the next run goes on from there"
+                )
+    trainer.ema.copy_to_module()
+    method.module.eval()
+    return trainer.fitted
+
+
+def _after_step(
+    trainer: Trainer,
+    evaluate: Callable[[], float],
+    snapshot: Callable[[int], list[str]] | None,
+    sample_every: int | None,
+) -> float | None:
+    """Evaluate, log and sample where this step asks for it; returns the loss if it was logged."""
+    step, settings = trainer.step, trainer.settings
+    last = step == settings.num_steps
+    evaluates = last or step % settings.eval_every == 0
+    samples = sample_every is not None and (last or step % sample_every == 0)
+    if not (evaluates or samples or step % settings.log_every == 0):
+        return None
+    eval_loss = None
+    with trainer.ema.in_module():
+        trainer.method.module.eval()
+        if evaluates or samples:
+            eval_loss = evaluate()
+        loss = trainer.log(eval_loss)
+        if samples and snapshot is not None:
+            row = {"step": step, "loss": loss, "eval_loss": eval_loss, "texts": snapshot(step)}
+            trainer.fitted.snapshots.append(row)
+    return loss
+
+
+def write_losses(path: Path, rows: list[Row]) -> None:
+    """Write the loss curve as CSV."""
+    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["step", "train_loss", "eval_loss", "lr"])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,92 @@
+"""Where an unfinished training run lives: outside DVC's outs, which DVC deletes and checks out.
+
+The folder's name is a fingerprint of all that decides the result, so that a run resumes only what
+it would have computed itself. A lock keeps two trainers of one fingerprint apart; the operating
+system releases it when its holder dies, however it dies.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from pipeline.errors import BusyError, CheckpointError
+from pipeline.files import store, whole
+
+
+class TrainingState:
+    """The last checkpoint of one unfinished run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "state.pt"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the last checkpoint; a kill at any moment leaves the old or the new one whole."""
+        with whole(self.path) as partial:
+            torch.save(state, partial)
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The last checkpoint, or None.
+
+        Raises:
+            CheckpointError: the file cannot be read.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, OSError) as error:
+            raise CheckpointError(
+                f"{self.path} cannot be read ({error}); `sedd clean --yes` removes it"
+            ) from error
+        return state
+
+    def finish(self) -> None:
+        """Remove the folder: the outs hold all there is."""
+        shutil.rmtree(self.folder)
+
+
+@contextmanager
+def training_state(kind: str, identity: dict[str, Any]) -> Iterator[TrainingState]:
+    """Hold the state of the run that `identity` (plain values) defines.
+
+    Raises:
+        BusyError: another process trains it now.
+    """
+    text = json.dumps(identity, sort_keys=True)
+    name = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    folder = store() / "train" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BusyError(
+            f"another process is training this already ({name}): wait for it, or stop it first"
+        ) from None
+    try:
+        for partial in folder.glob(".*.partial"):
+            partial.unlink()
+        yield TrainingState(folder)
+    finally:
+        if not folder.exists():
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over the names and bytes of files, of folders' Python files for folders."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.name}\0".encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

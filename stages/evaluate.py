@@ -1,0 +1,88 @@
+"""The bound on held-out likelihood, beside the baseline's exact value, paired text by text."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+from pipeline.baseline.gpt2 import block_nats, load_baseline
+from pipeline.data.packing import Packed
+from pipeline.device import memory_for, pick_device
+from pipeline.errors import reported
+from pipeline.files import write_json
+from pipeline.params import load_params
+from pipeline.sedd.bound import Bound, Rate, draw_bound, rate
+from pipeline.training.checkpoint import check_tokenizer, load_checkpoint
+
+
+def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> dict[str, Any]:
+    """What likelihood.json holds.
+
+    Args:
+        bound: the bound's terms [R, N], nats a text.
+        exact: the baseline's nats a text [N].
+        num_chars: characters a text [N], its end counted as one.
+    """
+    ours, theirs = rate(bound.total, num_chars), rate(exact[None], num_chars)
+    gap = rate(bound.total - exact, num_chars)
+    chars_per_name = num_chars.double().mean().item()
+    return {
+        **_in_units("bound", ours, chars_per_name),
+        "bound_mc_stderr": ours.mc_stderr,
+        "bound_data_stderr": ours.data_stderr,
+        **_in_units("baseline", theirs, chars_per_name),
+        "gap_nats_per_char": gap.value,
+        "gap_stderr": gap.stderr,
+        "terms": {
+            "integral": bound.integral.mean().item(),
+            "prior": bound.prior.mean().item(),
+            "reconstruction": bound.reconstruction.mean().item(),
+        },
+        "num_texts": len(num_chars),
+        "num_chars": int(num_chars.sum()),
+    }
+
+
+def _in_units(name: str, value: Rate, chars_per_name: float) -> dict[str, float]:
+    nats = torch.tensor(value.value, dtype=torch.float64)
+    return {
+        f"{name}_nats_per_char": value.value,
+        f"{name}_stderr": value.stderr,
+        f"{name}_nats_per_name": value.value * chars_per_name,
+        f"{name}_bits_per_char": (nats / torch.log(torch.tensor(2.0))).item(),
+        f"{name}_perplexity": nats.exp().item(),
+    }
+
+
+@reported
+def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
+    """Evaluate both models on every held-out block."""
+    params = load_params()
+    device = pick_device(params.device)
+    blocks = Packed.open(packed)
+    check_tokenizer(checkpoint, blocks.meta.tokenizer_sha256)
+    model = load_checkpoint(checkpoint, device)
+    x0 = torch.from_numpy(blocks.test.astype("int64")).to(device)
+    settings = params.evaluate
+    with memory_for("evaluate.batch_size"):
+        bound = draw_bound(
+            model,
+            x0,
+            num_replicates=settings.num_replicates,
+            num_draws=settings.num_draws,
+            batch_size=settings.batch_size,
+            generator=torch.Generator(device).manual_seed(settings.seed),
+        )
+        exact, num_chars = block_nats(
+            load_baseline(baseline, device), blocks.test, batch_size=settings.batch_size
+        )
+    values = likelihood(
+        bound, torch.as_tensor(exact, device=device), torch.as_tensor(num_chars, device=device)
+    )
+    repeats = {"num_replicates": settings.num_replicates, "num_draws": settings.num_draws}
+    write_json(out, values | repeats)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,127 @@
+"""Sample at one step count."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.device import device_label, memory_for, pick_device
+from pipeline.errors import ParamsError, reported
+from pipeline.files import write_json, write_jsonl
+from pipeline.params import load_params
+from pipeline.progress import progress
+from pipeline.sedd.model import SEDD
+from pipeline.sedd.sampler import Predictor, Samples, sample
+from pipeline.training.checkpoint import check_tokenizer, load_checkpoint
+
+NUM_STATES_SHOWN = 33
+
+
+class Trace:
+    """Keeps some states of the first batch's first samples."""
+
+    def __init__(self, num: int, num_steps: int) -> None:
+        self.num = num
+        moments = torch.linspace(0, num_steps + 1, min(num_steps + 2, NUM_STATES_SHOWN))
+        self.steps = {round(moment) for moment in moments.tolist()}
+        self.states: list[tuple[float, Tensor]] = []
+
+    def __call__(self, step: int, t: float, xt: Tensor) -> None:
+        if step in self.steps:
+            self.states.append((t, xt[: self.num].cpu()))
+
+
+def sample_all(
+    model: SEDD,
+    num: int,
+    *,
+    num_steps: int,
+    predictor: Predictor,
+    batch_size: int,
+    generator: torch.Generator,
+    trace: Trace | None,
+) -> Samples:
+    """Draw `num` samples in batches; the first one is traced."""
+    batches: list[Samples] = []
+    sizes = [min(batch_size, num - first) for first in range(0, num, batch_size)]
+    for size in progress(sizes, desc=f"sample {num_steps} steps", unit="batch"):
+        batches.append(
+            sample(
+                model,
+                size,
+                num_steps=num_steps,
+                predictor=predictor,
+                generator=generator,
+                on_state=None if batches else trace,
+            )
+        )
+    tokens = torch.cat([batch.tokens for batch in batches])
+    nfe = torch.cat([batch.nfe for batch in batches])
+    return Samples(tokens, nfe, sum(batch.calls for batch in batches))
+
+
+@reported
+def main(
+    num_steps: Annotated[int, typer.Argument()], checkpoint: Path, tokenizer: Path, out: Path
+) -> None:
+    """Write NUM_STEPS.jsonl, its trace and its timing under OUT."""
+    params = load_params()
+    if num_steps < 1:
+        raise ParamsError(f"steps: must be at least 1 (got {num_steps})")
+    settings = params.sample
+    device = pick_device(params.device)
+    text = TextTokenizer.load(tokenizer)
+    check_tokenizer(checkpoint, text.sha256)
+    model = load_checkpoint(checkpoint, device)
+    trace = Trace(settings.num_traced, num_steps)
+    started = time.monotonic()
+    with memory_for("sample.batch_size"):
+        samples = sample_all(
+            model,
+            settings.num,
+            num_steps=num_steps,
+            predictor=settings.predictor,
+            batch_size=settings.batch_size,
+            generator=torch.Generator(device).manual_seed(settings.seed),
+            trace=trace,
+        )
+        tokens, nfe = samples.tokens.tolist(), samples.nfe.tolist()
+    seconds = time.monotonic() - started
+    write_jsonl(
+        out / f"{num_steps}.jsonl",
+        (
+            {
+                "index": index,
+                "num_steps": num_steps,
+                "seed": settings.seed,
+                "text": text.decode(ids),
+                "ids": ids,
+                "nfe": evaluations,
+            }
+            for index, (ids, evaluations) in enumerate(zip(tokens, nfe, strict=True))
+        ),
+    )
+    traced = [
+        [{"t": t, "text": text.show(states[row].tolist())} for t, states in trace.states]
+        for row in range(min(settings.num_traced, settings.num, settings.batch_size))
+    ]
+    write_json(out / f"{num_steps}.trace.json", {"num_steps": num_steps, "samples": traced})
+    write_json(
+        out / f"{num_steps}.timing.json",
+        {
+            "num_steps": num_steps,
+            "num_samples": settings.num,
+            "seconds": seconds,
+            "samples_per_second": settings.num / seconds,
+            "device": device_label(device),
+            "calls": samples.calls,
+        },
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

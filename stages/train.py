@@ -1,0 +1,128 @@
+"""Train SEDD on the packed blocks; resumes what was interrupted."""
+
+from pathlib import Path
+
+import torch
+import typer
+
+from pipeline.data.packing import Packed
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.device import device_label, memory_for, pick_device
+from pipeline.errors import reported
+from pipeline.files import write_json, write_jsonl
+from pipeline.params import Params, load_params
+from pipeline.sedd.loss import ScoreEntropy
+from pipeline.sedd.model import SEDD, SEDDConfig
+from pipeline.sedd.sampler import sample
+from pipeline.training.checkpoint import save_checkpoint
+from pipeline.training.loop import Fitted, Settings, fit, step_seed, write_losses
+from pipeline.training.state import TrainingState, hash_files, training_state
+
+CODE = [Path(__file__).parents[1] / "pipeline" / room for room in ("sedd", "training")]
+
+
+def model_config(params: Params, vocab_size: int, length: int) -> SEDDConfig:
+    """The model that params.yaml asks for."""
+    diffusion = params.diffusion
+    variant = diffusion.absorb if diffusion.graph == "absorb" else diffusion.uniform
+    return SEDDConfig(
+        graph=diffusion.graph,
+        noise=diffusion.noise,
+        parameterization=variant.parameterization,
+        vocab_size=vocab_size,
+        length=length,
+        **params.model.model_dump(),
+        **diffusion.loglinear.model_dump(),
+        **diffusion.geometric.model_dump(),
+        t_min=diffusion.t_min,
+    )
+
+
+def held_out_loss(model: SEDD, blocks: torch.Tensor, seed: int) -> float:
+    """Mean loss of blocks [N, L] in nats a block, always under the same noise."""
+    method = ScoreEntropy(model)
+    generator = torch.Generator(blocks.device).manual_seed(step_seed(seed, "evaluate", 0))
+    with torch.no_grad():
+        return method.loss(*method.draw(blocks, generator)).mean().item()
+
+
+def texts_at(
+    step: int, model: SEDD, tokenizer: TextTokenizer, params: Params, device: torch.device
+) -> list[str]:
+    """A snapshot of samples, the same for the same step and weights."""
+    seed = step_seed(params.train.seed, "snapshot", step)
+    samples = sample(
+        model,
+        params.train.sample_num,
+        num_steps=params.train.sample_steps,
+        predictor="analytic",
+        generator=torch.Generator(device).manual_seed(seed),
+    )
+    return [tokenizer.decode(ids) for ids in samples.tokens.tolist()]
+
+
+def train(
+    params: Params, packed: Packed, tokenizer: TextTokenizer, state: TrainingState
+) -> tuple[SEDD, Fitted]:
+    """The trained model, with what was logged."""
+    device = pick_device(params.device)
+    torch.manual_seed(params.train.seed)
+    config = model_config(params, packed.meta.vocab_size, packed.meta.length)
+    model = SEDD(config).to(device)
+    held_out = torch.from_numpy(packed.test[: params.train.eval_blocks].astype("int64")).to(device)
+    fitted = fit(
+        ScoreEntropy(model),
+        packed.train,
+        Settings(**params.train.model_dump(include=set(Settings.__annotations__))),
+        device=device,
+        state=state,
+        evaluate=lambda: held_out_loss(model, held_out, params.train.seed),
+        snapshot=lambda step: texts_at(step, model, tokenizer, params, device),
+        sample_every=params.train.sample_every,
+        desc="train",
+    )
+    return model, fitted
+
+
+@reported
+def main(
+    packed: Path, tokenizer: Path, checkpoint: Path, snapshots: Path, run: Path, losses: Path
+) -> None:
+    """Train, and write the checkpoint, the snapshots, the run's facts and the loss curve."""
+    params = load_params()
+    blocks, text = Packed.open(packed), TextTokenizer.load(tokenizer)
+    config = model_config(params, blocks.meta.vocab_size, blocks.meta.length)
+    identity = {
+        "model": config.asdict(),
+        "train": params.train.model_dump(exclude={"checkpoint_every"}),
+        "data": hash_files([packed / "train.bin", packed / "test.bin"]),
+        "tokenizer": text.sha256,
+        "code": hash_files([*CODE, Path(__file__)]),
+        "torch": torch.__version__,
+    }
+    with training_state("train", identity) as state, memory_for("train.batch_size"):
+        model, fitted = train(params, blocks, text, state)
+        sha256 = save_checkpoint(
+            checkpoint, model, tokenizer=tokenizer, tokenizer_sha256=text.sha256
+        )
+        write_jsonl(snapshots, fitted.snapshots)
+        write_losses(losses, fitted.losses)
+        num_tokens = params.train.num_steps * params.train.batch_size * blocks.meta.length
+        write_json(
+            run,
+            {
+                "num_params": sum(p.numel() for p in model.network.parameters()),
+                "num_tokens": num_tokens,
+                "num_steps": params.train.num_steps,
+                "seconds": fitted.seconds,
+                "tokens_per_second": num_tokens / fitted.seconds,
+                "device": device_label(pick_device(params.device)),
+                "torch": torch.__version__,
+                "sha256": sha256,
+            },
+        )
+        state.finish()
+
+
+if __name__ == "__main__":
+    typer.run(main)
