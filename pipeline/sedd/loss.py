@@ -41,8 +41,7 @@ def score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         nats = F.nll_loss(model.log_p(xt).flatten(0, 1), x0.flatten(), reduction="none")
         nats = torch.where(xt == model.graph.num_states - 1, nats.view_as(x0), 0.0)
         return weight[:, None].to(nats.dtype) * nats
-    dtype = model.network.output_layer.linear.weight.dtype
-    log_score = model.log_score(xt, sigma.to(dtype))
+    log_score = model.log_score(xt, sigma.to(model.dtype))
     entropy = model.graph.score_entropy(log_score, x0, xt, sigma.to(log_score.dtype))
     return dsigma[:, None].to(entropy.dtype) * entropy
 

@@ -73,6 +73,11 @@ class SEDD(nn.Module):
         )
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and of what the network takes as sigma."""
+        return next(self.network.parameters()).dtype
+
+    @property
     def t_min(self) -> float:
         """The smallest time that the score is used at; below it stands the final denoise."""
         return 0.0 if self.conditional else self.config.t_min

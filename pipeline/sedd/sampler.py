@@ -112,14 +112,19 @@ def step_weights(
 
 def denoise_weights(model: SEDD, xt: Tensor, t: Tensor) -> Tensor:
     """Weights [B, L, V'] of the clean tokens given xt [B, L] at time t; absorb drops the mask."""
+    if model.conditional:
+        # The noise that is left makes no difference, and may be 0.
+        tokens = F.one_hot(xt, model.graph.num_states)[..., :-1].double()
+        return torch.where(
+            (xt == model.graph.num_states - 1)[..., None], model.log_p(xt).double().exp(), tokens
+        )
     sigma = model.noise.sigma(t)
     weights = _tweedie(model, xt, _score(model, xt, sigma), sigma)
     return weights if model.graph.mask_id is None else weights[..., : model.graph.mask_id]
 
 
 def _score(model: SEDD, xt: Tensor, sigma: Tensor) -> Tensor:
-    dtype = model.network.output_layer.linear.weight.dtype
-    return model.log_score(xt, sigma.to(dtype).expand(len(xt))).double().exp()
+    return model.log_score(xt, sigma.to(model.dtype).expand(len(xt))).double().exp()
 
 
 def _tweedie(model: SEDD, xt: Tensor, score: Tensor, delta_sigma: Tensor) -> Tensor:

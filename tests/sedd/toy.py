@@ -1,0 +1,127 @@
+"""A distribution small enough to enumerate, with its exact score as the network."""
+
+import itertools
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from pipeline.sedd.model import SEDD, SEDDConfig
+
+
+def toy_config(graph: str, parameterization: str, **changes: object) -> SEDDConfig:
+    values = {
+        "graph": graph,
+        "noise": "loglinear",
+        "parameterization": parameterization,
+        "vocab_size": 3,
+        "length": 2,
+        "width": 8,
+        "num_blocks": 1,
+        "num_heads": 2,
+        "cond_dim": 4,
+        "dropout": 0.0,
+        "eps": 1e-9,
+        "sigma_min": 1e-4,
+        "sigma_max": 20.0,
+        "t_min": 1e-5,
+        "scale_by_sigma": False,
+    }
+    return SEDDConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def toy_distribution(vocab_size: int, length: int, seed: int = 0) -> Tensor:
+    """Correlated probabilities [vocab_size] * length, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 1.5 * torch.randn((vocab_size,) * length, generator=generator, dtype=torch.float64)
+    return logits.flatten().softmax(0).view_as(logits)
+
+
+def all_states(num_states: int, length: int) -> Tensor:
+    """Every sequence [num_states ** length, length], last position fastest."""
+    return torch.tensor(list(itertools.product(range(num_states), repeat=length)))
+
+
+class ExactNetwork(nn.Module):
+    """The exact score, or conditional distribution, of a toy distribution under a graph."""
+
+    def __init__(self, model: SEDD, p0: Tensor) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.graph, self.conditional, self.p0 = model.graph, model.conditional, p0
+
+    def forward(self, xt: Tensor, sigma: Tensor | None = None) -> Tensor:
+        if sigma is None:
+            return torch.stack([self._log_conditional(row) for row in xt])
+        return torch.stack([self._log_score(row, s) for row, s in zip(xt, sigma, strict=True)])
+
+    def marginal(self, sigma: Tensor) -> Tensor:
+        """p(x at sigma), [V] * L."""
+        transition = torch.matrix_exp(sigma.double() * self.graph.rate())
+        p = self.p0
+        padding = self.graph.num_states - p.shape[0]
+        p = nn.functional.pad(p, (0, padding) * p.dim())
+        for axis in range(p.dim()):
+            p = torch.tensordot(p, transition, dims=([axis], [0])).movedim(-1, axis)
+        return p
+
+    def _log_score(self, row: Tensor, sigma: Tensor) -> Tensor:
+        p = self.marginal(sigma)
+        here = p[tuple(row)]
+        columns = []
+        for position in range(len(row)):
+            index = [*row.tolist()]
+            index[position] = slice(None)
+            columns.append((p[tuple(index)] / here).log())
+        return torch.stack(columns)
+
+    def _log_conditional(self, row: Tensor) -> Tensor:
+        mask_id = self.graph.num_states - 1
+        known = [slice(None) if v == mask_id else slice(v, v + 1) for v in row.tolist()]
+        joint = self.p0[tuple(known)]
+        log_p = torch.zeros(len(row), mask_id, dtype=torch.float64)
+        for position in range(len(row)):
+            if row[position] == mask_id:
+                others = [axis for axis in range(joint.dim()) if axis != position]
+                log_p[position] = (joint.sum(others) / joint.sum()).log()
+        return log_p
+
+
+def exact_model(graph: str, parameterization: str, **changes: object) -> tuple[SEDD, Tensor]:
+    """A model whose network is exact, with its data distribution."""
+    config = toy_config(graph, parameterization, **changes)
+    model = SEDD(config).double().eval()
+    p0 = toy_distribution(config.vocab_size, config.length)
+    model.network = ExactNetwork(model, p0)  # type: ignore[assignment]
+    return model, p0
+
+
+def check_law(drawn: Tensor, law: Tensor) -> None:
+    """Pearson's test of outcome indices [n] against probabilities [K].
+
+    False alarms happen at a rate of 1e-4. A law at total variation 0.05 from the given one has a
+    noncentrality of at least n (2 * 0.05)^2, which must be found with a power of 0.99.
+    """
+    expected = law * len(drawn)
+    counts = torch.bincount(drawn, minlength=len(law)).double()
+    assert counts[law == 0].sum() == 0
+    rare = expected < 5
+    expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    if expected[-1] < 5:
+        assert counts[-1] <= stats.poisson.isf(1e-4, max(expected[-1].item(), 1e-12))
+        expected, counts = expected[:-1], counts[:-1]
+    freedom = len(expected) - 1
+    threshold = stats.chi2.isf(1e-4, freedom)
+    power = stats.ncx2.sf(threshold, freedom, len(drawn) * (2 * 0.05) ** 2)
+    assert power >= 0.99
+    statistic = ((counts - expected) ** 2 / expected).sum().item()
+    assert statistic < threshold
+
+
+def index_of(tokens: Tensor, num_states: int) -> Tensor:
+    """The place of each row of tokens [n, L] in `all_states`."""
+    index = torch.zeros(len(tokens), dtype=torch.int64)
+    for column in tokens.T:
+        index = index * num_states + column
+    return index
