@@ -32,12 +32,12 @@ def device_label(device: torch.device) -> str:
 
 @contextmanager
 def memory_for(parameter: str) -> Iterator[None]:
-    """Turn running out of memory into a message that names the parameter to lower."""
+    """Turn running out of memory into a message that names the parameter or option to lower."""
+    where = "" if parameter.startswith("--") else " in params.yaml"
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise PipelineError(f"out of memory: lower {parameter} in params.yaml ({error})") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        of_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
+        if not of_memory and "can't allocate memory" not in str(error):
             raise
-        raise PipelineError(f"out of memory: lower {parameter} in params.yaml ({error})") from error
+        raise PipelineError(f"out of memory: lower {parameter}{where} ({error})") from error

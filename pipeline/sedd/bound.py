@@ -10,10 +10,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.sedd.loss import score_entropy
+from pipeline.sedd.loss import mask_by_chance, masked_cross_entropy, score_entropy
 from pipeline.sedd.model import SEDD
 from pipeline.sedd.sampler import denoise_weights
 
@@ -92,12 +91,8 @@ def replicate_times(num_texts: int, num_draws: int, generator: torch.Generator) 
 def draw_integral(model: SEDD, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
     """The integrand at times t [B] in (0, 1] for x0 [B, L], nats a text [B], float64."""
     if model.conditional:
-        # Any schedule gives this integral; with the move chance as the clock it starts at 1.
-        mask_id = model.graph.num_states - 1
-        u = torch.rand(x0.shape, dtype=torch.float64, device=x0.device, generator=generator)
-        xt = torch.where(u < t[:, None], mask_id, x0)
-        nats = F.nll_loss(model.log_p(xt).flatten(0, 1), x0.flatten(), reduction="none")
-        return torch.where(xt == mask_id, nats.view_as(x0).double(), 0.0).sum(-1) / t
+        xt = mask_by_chance(model, x0, t, generator)
+        return masked_cross_entropy(model, x0, xt).double()
     t = model.t_min + (1 - model.t_min) * t
     xt = model.graph.sample_transition(x0, model.noise.sigma(t), generator)
     return (1 - model.t_min) * score_entropy(model, x0, xt, t).double().sum(-1)

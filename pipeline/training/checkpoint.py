@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pipeline.errors import CheckpointError
 from pipeline.files import whole, write_json
@@ -28,7 +28,7 @@ def save_checkpoint(folder: Path, model: SEDD, *, tokenizer: Path, tokenizer_sha
     write_json(folder / CONFIG, config)
     weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}
     with whole(folder / WEIGHTS) as partial:
-        save_file(weights, partial)
+        partial.write_bytes(save(weights))
     return weights_sha256(folder)
 
 

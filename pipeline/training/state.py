@@ -29,8 +29,14 @@ class TrainingState:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the last checkpoint; a kill at any moment leaves the old or the new one whole."""
-        with whole(self.path) as partial:
-            torch.save(state, partial)
+        with whole(self.path) as partial, partial.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:
+                # torch hides why a write failed, a full disk among others.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The last checkpoint, or None.

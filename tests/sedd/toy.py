@@ -48,12 +48,20 @@ class ExactNetwork(nn.Module):
     def __init__(self, model: SEDD, p0: Tensor) -> None:
         super().__init__()
         self.unused = nn.Parameter(torch.zeros((), dtype=torch.float64))
-        self.graph, self.conditional, self.p0 = model.graph, model.conditional, p0
+        self.graph, self.p0 = model.graph, p0
+        if model.conditional:
+            states = all_states(self.graph.num_states, p0.dim())
+            self.table = torch.stack([self._log_conditional(state) for state in states])
 
     def forward(self, xt: Tensor, sigma: Tensor | None = None) -> Tensor:
         if sigma is None:
-            return torch.stack([self._log_conditional(row) for row in xt])
-        return torch.stack([self._log_score(row, s) for row, s in zip(xt, sigma, strict=True)])
+            return self.table[index_of(xt, self.graph.num_states)]
+        answer = torch.empty(*xt.shape, self.graph.num_states, dtype=torch.float64)
+        for value in sigma.unique():
+            p = self.marginal(value)
+            for row in (sigma == value).nonzero().flatten():
+                answer[row] = self._log_score(xt[row], p)
+        return answer
 
     def marginal(self, sigma: Tensor) -> Tensor:
         """p(x at sigma), [V] * L."""
@@ -65,8 +73,7 @@ class ExactNetwork(nn.Module):
             p = torch.tensordot(p, transition, dims=([axis], [0])).movedim(-1, axis)
         return p
 
-    def _log_score(self, row: Tensor, sigma: Tensor) -> Tensor:
-        p = self.marginal(sigma)
+    def _log_score(self, row: Tensor, p: Tensor) -> Tensor:
         here = p[tuple(row)]
         columns = []
         for position in range(len(row)):

@@ -1,0 +1,122 @@
+"""`sedd sample` and `sedd infill`: texts on stdout, one a line; everything else on stderr."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli import options
+from pipeline.errors import ParamsError, reported
+
+if TYPE_CHECKING:
+    from pipeline.cli.template import Gap
+
+
+@reported
+def sample(
+    model: options.ModelFolder = options.MODEL,
+    steps: options.Steps = None,
+    num: options.Number = 10,
+    seed: options.Seed = None,
+    predictor: options.Predictor = None,
+    show_intermediate: options.ShowIntermediate = False,
+    batch_size: options.BatchSize = 128,
+    device: options.Device = None,
+) -> None:
+    """Draw texts from a model.
+
+    Each is one line on stdout, up to its eos: an empty line for an empty text. Special tokens of
+    a malformed text stay visible; line ends, control characters and backslashes are escaped.
+    """
+    options.check_range("--num", num, 1)
+    chosen = options.choose(steps, predictor, seed, batch_size, device, show_intermediate)
+
+    from pipeline.cli.model import one_line
+    from pipeline.cli.sampling import Sampling
+
+    sampling = Sampling.start(model, chosen)
+    sampling.announce()
+    for drawn in sampling.draw(sampling.batches(range(num))):
+        for ids in drawn:
+            print(one_line(sampling.tokenizer.decode(ids)), flush=True)
+
+
+@reported
+def infill(
+    template: Annotated[
+        str | None,
+        typer.Option(help="Pieces and gaps: [3] is a gap of three tokens, [?] of any number."),
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="How the text begins.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="How it ends.")] = None,
+    gap: Annotated[
+        int | None,
+        typer.Option(help="Tokens after the prefix, before the suffix.", show_default="any number"),
+    ] = None,
+    model: options.ModelFolder = options.MODEL,
+    steps: options.Steps = None,
+    num: options.Number = 10,
+    seed: options.Seed = None,
+    predictor: options.Predictor = None,
+    show_intermediate: options.ShowIntermediate = False,
+    batch_size: options.BatchSize = 128,
+    device: options.Device = None,
+) -> None:
+    """Fill the gaps of a text; what is given stays exactly as it is.
+
+    Give --prefix, --suffix or both, with --gap or without, or a --template with gaps anywhere:
+
+    \b
+      sedd infill --prefix Ma                 Ma and what follows
+      sedd infill --prefix Ma --suffix a      Ma, something, a
+      sedd infill --prefix Ma --gap 3         Ma, three more tokens, the end
+      sedd infill --template "A[2]n[?]"       A, two tokens, n, and what follows
+      sedd infill --template "[?]nn[?]e"      an nn somewhere, an e at the end
+
+    A bracket of the text is written [[. A template that ends in a piece or in a gap of given
+    length ends there; one that ends in [?] (--prefix alone) is ended by the model.
+
+    Other gaps of any number get their length before they are filled: the model draws one batch
+    of texts that begin as the template does, each sample takes the length of one of them that is
+    long enough, and its spare tokens are divided among these gaps, all ways alike. So lengths
+    follow the model and what comes before the first such gap, not what comes after it.
+
+    With the absorbing graph this samples the model given the pieces. With the uniform graph it
+    does not: the model takes the fixed tokens for noised ones.
+    """
+    parts = _parts(template, prefix, suffix, gap)
+    options.check_range("--num", num, 1)
+    chosen = options.choose(steps, predictor, seed, batch_size, device, show_intermediate)
+
+    from pipeline.cli.model import one_line
+    from pipeline.cli.sampling import Sampling, note
+    from pipeline.cli.template import Template
+
+    sampling = Sampling.start(model, chosen)
+    tokenizer = sampling.tokenizer
+    filled = Template(parts, tokenizer, sampling.model.length)
+    sampling.announce()
+    if sampling.model.graph.mask_id is None:
+        note("uniform graph: the model takes fixed tokens for noised ones; this is no conditioning")
+    layouts = sampling.choose_layouts(filled, num)
+    for layout, ids in zip(layouts, sampling.fill(layouts), strict=True):
+        # All of the template, whatever the model put into its gaps, then the rest up to its eos.
+        rest = ids[layout.end :]
+        end = rest.index(tokenizer.eos_id) if tokenizer.eos_id in rest else len(rest)
+        print(one_line(tokenizer.decode_all(ids[: layout.end + end])), flush=True)
+
+
+def _parts(
+    template: str | None, prefix: str | None, suffix: str | None, gap: int | None
+) -> "list[str | Gap]":
+    from pipeline.cli.template import Gap, parse_template
+
+    if template is not None:
+        if prefix is not None or suffix is not None or gap is not None:
+            raise ParamsError("--template says it all: leave out --prefix, --suffix and --gap")
+        return parse_template(template)
+    if prefix is None and suffix is None and gap is None:
+        raise ParamsError("what is given? Say --prefix, --suffix, --gap or --template")
+    if gap is not None:
+        options.check_range("--gap", gap, 0)
+    parts: list[str | Gap] = [prefix or "", Gap(gap), suffix or ""]
+    return [part for part in parts if part != ""]

@@ -1,0 +1,66 @@
+"""A trained model with its tokenizer, and texts as the blocks it takes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unicodedata import category
+
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.sedd.model import SEDD
+
+
+def load_model(folder: Path, device: "torch.device") -> "tuple[SEDD, TextTokenizer]":
+    """The model in `folder`, in eval mode on `device`, and the tokenizer it was trained with.
+
+    Raises:
+        CheckpointError: there is no model, it is damaged, or its tokenizer is another one.
+        DataError: the tokenizer is missing or damaged.
+    """
+    from pipeline.training.checkpoint import check_tokenizer, load_checkpoint
+
+    tokenizer = load_tokenizer(folder)
+    check_tokenizer(folder, tokenizer.sha256)
+    return load_checkpoint(folder, device), tokenizer
+
+
+def load_tokenizer(folder: Path) -> TextTokenizer:
+    """The tokenizer of the model in `folder`.
+
+    Raises:
+        CheckpointError: there is no model.
+        DataError: the tokenizer is missing or damaged.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"no model in {folder}: name its folder with --model, or train one with `dvc repro`"
+        )
+    return TextTokenizer.load(folder / "tokenizer")
+
+
+def block_of(text: str, tokenizer: TextTokenizer, length: int) -> list[int]:
+    """`text` as `length` ids: its tokens, eos, then pad.
+
+    Raises:
+        DataError: the tokenizer does not know a character, or the text is too long.
+    """
+    ids = tokenizer.encode_known(text)
+    if len(ids) > length - 1:
+        raise DataError(
+            f"the text has {len(ids)} tokens; a block of this model holds at most {length - 1} "
+            "and their eos"
+        )
+    return [*ids, tokenizer.eos_id, *[tokenizer.pad_id] * (length - 1 - len(ids))]
+
+
+def one_line(text: str) -> str:
+    r"""`text` with line ends, other control characters and backslashes escaped: \n, \x1b, \\."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if character == "\\" or (character != "\t" and category(character) in ("Cc", "Zl", "Zp"))
+        else character
+        for character in text
+    )

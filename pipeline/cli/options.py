@@ -1,0 +1,134 @@
+"""Options that several commands share, and where their values come from when not given."""
+
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline.errors import ParamsError
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+PredictorName = Literal["analytic", "euler"]
+ModelFolder = Annotated[
+    Path, typer.Option("--model", metavar="DIR", help="Folder of the model and its tokenizer.")
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", help="Sampling steps.", show_default="steps of params.yaml"),
+]
+Number = Annotated[int, typer.Option("--num", help="How many texts.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        help="The same seed and options give the same texts.",
+        show_default="drawn and told on stderr",
+    ),
+]
+Predictor = Annotated[
+    PredictorName | None,
+    typer.Option(
+        "--predictor",
+        help="Rule of a step.",
+        show_default="sample.predictor of params.yaml; analytic where there is none",
+    ),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Texts that are drawn together.")]
+ShowIntermediate = Annotated[
+    bool,
+    typer.Option(
+        "--show-intermediate", help="Print each state of each text on stderr as it changes."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda|cuda:N",
+        help="Where the model runs.",
+        show_default="device of params.yaml; auto where there is none",
+    ),
+]
+MODEL = Path("artifacts/checkpoint")
+LARGEST_SEED = 2**63 - 1
+
+
+def check_range(option: str, value: int, least: int, most: int | None = None) -> None:
+    """Raise ParamsError unless `least` <= `value` <= `most`."""
+    if value < least or (most is not None and value > most):
+        allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ParamsError(f"{option} must be {allowed} (got {value})")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Options of sampling, all with a value."""
+
+    num_steps: int
+    predictor: PredictorName
+    seed: int
+    batch_size: int
+    device: str
+    show_states: bool
+
+
+def choose(
+    steps: int | None,
+    predictor: PredictorName | None,
+    seed: int | None,
+    batch_size: int,
+    device: str | None,
+    show_states: bool,
+) -> Chosen:
+    """Check what is given and take the rest from params.yaml of the working folder.
+
+    Raises:
+        ParamsError: a number is out of range, or no steps are given outside a project.
+    """
+    if steps is not None:
+        check_range("--steps", steps, 1)
+    check_range("--batch-size", batch_size, 1)
+    params = _params() if steps is None or predictor is None else None
+    if steps is None:
+        if params is None:
+            raise ParamsError("how many steps? Say --steps N (there is no params.yaml here)")
+        steps = params.steps
+    if predictor is None:
+        predictor = "analytic" if params is None else params.sample.predictor
+    return Chosen(
+        steps, predictor, pick_seed(seed), batch_size, pick_device_name(device), show_states
+    )
+
+
+def pick_device_name(device: str | None) -> str:
+    """The device asked for, or the project's.
+
+    Raises:
+        ParamsError: it is no device's name.
+    """
+    if device is None:
+        params = _params()
+        return "auto" if params is None else params.device
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ParamsError(f"--device must be auto, cpu, cuda or cuda:N (got {device})")
+    return device
+
+
+def pick_seed(seed: int | None) -> int:
+    """The seed asked for, or a new one."""
+    if seed is None:
+        return secrets.randbelow(2**31)
+    check_range("--seed", seed, 0, LARGEST_SEED)
+    return seed
+
+
+def _params() -> "Params | None":
+    """The values of the project in the working folder, if there is one."""
+    from pipeline.params import load_params
+
+    return load_params() if Path("params.yaml").exists() else None

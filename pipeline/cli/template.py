@@ -1,0 +1,126 @@
+"""Templates of an infill: `A[3]n[?]` is A, a gap of three tokens, n, and a gap of any length."""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.errors import DataError
+
+FREE = -1
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A hole of `size` tokens, of any length if None."""
+
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one sample is given.
+
+    Attributes:
+        fixed: L ids, FREE where the model decides.
+        end: how many of them the template takes; what follows is eos and pad, or left open.
+    """
+
+    fixed: tuple[int, ...]
+    end: int
+
+
+def parse_template(template: str) -> list[str | Gap]:
+    """Split at the gaps; `[[` is a bracket of the text.
+
+    Raises:
+        DataError: a bracket opens no gap.
+    """
+    parts: list[str | Gap] = []
+    text = ""
+    for bracket, size, character in re.findall(r"(\[\[)|\[([0-9]{1,9}|\?)\]|([\s\S])", template):
+        if size:
+            parts += [text, Gap(None if size == "?" else int(size))]
+            text = ""
+        elif character == "[":
+            raise DataError(
+                f"--template {template!r}: a gap is [3] for three tokens or [?] for any number; "
+                "a bracket of the text is [["
+            )
+        else:
+            text += "[" if bracket else character
+    return [part for part in [*parts, text] if part != ""]
+
+
+class Template:
+    """Pieces of text with gaps between them, for blocks of `length` tokens.
+
+    It is closed by eos and pad, unless its last part is a gap of any length: then the model ends
+    the text.
+    """
+
+    def __init__(self, parts: Sequence[str | Gap], tokenizer: TextTokenizer, length: int) -> None:
+        """Encode the pieces.
+
+        Raises:
+            DataError: the tokenizer does not know a character, or the parts fill more than a block.
+        """
+        self.length = length
+        self._close = [tokenizer.eos_id] + [tokenizer.pad_id] * length
+        self._parts: list[list[int] | Gap] = [
+            part if isinstance(part, Gap) else tokenizer.encode_known(part) for part in parts
+        ]
+        self._open = self._parts[-1:] == [Gap(None)]
+        if self._open:
+            self._parts.pop()
+        self.num_tokens = sum(
+            (part.size or 0) if isinstance(part, Gap) else len(part) for part in self._parts
+        )
+        if self.num_tokens > length - 1:
+            raise DataError(
+                f"the template takes at least {self.num_tokens} tokens; a block of this model "
+                f"holds at most {length - 1} and their eos"
+            )
+
+    @property
+    def num_unknown(self) -> int:
+        """Gaps whose length has to be chosen."""
+        return self._parts.count(Gap(None))
+
+    @property
+    def beginning(self) -> tuple[int, ...]:
+        """L ids: what comes before the first gap of unknown length, then FREE."""
+        known = self._ids(self._parts[: self._parts.index(Gap(None))], [])
+        return tuple(known + [FREE] * (self.length - len(known)))
+
+    def layout(self, total: int, source: random.Random) -> Layout:
+        """Choose the unknown gaps so that the text before an open end has `total` tokens.
+
+        All ways to divide the tokens between these gaps are equally likely.
+        """
+        ids = self._ids(self._parts, _divide(total - self.num_tokens, self.num_unknown, source))
+        rest = [FREE] * self.length if self._open else self._close
+        return Layout(tuple([*ids, *rest][: self.length]), len(ids))
+
+    @staticmethod
+    def _ids(parts: Sequence[list[int] | Gap], unknown_sizes: Sequence[int]) -> list[int]:
+        """Ids of the pieces, FREE in the gaps; the unknown ones take `unknown_sizes` in turn."""
+        ids: list[int] = []
+        sizes = iter(unknown_sizes)
+        for part in parts:
+            if isinstance(part, Gap):
+                ids += [FREE] * (next(sizes) if part.size is None else part.size)
+            else:
+                ids += part
+        return ids
+
+
+def _divide(total: int, num_parts: int, source: random.Random) -> list[int]:
+    """`total` as a sum of `num_parts` numbers from 0 on, uniformly over all such sums."""
+    if not num_parts:
+        return []
+    bars = sorted(source.sample(range(total + num_parts - 1), num_parts - 1))
+    edges = [-1, *bars, total + num_parts - 1]
+    return [right - left - 1 for left, right in pairwise(edges)]

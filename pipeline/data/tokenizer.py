@@ -1,0 +1,183 @@
+"""Text to ids and back. The mask is not here: it is the graph's, its id the tokenizer's size."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Self
+
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+
+from pipeline.errors import DataError
+from pipeline.files import whole, write_json
+
+PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+PAD_GLYPH, EOS_GLYPH, UNK_GLYPH, MASK_GLYPH = "·", "⏎", "�", "░"
+
+
+def train_char_tokenizer(texts: Iterable[str]) -> "TextTokenizer":
+    """One id for each character of `texts`, in code point order, after pad 0, eos 1 and unk 2.
+
+    Raises:
+        DataError: `texts` hold no character.
+    """
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(text)
+    if not characters:
+        raise DataError("no characters to learn a tokenizer from: every document is empty")
+    vocab = {token: id for id, token in enumerate([PAD, EOS, UNK, *sorted(characters)])}
+    tokenizer = Tokenizer(WordLevel(vocab, unk_token=UNK))
+    # A dot does not match a newline.
+    tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = Fuse()
+    tokenizer.add_special_tokens([PAD, EOS, UNK])
+    return TextTokenizer(tokenizer.to_str(pretty=True), pad=PAD, eos=EOS, unk=UNK)
+
+
+class TextTokenizer:
+    """A tokenizer of the `tokenizers` library whose pad, eos and unk have known ids.
+
+    Attributes:
+        size: number of ids, specials included; the graph's mask has this id.
+        sha256: hash of tokenizer.json.
+    """
+
+    def __init__(self, definition: str, *, pad: str, eos: str, unk: str) -> None:
+        """Take the text of a tokenizer.json and the names of its special tokens.
+
+        Raises:
+            DataError: the text is no tokenizer, or lacks a special token.
+        """
+        try:
+            self._tokenizer = Tokenizer.from_str(definition)
+        except Exception as error:  # the library raises nothing narrower
+            raise DataError(f"tokenizer.json is no tokenizer: {error}") from error
+        # "<eos>" in a document is five characters, never the end of it.
+        self._tokenizer.encode_special_tokens = True
+        self._definition = definition
+        self._special = {"pad_token": pad, "eos_token": eos, "unk_token": unk}
+        self.size: int = self._tokenizer.get_vocab_size()
+        self.pad_id, self.eos_id, self.unk_id = map(self._id_of, (pad, eos, unk))
+        self.sha256 = hashlib.sha256(definition.encode()).hexdigest()
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        try:
+            definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
+            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            pad, eos, unk = (config[f"{name}_token"] for name in ("pad", "eos", "unk"))
+        except FileNotFoundError as error:
+            raise DataError(f"{error.filename} is missing: no tokenizer in {folder}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"the tokenizer in {folder} is damaged: {error!r}") from error
+        try:
+            return cls(definition, pad=pad, eos=eos, unk=unk)
+        except DataError as error:
+            raise DataError(f"the tokenizer in {folder} is damaged: {error}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, as transformers reads them."""
+        with whole(folder / "tokenizer.json") as partial:
+            partial.write_text(self._definition, encoding="utf-8")
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **self._special,
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,
+        }
+        write_json(folder / "tokenizer_config.json", config)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, no special token added; what is not in the vocabulary becomes unk."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, on all cores."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(_checked(texts))]
+
+    def encode_known(self, text: str) -> list[int]:
+        """Ids of `text`.
+
+        Raises:
+            DataError: `text` holds characters that are not in the vocabulary.
+        """
+        unknown = self.unknown(text)
+        if unknown:
+            names = ", ".join(map(repr, dict.fromkeys(unknown)))
+            raise DataError(f"the tokenizer does not know {names} (in {_short(text)})")
+        return self.encode(text)
+
+    def unknown(self, text: str) -> list[str]:
+        """The pieces of `text` that `encode` turns to unk, in order."""
+        encoding = self._tokenizer.encode(_checked([text])[0])
+        return [
+            text[start:end]
+            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if id == self.unk_id
+        ]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text before the first eos; other special tokens in it stay visible."""
+        ids = list(map(int, ids))
+        if self.eos_id in ids:
+            ids = ids[: ids.index(self.eos_id)]
+        return self.decode_all(ids)
+
+    def decode_all(self, ids: Iterable[int]) -> str:
+        """The text of all `ids`, every special token visible.
+
+        Raises:
+            ValueError: an id is none of the tokenizer's (the mask is the graph's, see `show`).
+        """
+        ids = list(map(int, ids))
+        for id in ids:
+            if not 0 <= id < self.size:
+                raise ValueError(f"{id} is no id of a tokenizer of size {self.size}")
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+    def show(self, ids: Iterable[int]) -> str:
+        """One glyph a position: ░ mask, ⏎ eos, · pad, � unk; control characters as pictures."""
+        glyphs = {
+            self.size: MASK_GLYPH,
+            self.eos_id: EOS_GLYPH,
+            self.pad_id: PAD_GLYPH,
+            self.unk_id: UNK_GLYPH,
+        }
+        return "".join(
+            glyphs[id] if id in glyphs else _visible(self.decode_all([id])) for id in map(int, ids)
+        )
+
+    def _id_of(self, token: str) -> int:
+        id: int | None = self._tokenizer.token_to_id(token)
+        if id is None:
+            raise DataError(f"tokenizer.json has no token {token!r}")
+        return id
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{_short(text)} is not valid Unicode text") from None
+    return texts
+
+
+def _visible(text: str) -> str:
+    """Control characters as their pictures (U+2400 and on), so that each takes one cell."""
+    pictures = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
+    return text.translate(pictures)
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 40 else repr(text[:39])[:-1] + "…'"

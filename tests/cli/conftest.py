@@ -1,0 +1,122 @@
+"""Tiny models with random weights, and some that say one token whatever they are asked."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.data.tokenizer import train_char_tokenizer
+from pipeline.sedd.model import SEDD, SEDDConfig
+from pipeline.training.checkpoint import save_checkpoint
+
+LENGTH = 8
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads only get in each other's way in networks this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_char_tokenizer(["abcdefghi\n\\[]"])
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory, tokenizer):
+    """Write a checkpoint and return its folder; with `says` it ignores its input.
+
+    Then token `says` is `odds` times as likely as each other one.
+    """
+
+    def make(graph="absorb", parameterization="conditional", says=None, odds=1e30):
+        torch.manual_seed(0)
+        model = SEDD(
+            SEDDConfig(
+                graph=graph,
+                noise="loglinear",
+                parameterization=parameterization,
+                vocab_size=tokenizer.size,
+                length=LENGTH,
+                width=8,
+                num_blocks=1,
+                num_heads=2,
+                cond_dim=8,
+                dropout=0.0,
+                eps=1e-3,
+                sigma_min=1e-4,
+                sigma_max=20.0,
+                t_min=1e-3,
+            )
+        )
+        if says is None:
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, std=0.3)
+        else:
+            with torch.no_grad():
+                model.network.output_layer.linear.bias[says] = math.log(odds)
+        folder = tmp_path_factory.mktemp("trained")
+        tokenizer.save(folder / "tokenizer")
+        save_checkpoint(
+            folder / "model",
+            model,
+            tokenizer=folder / "tokenizer",
+            tokenizer_sha256=tokenizer.sha256,
+        )
+        return folder / "model"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A working folder with a params.yaml."""
+    shipped = Path(__file__).parents[2] / "params.yaml"
+    (tmp_path / "params.yaml").write_text(shipped.read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A working folder with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def sedd():
+    """Run `sedd` and return its result."""
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def refusal(sedd):
+    """Run `sedd`, which must exit with 1 and one line, and return that line."""
+
+    def run(*arguments):
+        result = sedd(*arguments)
+        assert result.exit_code == 1, result.output
+        assert result.stdout == ""
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1, result.stderr
+        return result.stderr.removeprefix("error: ").strip()
+
+    return run

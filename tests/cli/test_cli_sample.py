@@ -1,0 +1,178 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from pipeline.cli.model import one_line
+from pipeline.sedd.sampler import sample
+from pipeline.training.checkpoint import load_checkpoint
+
+MASKS = "░" * 8
+
+
+def drawn(sedd, *arguments):
+    result = sedd("sample", *arguments)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    "variant", [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")], ids=str
+)
+def test_prints_what_the_sampler_draws_and_nothing_else(
+    sedd, elsewhere, make_model, variant, tokenizer
+):
+    folder = make_model(*variant)
+    samples = sample(
+        load_checkpoint(folder, torch.device("cpu")),
+        5,
+        num_steps=4,
+        predictor="analytic",
+        generator=torch.Generator().manual_seed(7),
+    )
+    result = sedd("sample", "--model", folder, "--num", 5, "--steps", 4, "--seed", 7)
+    assert result.exit_code == 0
+    lines = [one_line(tokenizer.decode(ids)) for ids in samples.tokens.tolist()]
+    assert result.stdout == "".join(f"{line}\n" for line in lines)
+    assert result.stderr.startswith("analytic, 4 steps, seed 7, cpu\n")
+
+
+def test_seed_decides(sedd, elsewhere, model):
+    options = ("--model", model, "--steps", 4, "--num", 6)
+    first = drawn(sedd, *options, "--seed", 1)
+    assert first == drawn(sedd, *options, "--seed", 1)
+    assert first != drawn(sedd, *options, "--seed", 2)
+
+
+def test_drawn_seed_is_told_and_draws_the_same_again(sedd, elsewhere, model):
+    options = ("sample", "--model", model, "--steps", 4, "--num", 6)
+    first = sedd(*options)
+    seed = first.stderr.split("seed ")[1].split(",")[0]
+    assert sedd(*options, "--seed", seed).stdout == first.stdout
+    assert sedd(*options).stdout != first.stdout
+
+
+def test_predictor_decides(sedd, elsewhere, model):
+    options = ("--model", model, "--steps", 2, "--num", 20, "--seed", 1)
+    assert drawn(sedd, *options, "--predictor", "euler") != drawn(sedd, *options)
+
+
+@pytest.mark.parametrize("num", [1, 3, 7])
+def test_as_many_lines_as_asked_for_in_any_batches(sedd, elsewhere, model, num):
+    out = drawn(sedd, "--model", model, "--steps", 2, "--num", num, "--batch-size", 3)
+    assert len(out.splitlines()) == out.count("\n") == num
+
+
+def test_empty_texts_are_empty_lines(sedd, elsewhere, make_model, tokenizer):
+    folder = make_model(says=tokenizer.eos_id)
+    assert drawn(sedd, "--model", folder, "--steps", 2, "--num", 3) == "\n\n\n"
+
+
+@pytest.mark.parametrize(("token", "line"), [("<pad>", "<pad>" * 8), ("<unk>", "<unk>" * 8)])
+def test_special_tokens_stay_visible(sedd, elsewhere, make_model, tokenizer, token, line):
+    folder = make_model(says={"<pad>": tokenizer.pad_id, "<unk>": tokenizer.unk_id}[token])
+    assert drawn(sedd, "--model", folder, "--steps", 2, "--num", 1) == line + "\n"
+
+
+@pytest.mark.parametrize(("character", "shown"), [("\n", r"\n"), ("\\", r"\\"), ("a", "a")])
+def test_a_text_is_one_line(sedd, elsewhere, make_model, tokenizer, character, shown):
+    folder = make_model(says=tokenizer.encode_known(character)[0])
+    assert drawn(sedd, "--model", folder, "--steps", 2, "--num", 2) == f"{shown * 8}\n" * 2
+
+
+def test_escapes_are_unambiguous_and_leave_letters_alone():
+    text = "Zoë\t👩\u200d👩\r\v\f\x1b\x1c\x85\u2028\u2029\\n\x00"
+    line = one_line(text)
+    assert len(line.splitlines()) == 1
+    assert line.startswith("Zoë\t👩\u200d👩\\r\\x0b")
+    assert line.encode("latin-1", "backslashreplace").decode("unicode_escape") == text
+    assert one_line("\x7f\x9b") == r"\x7f\x9b"
+
+
+@pytest.mark.parametrize("parameterization", ["conditional", "raw"])
+def test_intermediate_states_go_to_stderr(sedd, elsewhere, make_model, parameterization):
+    folder = make_model("absorb", parameterization)
+    options = ("--model", folder, "--steps", 8, "--num", 3, "--seed", 1, "--batch-size", 2)
+    result = sedd("sample", *options, "--show-intermediate")
+    assert result.stdout == drawn(sedd, *options)
+    rows = [line.split("\t") for line in result.stderr.splitlines()[1:]]
+    for index in "012":
+        states = [state for number, _, _, state in rows if number == index]
+        assert states[0] == MASKS
+        assert all(len(state) == 8 for state in states)
+        assert "░" not in states[-1]
+        assert len(states) == len(set(states)) > 2
+        # Revealed positions stay as they are.
+        for before, after in pairwise(states):
+            assert all(b in ("░", a) for b, a in zip(before, after, strict=True))
+    assert rows[0][1:3] == ["step 0", "t 1.0000"]
+
+
+def test_project_supplies_steps_and_predictor(sedd, project, model):
+    text = (project / "params.yaml").read_text()
+    text = text.replace("steps: 128 ", "steps: 3 ").replace("analytic #", "euler #")
+    (project / "params.yaml").write_text(text)
+    assert "euler, 3 steps, seed" in sedd("sample", "--model", model, "--num", 1).stderr
+
+
+def test_default_model_is_the_one_just_trained(sedd, project, model):
+    (project / "artifacts").mkdir()
+    (project / "artifacts/checkpoint").symlink_to(model)
+    assert len(drawn(sedd, "--steps", 1, "--num", 2).splitlines()) == 2
+
+
+def test_no_model_yet(refusal, project):
+    message = refusal("sample")
+    assert "no model in artifacts/checkpoint" in message
+    assert "--model" in message
+    assert "dvc repro" in message
+
+
+def test_no_steps_outside_a_project(refusal, elsewhere, model):
+    assert "--steps" in refusal("sample", "--model", model)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--steps", 0),
+        ("--steps", -3),
+        ("--num", 0),
+        ("--batch-size", 0),
+        ("--seed", -1),
+        ("--seed", 2**63),
+        ("--device", "tpu"),
+        ("--device", "cuda:99"),
+    ],
+)
+def test_bad_values_are_named(refusal, project, model, option, value):
+    message = refusal("sample", "--model", model, option, value)
+    assert option.strip("-") in message
+    assert str(value) in message
+
+
+def test_bad_params_are_named(refusal, project, model):
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("steps: 128 ", "steps: [1] "))
+    assert "steps" in refusal("sample", "--model", model)
+
+
+def test_other_tokenizer(refusal, elsewhere, make_model):
+    from pipeline.data.tokenizer import train_char_tokenizer
+
+    folder = make_model()
+    train_char_tokenizer(["abcdefghi\n\\[}"]).save(folder / "tokenizer")
+    assert "tokenizer" in refusal("sample", "--model", folder, "--steps", 1)
+
+
+def test_truncated_model(refusal, elsewhere, make_model):
+    folder = make_model()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "model.safetensors" in refusal("sample", "--model", folder, "--steps", 1)
+
+
+def test_missing_tokenizer(refusal, elsewhere, make_model):
+    folder = make_model()
+    (folder / "tokenizer/tokenizer.json").unlink()
+    assert "no tokenizer" in refusal("sample", "--model", folder, "--steps", 1)

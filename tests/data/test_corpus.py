@@ -1,0 +1,125 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.data.corpus import read_documents
+from pipeline.errors import DataError
+
+NAMES = ["Ann", "", "Zoë\n👩", "<eos>"]
+
+
+def parquet(path, values, kind=None, column="Names", **options):
+    pq.write_table(
+        pa.table({column: pa.array(values, kind), "Count": range(len(values))}), path, **options
+    )
+    return path
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def refusal(path, column="Names"):
+    with pytest.raises(DataError) as error:
+        list(read_documents(path, column))
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())], ids=str
+)
+def test_parquet_text_comes_in_order(tmp_path, kind):
+    path = parquet(tmp_path / "a.parquet", NAMES, kind, row_group_size=3)
+    assert list(read_documents(path, "Names")) == NAMES
+
+
+def test_jsonl_text_comes_in_order(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"Names": name, "Count": 1} for name in NAMES])
+    assert list(read_documents(path, "Names")) == NAMES
+
+
+def test_documents_stream(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"Names": "Ann"}\nnot JSON\n')
+    documents = read_documents(path, "Names")
+    assert next(documents) == "Ann"
+    with pytest.raises(DataError, match="line 2 is not valid JSON"):
+        next(documents)
+
+
+def test_more_documents_than_one_batch(tmp_path):
+    names = [str(number) for number in range(3000)]
+    path = parquet(tmp_path / "a.parquet", names, row_group_size=700)
+    assert list(read_documents(path, "Names")) == names
+
+
+def test_missing_file(tmp_path):
+    assert refusal(tmp_path / "a.parquet") == f"{tmp_path / 'a.parquet'} is missing"
+
+
+def test_unknown_format(tmp_path):
+    (tmp_path / "a.csv").write_text("Names\nAnn\n")
+    assert "ends in .parquet or .jsonl" in refusal(tmp_path / "a.csv")
+
+
+def test_missing_column_lists_those_there(tmp_path):
+    path = parquet(tmp_path / "a.parquet", NAMES)
+    assert "no column 'names' (data.column); its columns: Names, Count" in refusal(path, "names")
+    path = jsonl(tmp_path / "a.jsonl", [{"Names": "Ann", "Count": 1}])
+    assert "no key 'names' (data.column); its keys: Names, Count" in refusal(path, "names")
+
+
+def test_column_of_another_type(tmp_path):
+    path = parquet(tmp_path / "a.parquet", NAMES)
+    assert "column 'Count' (data.column) holds int64, not text" in refusal(path, "Count")
+    path = jsonl(tmp_path / "a.jsonl", [{"Names": "Ann"}, {"Names": 3}])
+    assert "row 1 holds no text but 3" in refusal(path)
+
+
+def test_null_is_named_not_dropped(tmp_path):
+    assert "row 1 holds no text" in refusal(parquet(tmp_path / "a.parquet", ["Ann", None]))
+    assert "row 0 holds no text" in refusal(jsonl(tmp_path / "a.jsonl", [{"Names": None}]))
+
+
+@pytest.mark.parametrize("keep", [0, 3, 0.5, 0.95])
+def test_truncated_parquet(tmp_path, keep):
+    path = parquet(tmp_path / "a.parquet", NAMES)
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
+    assert "damaged or not parquet" in refusal(path)
+
+
+def test_flipped_bytes_in_a_page(tmp_path):
+    path = parquet(tmp_path / "a.parquet", [str(number) for number in range(5000)])
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+    assert "damaged or not parquet" in refusal(path)
+
+
+def test_jsonl_of_something_else(tmp_path):
+    (tmp_path / "a.jsonl").write_text("[1]\n")
+    assert "line 1 is no JSON object but [1]" in refusal(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_bytes(b'{"Names": "\xff"}\n')
+    assert "line 1 is not valid JSON" in refusal(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_text('{"Names": "\\ud800"}\n')
+    assert "line 1 is not valid JSON" in refusal(tmp_path / "a.jsonl")
+
+
+def test_no_document_at_all(tmp_path):
+    assert "is empty" in refusal(parquet(tmp_path / "a.parquet", [], pa.string()))
+    (tmp_path / "a.jsonl").write_text("\n")
+    assert "is empty" in refusal(tmp_path / "a.jsonl")
+
+
+@given(names=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=20))
+def test_both_formats_give_back_any_text(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("documents")
+    from_parquet = read_documents(parquet(folder / "a.parquet", names, pa.string()), "Names")
+    from_jsonl = read_documents(jsonl(folder / "a.jsonl", [{"Names": n} for n in names]), "Names")
+    assert list(from_parquet) == list(from_jsonl) == names

@@ -1,0 +1,83 @@
+from contextlib import nullcontext
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.data.packing import Packed
+from pipeline.data.tokenizer import train_char_tokenizer
+from stages.pack import main
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    params = yaml.safe_load(PARAMS.read_text())
+    params["pack"]["length"] = 4
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "data").mkdir()
+    train_char_tokenizer(["Bea", "Al"]).save(tmp_path / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(train, test):
+    for split, names in (("train", train), ("test", test)):
+        table = pa.table({"Names": pa.array(names, pa.string())})
+        pq.write_table(table, f"data/{split}.parquet")
+    app = typer.Typer()
+    app.command()(main)
+    return CliRunner().invoke(app, ["data", "tokenizer", "packed"])
+
+
+def test_packs_both_splits(project):
+    result = run(["Bea", "Al"], ["Ale"])
+    assert (result.exit_code, result.output) == (0, "")
+    packed = Packed.open(project / "packed")
+    assert packed.train.tolist() == [[4, 6, 5, 1], [3, 7, 1, 0]]
+    assert packed.test.tolist() == [[3, 7, 6, 1]]
+
+
+def test_unknown_characters_are_told_in_one_line(project):
+    result = run(["Bea", "Al"], ["Zoé", "éé"])
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert result.stderr == ("unknown characters became <unk>: test 5 ('Z' 1, 'o' 1, 'é' 3)\n")
+
+
+def test_too_long_name_is_one_message_and_nothing_written(project):
+    result = run(["Bea"], ["Al", "Beale"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: test split: document 1 ('Beale') has 5 tokens")
+    assert result.stderr.count("\n") == 1
+    assert not any((project / "packed").iterdir())
+
+
+def test_empty_split(project):
+    result = run(["Bea"], [])
+    assert result.exit_code == 1
+    assert "test.parquet is empty" in result.stderr
+    assert not any((project / "packed").iterdir())
+
+
+def test_missing_tokenizer(project):
+    (project / "tokenizer/tokenizer.json").unlink()
+    result = run(["Bea"], ["Al"])
+    assert result.exit_code == 1
+    assert "no tokenizer in tokenizer" in result.stderr
+
+
+def test_full_disk_is_one_message(project, monkeypatch):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr("pipeline.data.packing.whole", lambda path: nullcontext(full))
+    result = run(["Bea"], ["Al"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: no disk space left")
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,50 @@
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pipeline.data.tokenizer import TextTokenizer
+from stages.tokenizer import main
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text(PARAMS.read_text())
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"Names": ["Bea", "Al"]}), tmp_path / "data/train.parquet")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run():
+    app = typer.Typer()
+    app.command()(main)
+    return CliRunner().invoke(app, ["data", "tokenizer"])
+
+
+def test_learns_the_training_split(project):
+    assert run().exit_code == 0
+    tokenizer = TextTokenizer.load(project / "tokenizer")
+    assert tokenizer.encode("ABael") == [3, 4, 5, 6, 7]
+    content = (project / "tokenizer/tokenizer.json").read_bytes()
+    assert tokenizer.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_bad_data_is_one_message(project):
+    pq.write_table(pa.table({"Name": ["Bea"]}), project / "data/train.parquet")
+    result = run()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: data/train.parquet has no column 'Names'")
+    assert result.stderr.count("\n") == 1
+    assert not (project / "tokenizer").exists()
+
+
+def test_reads_params_before_data(project):
+    (project / "params.yaml").unlink()
+    assert "params.yaml is missing" in run().stderr

@@ -1,0 +1,172 @@
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, TINY, stage_command, write_params
+
+INPUTS = ("artifacts/packed", "artifacts/tokenizer")
+OUTS = (
+    "artifacts/checkpoint",
+    "artifacts/snapshots.jsonl",
+    "artifacts/runs/train.json",
+    "reports/loss.csv",
+)
+RESULTS = (
+    "artifacts/checkpoint/model.safetensors",
+    "artifacts/checkpoint/config.json",
+    "artifacts/snapshots.jsonl",
+    "reports/loss.csv",
+)
+COMMAND = stage_command("train", *INPUTS, *OUTS)
+
+
+def start() -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        COMMAND, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(PROJECT)}
+    )
+
+
+def clear_outs() -> None:
+    """What DVC does before it runs a stage."""
+    for out in map(Path, OUTS):
+        shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+
+
+def results() -> dict[str, bytes]:
+    return {name: Path(name).read_bytes() for name in RESULTS}
+
+
+def finish() -> str:
+    clear_outs()
+    process = start()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def states() -> list[Path]:
+    return list(Path(".store/train").glob("train-*/state.pt"))
+
+
+def kill_when(condition, patience: float = 60) -> bool:
+    """Start training and kill -9 once `condition()` holds; False if it ended first."""
+    clear_outs()
+    process = start()
+    deadline = time.monotonic() + patience
+    while process.poll() is None and time.monotonic() < deadline:
+        if condition():
+            process.kill()
+            break
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def writing_checkpoint() -> bool:
+    return any(Path(".store/train").glob("train-*/.state.pt.*.partial"))
+
+
+def copying_to_outs() -> bool:
+    return Path("artifacts/checkpoint/config.json").exists()
+
+
+def after(seconds: float):
+    deadline = time.monotonic() + seconds
+    return lambda: time.monotonic() > deadline
+
+
+def test_training_ends_with_its_outs_and_no_state(tiny):
+    errors = finish()
+    assert "train: 100%" in errors
+    run = json.loads(Path("artifacts/runs/train.json").read_text())
+    assert run["num_tokens"] == 40 * 16 * 16
+    assert run["device"] == "cpu"
+    lines = Path("reports/loss.csv").read_text().splitlines()
+    assert lines[0] == "step,train_loss,eval_loss,lr"
+    assert lines[-1].startswith("40,")
+    snapshots = [json.loads(line) for line in Path("artifacts/snapshots.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in snapshots] == [20, 40]
+    assert all(len(row["texts"]) == 2 for row in snapshots)
+    assert list(Path(".store/train").iterdir()) == []
+
+
+def test_killed_training_ends_like_uninterrupted_training(tiny):
+    """Kills inside a checkpoint write, between checkpoints, and inside the copy to the outs."""
+    finish()
+    expected = results()
+    write_params(tiny, TINY | {"train.checkpoint_every": 1})
+    assert kill_when(writing_checkpoint)
+    assert kill_when(lambda: bool(states()))
+    assert kill_when(copying_to_outs)
+    assert states()
+    finish()
+    assert results() == expected
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_change_nothing(tiny):
+    write_params(tiny, TINY | {"train.num_steps": 400, "train.checkpoint_every": 1})
+    finish()
+    expected = results()
+    chance = random.Random(0)
+    moments = [lambda: after(chance.uniform(1.5, 6))] * 14
+    moments += [lambda: writing_checkpoint] * 4 + [lambda: copying_to_outs] * 2
+    chance.shuffle(moments)
+    moments.sort(key=lambda moment: moment() is copying_to_outs)
+    killed = sum(kill_when(moment()) for moment in moments)
+    assert killed >= 15
+    finish()
+    assert results() == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_and_the_next_run_goes_on(tiny, number):
+    write_params(tiny, TINY | {"train.num_steps": 2000, "train.checkpoint_every": 1000})
+    process = start()
+    for line in process.stderr:
+        if "train:" in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the next run goes on from there" in errors
+    assert "Traceback" not in errors
+    assert states()
+    step = int(errors.split("stopped at step ")[1].split()[0])
+    assert 0 < step < 2000
+    assert not Path("artifacts/checkpoint").exists()
+
+
+def test_a_second_trainer_is_refused(tiny):
+    write_params(tiny, TINY | {"train.num_steps": 100_000})
+    first = start()
+    try:
+        while not states():
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = start()
+        _, errors = second.communicate(timeout=60)
+    finally:
+        first.kill()
+        first.communicate()
+    assert second.returncode == 1
+    assert "another process is training this already" in errors
+
+
+def test_parameters_are_checked_first(tiny, run_stage):
+    write_params(tiny, TINY | {"train.lr": -1, "sweep": [1, 2], "steps": [4]})
+    done = run_stage("train", *INPUTS, *OUTS)
+    assert done.returncode == 1
+    for line in (
+        "params.yaml: train.lr: Input should be greater than 0 (got -1)",
+        "params.yaml: sweep: List should have at least 4 items",
+        "params.yaml: steps: Input should be a valid integer (got [4])",
+    ):
+        assert line in done.stderr
+    assert not Path(".store").exists()

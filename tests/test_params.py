@@ -1,0 +1,123 @@
+import pytest
+import yaml
+from conftest import shipped_params, write_params
+from pydantic import ValidationError
+
+from pipeline.errors import ParamsError
+from pipeline.params import Section, load_params
+
+
+def load(tmp_path, changes):
+    write_params(tmp_path, changes)
+    return load_params(tmp_path / "params.yaml")
+
+
+def test_the_shipped_file_is_valid(tmp_path):
+    assert load(tmp_path, {}).steps == 128
+
+
+def test_no_value_has_a_default_in_code():
+    def sections(kind):
+        for child in kind.__subclasses__():
+            yield child
+            yield from sections(child)
+
+    for section in sections(Section):
+        for name, field in section.model_fields.items():
+            assert field.is_required(), f"{section.__name__}.{name}"
+
+
+def test_params_are_frozen(tmp_path):
+    with pytest.raises(ValidationError):
+        load(tmp_path, {}).steps = 3
+
+
+def test_every_mistake_is_named_at_once(tmp_path):
+    changes = {
+        "train.lr": -1,
+        "train.batchsize": 3,
+        "sweep": [1, 2, 3, 4, 5],
+        "steps": 0,
+        "device": "gpu",
+        "diffusion.graph": "absorbing",
+        "data.column": "",
+        "model.dropout": 1.0,
+    }
+    with pytest.raises(ParamsError) as error:
+        load(tmp_path, changes)
+    text = str(error.value)
+    for expected in (
+        "params.yaml: train.lr: Input should be greater than 0 (got -1)",
+        "params.yaml: train.batchsize: Extra inputs are not permitted (got 3)",
+        "params.yaml: sweep: List should have at most 4 items",
+        "params.yaml: steps: Input should be greater than or equal to 1 (got 0)",
+        "params.yaml: device:",
+        "'absorb' or 'uniform' (got 'absorbing')",
+        "params.yaml: data.column:",
+        "params.yaml: model.dropout: Input should be less than 1 (got 1.0)",
+    ):
+        assert expected in text
+    assert len(text.splitlines()) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": [1024]}, r"steps: Input should be a valid integer (got [1024])"),
+        ({"steps": 12.5}, "steps: Input should be a valid integer"),
+        ({"steps": True}, "steps: Input should be a valid integer"),
+        ({"sweep": [1, 4, 16]}, "sweep: List should have at least 4 items"),
+        ({"sweep": [1, 4, 16, -2]}, "sweep.3: Input should be greater than or equal to 1"),
+        ({"diffusion.geometric.sigma_min": 30.0}, "sigma_min must be less than sigma_max"),
+        ({"model.num_heads": 3}, "num_heads must divide width"),
+        ({"train.accumulate": 3}, "accumulate (3) must divide batch_size (256)"),
+        ({"evaluate.num_replicates": 8}, "evaluate.num_replicates"),
+        ({"train.lr": float("nan")}, "train.lr"),
+        ({"sample.predictor": "ancestral"}, "'analytic' or 'euler'"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path, changes, message):
+    with pytest.raises(ParamsError) as error:
+        load(tmp_path, changes)
+    assert message in str(error.value)
+    assert "params.yaml: " in str(error.value)
+
+
+def test_numbers_that_yaml_1_1_reads_as_text_are_numbers(tmp_path):
+    write_params(tmp_path, {})
+    path = tmp_path / "params.yaml"
+    path.write_text(path.read_text().replace("lr: 0.002", "lr: 2e-3"))
+    assert load_params(path).train.lr == 0.002
+
+
+def test_a_missing_key_is_named(tmp_path):
+    values = shipped_params()
+    del values["train"]["lr"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ParamsError, match=r"train\.lr: Field required"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_missing_or_broken_file_is_said(tmp_path):
+    with pytest.raises(ParamsError, match="is missing"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: !!python/object/apply:os.getcwd []")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"diffusion.graph": "uniform"},
+        {"diffusion.noise": "geometric"},
+        {"diffusion.absorb.parameterization": "raw"},
+        {"steps": 64},
+        {"steps": 1024},
+    ],
+)
+def test_variants_are_valid_with_one_key_changed(tmp_path, changes):
+    assert load(tmp_path, changes)

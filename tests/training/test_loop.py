@@ -1,0 +1,255 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import BusyError, CheckpointError, PipelineError, reported
+from pipeline.training.ema import Ema
+from pipeline.training.loop import (
+    Order,
+    Settings,
+    accumulate_gradient,
+    fit,
+    learning_rate,
+    step_seed,
+)
+from pipeline.training.state import TrainingState, training_state
+
+CPU = torch.device("cpu")
+SETTINGS = Settings(
+    num_steps=30,
+    batch_size=8,
+    accumulate=1,
+    lr=0.05,
+    warmup_steps=5,
+    weight_decay=0.01,
+    beta1=0.9,
+    beta2=0.99,
+    clip=1.0,
+    ema=0.9,
+    seed=0,
+    log_every=7,
+    eval_every=10,
+    checkpoint_every=4,
+)
+BLOCKS = np.random.default_rng(0).integers(0, 5, (40, 3)).astype(np.uint16)
+
+
+class Regression:
+    """A method with data, noise and dropout: everything that a resumed run must repeat."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.module = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+
+    def draw(self, x0, generator):
+        return x0, torch.randn(len(x0), 3, generator=generator)
+
+    def loss(self, *drawn):
+        x0, noise = drawn
+        return (self.module(x0 + 0.1 * noise).squeeze(-1) - x0.sum(-1)) ** 2
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def train(state, settings=SETTINGS, blocks=BLOCKS, method=None, evaluate=None, sample_every=15):
+    method = method or Regression()
+    fitted = fit(
+        method,
+        blocks,
+        settings,
+        device=CPU,
+        state=state,
+        evaluate=evaluate or (lambda: 1.0),
+        snapshot=lambda step: [f"text {step}"],
+        sample_every=sample_every,
+        desc="test",
+    )
+    return method, fitted
+
+
+def test_a_run_interrupted_anywhere_ends_like_an_uninterrupted_one(tmp_path):
+    whole, fitted = train(TrainingState(tmp_path / "whole"))
+    for after in (1, 4, 5, 11, 29):
+        state = TrainingState(tmp_path / str(after))
+        calls = 0
+
+        class Dying(Regression):
+            def draw(self, x0, generator, after=after):
+                nonlocal calls
+                calls += 1
+                if calls > after:
+                    raise Killed
+                return super().draw(x0, generator)
+
+        with pytest.raises(Killed):
+            train(state, method=Dying())
+        resumed, resumed_fitted = train(state)
+        assert resumed_fitted.losses == fitted.losses
+        assert resumed_fitted.snapshots == fitted.snapshots
+        for name, value in resumed.module.state_dict().items():
+            assert torch.equal(value, whole.module.state_dict()[name]), (after, name)
+
+
+def test_a_resumed_run_does_not_repeat_what_was_saved(tmp_path):
+    state = TrainingState(tmp_path)
+    train(state)
+    seen = []
+
+    class Counting(Regression):
+        def draw(self, x0, generator):
+            seen.append(1)
+            return super().draw(x0, generator)
+
+    train(state, method=Counting())
+    assert not seen
+
+
+def test_what_is_logged(tmp_path):
+    _, fitted = train(TrainingState(tmp_path))
+    assert [row["step"] for row in fitted.losses] == [7, 10, 14, 15, 20, 21, 28, 30]
+    evaluated = [row["step"] for row in fitted.losses if row["eval_loss"] is not None]
+    assert evaluated == [10, 15, 20, 30]
+    assert [row["step"] for row in fitted.snapshots] == [15, 30]
+    assert fitted.snapshots[1]["texts"] == ["text 30"]
+
+
+def test_training_learns(tmp_path):
+    _, fitted = train(TrainingState(tmp_path))
+    assert fitted.losses[-1]["train_loss"] < 0.5 * fitted.losses[0]["train_loss"]
+
+
+def test_the_module_holds_the_averages_in_evaluations_and_at_the_end(tmp_path):
+    method = Regression()
+    seen = []
+    plain = [p.detach().clone() for p in method.module.parameters()]
+
+    def evaluate():
+        assert not method.module.training
+        seen.append([p.detach().clone() for p in method.module.parameters()])
+        return 0.0
+
+    train(TrainingState(tmp_path), method=method, evaluate=evaluate)
+    for average, parameter in zip(seen[-1], method.module.parameters(), strict=True):
+        assert torch.equal(average, parameter)
+    assert not torch.equal(plain[0], seen[0][0])
+
+
+def test_ema_is_the_warmed_up_average():
+    module = nn.Linear(1, 1, bias=False)
+    ema = Ema(module, 0.5)
+    expected = module.weight.item()
+    for update in range(1, 30):
+        with torch.no_grad():
+            module.weight.fill_(update)
+        ema.update()
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * update
+    assert ema.averages[0].item() == pytest.approx(expected, rel=1e-5)
+    with ema.in_module():
+        assert module.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert module.weight.item() == 29
+
+
+@pytest.mark.parametrize("pieces", [2, 4, 8])
+def test_accumulated_gradient_is_that_of_the_whole_batch(pieces):
+    method = Regression()
+    method.module.double().eval()
+    x0 = torch.from_numpy(BLOCKS[:8].astype(np.float64))
+    drawn = method.draw(x0, torch.Generator().manual_seed(0))
+    drawn = tuple(tensor.double() for tensor in drawn)
+    whole_loss = accumulate_gradient(method, drawn, 1)
+    whole = [p.grad.clone() for p in method.module.parameters()]
+    method.module.zero_grad()
+    loss = accumulate_gradient(method, drawn, pieces)
+    torch.testing.assert_close(loss, whole_loss, rtol=1e-6, atol=0)
+    for parameter, expected in zip(method.module.parameters(), whole, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_every_block_comes_once_an_epoch_in_an_order_of_its_own():
+    order = Order(40, seed=3)
+    seen = np.concatenate([order.batch(step, 16) for step in range(5)])
+    first, second = seen[:40], seen[40:]
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, Order(40, seed=4).batch(0, 40))
+    assert np.array_equal(Order(40, seed=3).batch(2, 16), seen[32:48])
+
+
+def test_a_batch_larger_than_the_data_repeats_it():
+    batch = Order(3, seed=0).batch(0, 8)
+    assert np.bincount(batch).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
+
+
+def test_learning_rate_warms_up_and_decays_to_zero():
+    rates = [learning_rate(step, SETTINGS) for step in range(31)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[5] == pytest.approx(0.05)
+    assert max(rates) == pytest.approx(0.05)
+    assert rates[30] == 0
+    assert np.all(np.diff(rates[5:]) < 0)
+
+
+def test_step_seeds_differ_by_seed_purpose_and_number():
+    seeds = [
+        step_seed(seed, purpose, number)
+        for seed in range(3)
+        for purpose in ("step", "order")
+        for number in range(3)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_loss_that_is_not_finite_ends_training(tmp_path):
+    class Diverging(Regression):
+        def loss(self, *drawn):
+            return super().loss(*drawn) * float("nan")
+
+    with pytest.raises(PipelineError, match="diverged"):
+        train(TrainingState(tmp_path), method=Diverging())
+
+
+def test_two_trainers_of_one_fingerprint_are_kept_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with training_state("train", {"lr": 1}) as state:
+        with pytest.raises(BusyError, match="already"), training_state("train", {"lr": 1}):
+            pass
+        with training_state("train", {"lr": 2}) as other:
+            other.finish()
+        state.finish()
+    assert list((tmp_path / ".store" / "train").iterdir()) == []
+
+
+def test_an_unfinished_state_stays_and_leftovers_of_a_killed_write_go(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with training_state("train", {}) as state:
+        state.save({"step": 3})
+        (state.folder / ".state.pt.1.partial").write_text("half")
+    with training_state("train", {}) as state:
+        assert state.load(CPU) == {"step": 3}
+        assert [path.name for path in state.folder.iterdir()] == ["state.pt"]
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    state = TrainingState(tmp_path)
+    state.save({"step": 3})
+    state.path.write_bytes(state.path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"state\.pt cannot be read"):
+        state.load(CPU)
+
+
+def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path, capsys):
+    state = TrainingState(tmp_path)
+    state.save({"step": 3})
+    (tmp_path / f".state.pt.{os.getpid()}.partial").symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as exit_info:
+        reported(state.save)({"weights": torch.zeros(100_000)})
+    assert exit_info.value.code == 1
+    assert "no disk space left while writing" in capsys.readouterr().err
+    assert state.load(CPU) == {"step": 3}
