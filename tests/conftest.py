@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from pipeline.data.packing import pack
 from pipeline.data.tokenizer import train_char_tokenizer
+
+# The sizes here are tiny, and several tests run at once.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROJECT = Path(__file__).parents[1]
 TINY = {

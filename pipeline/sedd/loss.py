@@ -63,7 +63,7 @@ def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor) -> Tensor:
     """
     is_mask = xt == model.graph.num_states - 1
     nats = F.nll_loss(model.log_p(xt).flatten(0, 1), x0.flatten(), reduction="none").view_as(x0)
-    num_masks = is_mask.sum(-1).clamp(min=1)
+    num_masks = is_mask.sum(-1).clamp(min=1).to(nats.dtype)
     return (x0.shape[1] + 1) / num_masks * torch.where(is_mask, nats, 0.0).sum(-1)
 
 

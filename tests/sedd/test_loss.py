@@ -1,8 +1,15 @@
+import numpy as np
 import pytest
 import torch
-from toy import toy_config
+from toy import all_states, toy_config
 
-from pipeline.sedd.loss import ScoreEntropy, score_entropy, stratified_times
+from pipeline.sedd.loss import (
+    ScoreEntropy,
+    mask_by_chance,
+    masked_cross_entropy,
+    score_entropy,
+    stratified_times,
+)
 from pipeline.sedd.model import SEDD
 
 
@@ -68,3 +75,34 @@ def test_time_outside_the_unit_interval_is_refused():
 def test_time_independence_of_the_conditional_network():
     names = [name for name, _ in random_model().network.named_parameters()]
     assert not [name for name in names if "sigma" in name or "adaLN" in name]
+
+
+def test_masked_cross_entropy_has_the_mean_of_the_loss_weighted_by_one_over_the_move_chance():
+    """Both means over the move chance and xt, by enumeration of xt and quadrature."""
+    model = random_model()
+    x0 = torch.tensor([[0, 4, 2, 2, 1, 3]])
+    masks = all_states(2, 6).bool()
+    xt = torch.where(masks, model.graph.mask_id, x0)
+    num_masks = masks.sum(-1)
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    plain = averaged = 0.0
+    rows = x0.expand(len(xt), -1)
+    ours = masked_cross_entropy(model, rows, xt)
+    nats = -model.log_p(xt).gather(-1, rows[..., None]).squeeze(-1)
+    total = torch.where(masks, nats, 0.0).sum(-1)
+    for chance, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+        probability = chance**num_masks * (1 - chance) ** (6 - num_masks)
+        plain += weight * (probability * total / chance).sum().item()
+        averaged += weight * (probability * ours).sum().item()
+    assert averaged == pytest.approx(plain, rel=1e-12)
+
+
+def test_masks_come_with_the_chance_of_their_row():
+    model = random_model()
+    x0 = torch.zeros(5000, 6, dtype=torch.int64)
+    chances = torch.linspace(0, 1, 5000, dtype=torch.float64)
+    xt = mask_by_chance(model, x0, chances, torch.Generator().manual_seed(0))
+    is_mask = (xt == model.graph.mask_id).double()
+    assert is_mask.mean().item() == pytest.approx(0.5, abs=4 * (0.25 / 30_000) ** 0.5)
+    assert is_mask[:50].mean() < 0.05
+    assert is_mask[-50:].mean() > 0.95
