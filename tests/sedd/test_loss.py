@@ -83,7 +83,7 @@ def test_masked_cross_entropy_has_the_mean_of_the_loss_weighted_by_one_over_the_
     x0 = torch.tensor([[0, 4, 2, 2, 1, 3]])
     masks = all_states(2, 6).bool()
     xt = torch.where(masks, model.graph.mask_id, x0)
-    num_masks = masks.sum(-1)
+    num_masks = masks.sum(-1).double()
     nodes, weights = np.polynomial.legendre.leggauss(20)
     plain = averaged = 0.0
     rows = x0.expand(len(xt), -1)
