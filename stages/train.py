@@ -15,7 +15,8 @@ from pipeline.sedd.loss import ScoreEntropy
 from pipeline.sedd.model import SEDD, SEDDConfig
 from pipeline.sedd.sampler import sample
 from pipeline.training.checkpoint import save_checkpoint
-from pipeline.training.loop import Fitted, Settings, fit, step_seed, write_losses
+from pipeline.training.loop import Fitted, Settings, fit, write_losses
+from pipeline.training.schedule import step_seed
 from pipeline.training.state import TrainingState, hash_files, training_state
 
 CODE = [Path(__file__).parents[1] / "pipeline" / room for room in ("sedd", "training")]
@@ -69,7 +70,10 @@ def train(
     torch.manual_seed(params.train.seed)
     config = model_config(params, packed.meta.vocab_size, packed.meta.length)
     model = SEDD(config).to(device)
-    held_out = torch.from_numpy(packed.test[: params.train.eval_blocks].astype("int64")).to(device)
+    # Evenly spread: a split in alphabetical order begins with names of one kind.
+    stride = max(1, len(packed.test) // params.train.eval_blocks)
+    blocks = packed.test[::stride][: params.train.eval_blocks]
+    held_out = torch.from_numpy(blocks.astype("int64")).to(device)
     fitted = fit(
         ScoreEntropy(model),
         packed.train,

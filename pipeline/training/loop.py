@@ -24,6 +24,7 @@ from pipeline.errors import Interrupted, PipelineError
 from pipeline.files import whole
 from pipeline.progress import progress
 from pipeline.training.ema import Ema
+from pipeline.training.schedule import Order, learning_rate, step_seed
 from pipeline.training.state import TrainingState
 
 Row = dict[str, Any]
@@ -79,45 +80,6 @@ class Fitted:
     losses: list[Row] = field(default_factory=list)
     snapshots: list[Row] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def step_seed(seed: int, purpose: str, number: int) -> int:
-    """A seed for one purpose and step, unrelated to its neighbours'."""
-    words = np.random.SeedSequence([seed, *purpose.encode(), number]).generate_state(2)
-    return int(words[0]) << 31 | int(words[1]) >> 1
-
-
-def learning_rate(step: int, settings: Settings) -> float:
-    """Linear from 0 over the warm-up, then linear to 0 at the end; step counts from 0."""
-    if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / settings.warmup_steps
-    left = settings.num_steps - step
-    return settings.lr * left / max(settings.num_steps - settings.warmup_steps, 1)
-
-
-class Order:
-    """The order of the data: every block once an epoch, shuffled anew each epoch."""
-
-    def __init__(self, num_blocks: int, seed: int) -> None:
-        self._num_blocks = num_blocks
-        self._seed = seed
-        self._epoch = -1
-        self._permutation = np.empty(0, np.int64)
-
-    def batch(self, step: int, batch_size: int) -> npt.NDArray[np.int64]:
-        """Indices [batch_size] of a step's blocks; a batch may reach into the next epoch."""
-        places = np.arange(step * batch_size, (step + 1) * batch_size)
-        epochs, places = np.divmod(places, self._num_blocks)
-        return np.concatenate(
-            [self._epoch_order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
-        )
-
-    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
-        if epoch != self._epoch:
-            seed = step_seed(self._seed, "order", epoch)
-            self._permutation = np.random.default_rng(seed).permutation(self._num_blocks)
-            self._epoch = epoch
-        return self._permutation
 
 
 def accumulate_gradient(method: Method, drawn: tuple[Tensor, ...], pieces: int) -> Tensor:
@@ -183,7 +145,7 @@ class Trainer:
         seed = step_seed(settings.seed, "step", self.step)
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
-        lr = learning_rate(self.step, settings)
+        lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         drawn = self.method.draw(x0, generator)
@@ -194,6 +156,16 @@ class Trainer:
         self.ema.update()
         self._window_steps += 1
         self.step += 1
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step, counted from 0."""
+        settings = self.settings
+        return learning_rate(
+            step,
+            peak=settings.lr,
+            warmup_steps=settings.warmup_steps,
+            num_steps=settings.num_steps,
+        )
 
     def log(self, eval_loss: float | None) -> float:
         """Add a row with the mean loss since the last one; returns that mean.
@@ -206,7 +178,7 @@ class Trainer:
             raise PipelineError(
                 f"training diverged: the loss is {train_loss} at step {self.step}; lower lr or clip"
             )
-        lr = learning_rate(self.step - 1, self.settings)
+        lr = self.learning_rate(self.step - 1)
         row = {"step": self.step, "train_loss": train_loss, "eval_loss": eval_loss, "lr": lr}
         self.fitted.losses.append(row)
         self._window.zero_()

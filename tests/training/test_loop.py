@@ -8,13 +8,11 @@ from torch import nn
 from pipeline.errors import BusyError, CheckpointError, PipelineError, reported
 from pipeline.training.ema import Ema
 from pipeline.training.loop import (
-    Order,
     Settings,
     accumulate_gradient,
     fit,
-    learning_rate,
-    step_seed,
 )
+from pipeline.training.schedule import Order, learning_rate, step_seed
 from pipeline.training.state import TrainingState, training_state
 
 CPU = torch.device("cpu")
@@ -187,7 +185,7 @@ def test_a_batch_larger_than_the_data_repeats_it():
 
 
 def test_learning_rate_warms_up_and_decays_to_zero():
-    rates = [learning_rate(step, SETTINGS) for step in range(31)]
+    rates = [learning_rate(step, peak=0.05, warmup_steps=5, num_steps=30) for step in range(31)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[5] == pytest.approx(0.05)
     assert max(rates) == pytest.approx(0.05)

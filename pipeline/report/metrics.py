@@ -1,0 +1,54 @@
+"""The figures of an experiment as metrics.json and by_steps.csv."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import whole
+from pipeline.report.records import Experiment, Scores
+
+# Keys of a row of by_steps, before its wall-clock `seconds`.
+SCORES = (
+    "gen_ppl",
+    "gen_ppl_stderr",
+    "gen_ppl_mean_of_exp",
+    "entropy",
+    "entropy_per_sample",
+    "distinct_1",
+    "distinct_2",
+    "distinct_3",
+    "uniqueness",
+    "novelty",
+    "held_out",
+    "well_formed",
+    "nfe",
+)
+
+
+def _row(scores: Scores, seconds: float) -> dict[str, float | None]:
+    return {name: getattr(scores, name) for name in SCORES} | {"seconds": seconds}
+
+
+def metrics(experiment: Experiment, steps: int) -> dict[str, Any]:
+    """All figures, with `gen_ppl` and `entropy` at `steps` on top for `dvc exp show`."""
+    at = experiment.by_steps[steps].scores
+    return {
+        "gen_ppl": at.gen_ppl,
+        "entropy": at.entropy,
+        "scorer": str(experiment.scorer),
+        "likelihood": experiment.likelihood.model_dump(),
+        "by_steps": {
+            str(num_steps): _row(found.scores, found.timing.seconds)
+            for num_steps, found in experiment.by_steps.items()
+        },
+        "real_text": _row(experiment.real_text, 0.0),
+    }
+
+
+def write_by_steps(path: Path, experiment: Experiment) -> None:
+    """One row a step count; a figure that could not be measured is an empty cell."""
+    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["num_steps", *SCORES, "seconds"], lineterminator="\n")
+        writer.writeheader()
+        for num_steps, at in experiment.by_steps.items():
+            writer.writerow({"num_steps": num_steps} | _row(at.scores, at.timing.seconds))

@@ -1,0 +1,228 @@
+"""What earlier stages leave for the report: the JSON objects of their files, and all of them."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Nothing was there to measure, as when every sample is empty.
+Measured = Finite | None
+
+
+class Record(BaseModel):
+    """A JSON object of an earlier stage; keys that the report does not show are left alone."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class DataFile(Record):
+    """A fetched file."""
+
+    path: str
+    size: int
+    sha256: str
+    rows: int
+
+
+class Provenance(Record):
+    """Where the documents come from."""
+
+    repo: str
+    revision: str
+    commit: str
+    files: list[DataFile]
+
+
+class PackedMeta(Record):
+    """The packed blocks; `unknown` counts each unknown character of a split."""
+
+    length: int
+    mode: str
+    vocab_size: int
+    num_blocks: dict[str, int]
+    num_unknown: dict[str, int]
+    unknown: dict[str, dict[str, int]]
+    tokenizer_sha256: str
+
+
+class ModelConfig(Record):
+    """The score network and the process it was trained for."""
+
+    graph: str
+    noise: str
+    parameterization: str
+    length: int
+    width: int
+    num_blocks: int
+    num_heads: int
+
+
+class Run(Record):
+    """One finished training run."""
+
+    num_params: int
+    num_tokens: int
+    num_steps: int
+    seconds: float
+    tokens_per_second: float
+    device: str
+    torch: str
+    sha256: str
+
+
+class Snapshot(Record):
+    """Samples in the middle of training; losses in nats a block."""
+
+    step: int
+    loss: float
+    eval_loss: float | None
+    texts: list[str]
+
+
+class Sample(Record):
+    """One generated text."""
+
+    index: int
+    seed: int
+    text: str
+
+
+class State(Record):
+    """One sample at time `t`, one glyph a position."""
+
+    t: Finite
+    text: str
+
+
+class Trace(Record):
+    """The states of a few samples, from all masks to the end, at the same times for each."""
+
+    num_steps: int
+    samples: list[Annotated[list[State], Field(min_length=2)]]
+
+
+class Timing(Record):
+    """Wall-clock of sampling."""
+
+    num_steps: int
+    num_samples: int
+    seconds: Finite
+    samples_per_second: Finite
+    device: str
+    calls: int
+
+
+class Scorer(Record):
+    """The language model behind a generative perplexity."""
+
+    name: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.sha256[:12]}"
+
+
+class Scores(Record):
+    """Figures of one set of texts; an error that does not exist is None."""
+
+    num_steps: int | None
+    num_samples: int
+    num_scored: int
+    excluded: list[int]
+    scorer: Scorer
+    gen_ppl: Measured
+    gen_ppl_stderr: Measured
+    gen_ppl_mean_of_exp: Measured
+    gen_ppl_mean_of_exp_stderr: Measured = None
+    entropy: Measured
+    entropy_stderr: Measured = None
+    entropy_per_sample: Measured
+    entropy_per_sample_stderr: Measured = None
+    distinct_1: Measured
+    distinct_1_stderr: Measured = None
+    distinct_2: Measured
+    distinct_2_stderr: Measured = None
+    distinct_3: Measured
+    distinct_3_stderr: Measured = None
+    uniqueness: Finite
+    uniqueness_stderr: Measured = None
+    novelty: Finite
+    novelty_stderr: Measured = None
+    held_out: Finite
+    held_out_stderr: Measured = None
+    well_formed: Finite
+    well_formed_stderr: Measured = None
+    nfe: Finite
+    nfe_stderr: Measured = None
+
+
+class Terms(Record):
+    """The three terms of the bound, nats a name."""
+
+    integral: Finite
+    prior: Finite
+    reconstruction: Finite
+
+
+class Likelihood(Record):
+    """Held-out likelihood: the model's bound and the baseline's exact value."""
+
+    bound_nats_per_char: Finite
+    bound_stderr: Finite
+    bound_mc_stderr: Finite
+    bound_data_stderr: Finite
+    bound_nats_per_name: Finite
+    bound_bits_per_char: Finite
+    bound_perplexity: Finite
+    baseline_nats_per_char: Finite
+    baseline_stderr: Finite
+    baseline_nats_per_name: Finite
+    gap_nats_per_char: Finite
+    gap_stderr: Finite
+    terms: Terms
+    num_texts: int
+    num_chars: int
+    num_replicates: int
+    num_draws: int
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Losses in nats a block; `eval_loss` is None where it was not evaluated."""
+
+    step: list[int]
+    train_loss: list[float]
+    eval_loss: list[float | None]
+
+
+@dataclass(frozen=True)
+class AtSteps:
+    """Everything about one step count."""
+
+    samples: list[Sample]
+    trace: Trace
+    timing: Timing
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything the report shows; `by_steps` in the order of step counts."""
+
+    provenance: Provenance
+    packed: PackedMeta
+    config: ModelConfig
+    model: Run
+    baseline: Run
+    loss: LossCurve
+    baseline_loss: LossCurve
+    snapshots: list[Snapshot]
+    likelihood: Likelihood
+    real_text: Scores
+    by_steps: dict[int, AtSteps]
+
+    @property
+    def scorer(self) -> Scorer:
+        """The one scorer of every generative perplexity here."""
+        return self.real_text.scorer

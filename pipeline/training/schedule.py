@@ -1,0 +1,42 @@
+"""What each step uses: its seed, its blocks and its learning rate, from the step's number alone."""
+
+import numpy as np
+import numpy.typing as npt
+
+
+def step_seed(seed: int, purpose: str, number: int) -> int:
+    """A seed for one purpose and step, unrelated to its neighbours'."""
+    words = np.random.SeedSequence([seed, *purpose.encode(), number]).generate_state(2)
+    return int(words[0]) << 31 | int(words[1]) >> 1
+
+
+def learning_rate(step: int, *, peak: float, warmup_steps: int, num_steps: int) -> float:
+    """Linear from 0 over the warm-up, then linear to 0 at the end; step counts from 0."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    return peak * (num_steps - step) / max(num_steps - warmup_steps, 1)
+
+
+class Order:
+    """The order of the data: every block once an epoch, shuffled anew each epoch."""
+
+    def __init__(self, num_blocks: int, seed: int) -> None:
+        self._num_blocks = num_blocks
+        self._seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, np.int64)
+
+    def batch(self, step: int, batch_size: int) -> npt.NDArray[np.int64]:
+        """Indices [batch_size] of a step's blocks; a batch may reach into the next epoch."""
+        places = np.arange(step * batch_size, (step + 1) * batch_size)
+        epochs, places = np.divmod(places, self._num_blocks)
+        return np.concatenate(
+            [self._epoch_order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        )
+
+    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
+        if epoch != self._epoch:
+            seed = step_seed(self._seed, "order", epoch)
+            self._permutation = np.random.default_rng(seed).permutation(self._num_blocks)
+            self._epoch = epoch
+        return self._permutation

@@ -1,0 +1,28 @@
+"""Report: metrics.json, by_steps.csv and one HTML page that opens offline."""
+
+from pathlib import Path
+
+import typer
+
+from pipeline.errors import reported
+from pipeline.files import whole, write_json
+from pipeline.params import load_params
+from pipeline.report.inputs import read_experiment
+from pipeline.report.metrics import metrics, write_by_steps
+from pipeline.report.page import render
+
+
+@reported
+def main(artifacts: Path, reports: Path) -> None:
+    """Gather what the other stages wrote in ARTIFACTS and REPORTS; write the report to REPORTS."""
+    params = load_params()
+    experiment = read_experiment(artifacts, reports, sorted({*params.sweep, params.steps}))
+    page = render(experiment, steps=params.steps, num_samples=params.report.num_samples)
+    write_json(reports / "metrics.json", metrics(experiment, params.steps))
+    write_by_steps(reports / "by_steps.csv", experiment)
+    with whole(reports / "index.html") as partial:
+        partial.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,33 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from report_files import STEP_COUNTS, write_experiment
+
+from pipeline.report.inputs import read_experiment
+from pipeline.report.page import render
+from pipeline.report.records import Experiment
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the artifacts/ and reports/ of an experiment, for reading only."""
+    folder = tmp_path_factory.mktemp("experiment")
+    write_experiment(folder)
+    return folder
+
+
+@pytest.fixture
+def files(written: Path, tmp_path: Path) -> Path:
+    """The same, for a test of its own to change."""
+    return Path(shutil.copytree(written, tmp_path / "experiment"))
+
+
+@pytest.fixture(scope="session")
+def experiment(written: Path) -> Experiment:
+    return read_experiment(written / "artifacts", written / "reports", list(STEP_COUNTS))
+
+
+@pytest.fixture(scope="session")
+def html(experiment: Experiment) -> str:
+    return render(experiment, steps=64, num_samples=8)

@@ -1,0 +1,102 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_files import STEP_COUNTS, write_json
+
+from pipeline.errors import PipelineError
+from pipeline.report.inputs import read_experiment
+
+
+def read(files: Path) -> Any:
+    return read_experiment(files / "artifacts", files / "reports", list(STEP_COUNTS))
+
+
+def change(path: Path, **values: Any) -> None:
+    write_json(path, json.loads(path.read_text()) | values)
+
+
+def test_step_counts_come_out_sorted(files: Path) -> None:
+    found = read_experiment(files / "artifacts", files / "reports", [64, 1, 16])
+    assert list(found.by_steps) == [1, 16, 64]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "artifacts/provenance.json",
+        "artifacts/packed/meta.json",
+        "artifacts/checkpoint/config.json",
+        "artifacts/snapshots.jsonl",
+        "artifacts/runs/train.json",
+        "artifacts/runs/baseline.json",
+        "artifacts/samples/16.jsonl",
+        "artifacts/samples/16.trace.json",
+        "artifacts/samples/16.timing.json",
+        "artifacts/scores/16.json",
+        "artifacts/scores/real_text.json",
+        "reports/likelihood.json",
+        "reports/loss.csv",
+        "reports/baseline_loss.csv",
+    ],
+)
+def test_a_missing_and_a_damaged_file_are_named(files: Path, name: str) -> None:
+    path = files / name
+    path.write_bytes(path.read_bytes()[:-40] + b"\xff{")
+    with pytest.raises(PipelineError, match=name):
+        read(files)
+    path.unlink()
+    with pytest.raises(PipelineError, match=rf"{name} is missing: run `dvc repro`"):
+        read(files)
+
+
+def test_a_missing_key_and_a_nan_are_named(files: Path) -> None:
+    path = files / "artifacts/scores/4.json"
+    scores = json.loads(path.read_text())
+    del scores["novelty"]
+    write_json(path, scores | {"entropy": float("nan")})
+    with pytest.raises(PipelineError) as caught:
+        read(files)
+    assert "4.json: novelty: Field required" in str(caught.value)
+    assert "4.json: entropy: Input should be a finite number" in str(caught.value)
+
+
+def test_nothing_to_score_is_no_mistake(files: Path) -> None:
+    nothing = {"gen_ppl": None, "gen_ppl_stderr": None, "gen_ppl_mean_of_exp": None}
+    change(files / "artifacts/scores/1.json", num_scored=0, **nothing)
+    assert read(files).by_steps[1].scores.gen_ppl is None
+
+
+def test_a_loss_that_diverged_is_still_reported(files: Path) -> None:
+    path = files / "artifacts/snapshots.jsonl"
+    path.write_text('{"step": 200, "loss": NaN, "eval_loss": null, "texts": []}\n')
+    assert read(files).snapshots[0].loss != read(files).snapshots[0].loss
+
+
+def test_figures_of_different_scorers_are_refused(files: Path) -> None:
+    change(files / "artifacts/scores/64.json", scorer={"name": "gpt2", "sha256": "ab" * 32})
+    with pytest.raises(PipelineError, match=r"64\.json was scored by gpt2@abababababab, real_text"):
+        read(files)
+
+
+@pytest.mark.parametrize("kind", ["samples/4.trace", "samples/4.timing", "scores/4"])
+def test_a_file_of_another_step_count_is_refused(files: Path, kind: str) -> None:
+    change(files / f"artifacts/{kind}.json", num_steps=5)
+    with pytest.raises(PipelineError, match=r"of 4 steps in .* is of 5 steps"):
+        read(files)
+
+
+def test_states_at_different_times_are_refused(files: Path) -> None:
+    states = [{"t": 1.0, "text": "░"}, {"t": 0.0, "text": "a"}]
+    other = [{"t": 1.0, "text": "░"}, {"t": 0.5, "text": "a"}]
+    change(files / "artifacts/samples/4.trace.json", samples=[states, other])
+    with pytest.raises(PipelineError, match="same times"):
+        read(files)
+
+
+@pytest.mark.parametrize("row", ["10,many,,0.1", "x,1.0,,0.1", "10"])
+def test_a_loss_that_is_no_number_is_refused(files: Path, row: str) -> None:
+    (files / "reports/loss.csv").write_text(f"step,train_loss,eval_loss,lr\n{row}\n")
+    with pytest.raises(PipelineError, match=r"loss\.csv is damaged: columns step, train_loss"):
+        read(files)
