@@ -1,0 +1,134 @@
+"""Runs side by side. Only runs with one scorer stand in one group: others cannot be compared."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from pipeline.tracking.store import connected, database_missing, tracking_uri
+
+COLUMNS = (
+    "name",
+    "steps",
+    "gen_ppl",
+    "entropy",
+    "bound_nats_per_char",
+    "bound_stderr",
+    "parameterization",
+    "data",
+    "started",
+)
+UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run; None where it does not say, as while it is being written."""
+
+    run_id: str
+    name: str
+    steps: int | None
+    gen_ppl: float | None
+    entropy: float | None
+    bound_nats_per_char: float | None
+    bound_stderr: float | None
+    parameterization: str | None
+    scorer: str | None
+    data_commit: str | None
+    started: datetime
+
+
+def runs(uri: str, experiment: str) -> list[RunRow]:
+    """The runs that this pipeline tracked in an MLflow experiment, newest first.
+
+    Args:
+        uri: `tracking.uri` of params.yaml; MLFLOW_TRACKING_URI wins.
+        experiment: `tracking.experiment`; a missing one has no runs.
+    Raises:
+        PipelineError: the store cannot be used.
+    """
+    uri = tracking_uri(uri)
+    if database_missing(uri):
+        return []
+    with connected(uri) as client:
+        found = client.get_experiment_by_name(experiment)
+        return [_row(run) for run in _search(client, found.experiment_id)] if found else []
+
+
+def format_table(rows: list[RunRow]) -> str:
+    """A table for each scorer, lowest gen_ppl first; without runs, how to make one."""
+    if not rows:
+        return "no runs yet: `dvc repro` makes one, `dvc exp run -S steps=1024` another"
+    groups = groupby(sorted(rows, key=_scorer), key=_scorer)
+    return "\n\n".join(
+        f"scorer {scorer or 'unknown'}, lowest gen_ppl first\n{_table(sorted(group, key=_rank))}"
+        for scorer, group in groups
+    )
+
+
+def _search(client: Any, experiment_id: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], order_by=["attributes.start_time DESC"], page_token=token
+        )
+        yield from (run for run in page if "fingerprint" in run.data.tags)
+        token = page.token
+        if not token:
+            return
+
+
+def _row(run: Any) -> RunRow:
+    params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
+    numbers = {
+        key: None if math.isnan(metrics.get(key, math.nan)) else metrics[key]
+        for key in ("gen_ppl", "entropy", "bound_nats_per_char", "bound_stderr")
+    }
+    graph = params.get("diffusion.graph")
+    return RunRow(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        steps=int(params["steps"]) if "steps" in params else None,
+        parameterization=params.get(f"diffusion.{graph}.parameterization"),
+        scorer=tags.get("scorer"),
+        data_commit=tags.get("data_commit"),
+        started=datetime.fromtimestamp(run.info.start_time / 1000).astimezone(),
+        **numbers,
+    )
+
+
+def _scorer(row: RunRow) -> str:
+    return row.scorer or ""
+
+
+def _rank(row: RunRow) -> float:
+    return math.inf if row.gen_ppl is None else row.gen_ppl
+
+
+def _table(rows: list[RunRow]) -> str:
+    lines = [COLUMNS, *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cells(row: RunRow) -> tuple[str, ...]:
+    return (
+        row.name,
+        UNKNOWN if row.steps is None else str(row.steps),
+        _number(row.gen_ppl, 2),
+        _number(row.entropy, 3),
+        _number(row.bound_nats_per_char, 4),
+        _number(row.bound_stderr, 4),
+        row.parameterization or UNKNOWN,
+        (row.data_commit or UNKNOWN)[:8],
+        f"{row.started:%Y-%m-%d %H:%M}",
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return UNKNOWN if value is None else f"{value:.{digits}f}"

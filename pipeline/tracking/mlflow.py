@@ -1,0 +1,243 @@
+"""One MLflow run for one experiment: found by its fingerprint, completed, never duplicated.
+
+Processes of one project exclude each other by a lock in its store, whatever the tracking URI.
+Two machines that track the same experiment on one server at the same moment may both create its
+run: MLflow has no unique key to prevent it. Later passes then update the older of the two.
+"""
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.tracking.record import Dataset, Point, Record
+from pipeline.tracking.store import (
+    artifact_root,
+    connected,
+    create_database,
+    local_uri,
+    locked,
+    redact,
+    tracking_uri,
+)
+
+# MLflow's limits for one batch.
+MAX_METRICS = 1000
+MAX_PARAMS = 100
+# The metrics that this project logged; a user's own in the same run are left alone.
+METRICS_TAG = "metric_keys"
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """The run that holds an experiment; `uri` without its password."""
+
+    run_id: str
+    name: str
+    experiment: str
+    uri: str
+    created: bool
+
+
+def track(record: Record, *, uri: str, experiment: str) -> Tracked:
+    """Bring the run of `record` to exactly what `record` says; safe to kill and to repeat.
+
+    A run that a killed process left behind is taken up again. Parameters, tags and artifacts are
+    overwritten, and metrics get a point only where the value changed: MLflow keeps the earlier one
+    in the history and shows the later. A metric that is gone shows NaN.
+
+    Args:
+        record: what the run holds.
+        uri: `tracking.uri` of params.yaml; MLFLOW_TRACKING_URI wins.
+        experiment: MLflow's experiment, created if missing.
+    Raises:
+        PipelineError: the store cannot be used.
+    """
+    uri = tracking_uri(uri)
+    with locked():
+        create_database(uri)
+        with connected(uri) as client:
+            experiment_id = _experiment(client, uri, experiment)
+            run = _find(client, experiment_id, record.fingerprint)
+            created = run is None
+            run = run or _create(client, experiment_id, record)
+            _complete(client, run, record)
+            name = client.get_run(run.info.run_id).info.run_name
+    return Tracked(run.info.run_id, name, experiment, redact(uri), created)
+
+
+def run_name(tags: dict[str, str]) -> str:
+    """The DVC experiment's name, else the short git hash, else the start of the fingerprint."""
+    if name := tags.get("dvc_exp_name"):
+        return name
+    commit = tags.get("git_commit")
+    return commit[:7] if commit else f"run-{tags['fingerprint'][:8]}"
+
+
+def _experiment(client: Any, uri: str, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    root = artifact_root(uri)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=root))
+        except MlflowException as error:
+            # Another machine was faster.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage != "active":
+        raise PipelineError(
+            f"tracking.experiment: {name!r} was deleted in MLflow: restore it "
+            f"(mlflow experiments restore -x {found.experiment_id}) or choose another name"
+        )
+    if uri == local_uri() and found.artifact_location != root:
+        raise PipelineError(
+            f"tracking.experiment: {name!r} keeps its artifacts in {found.artifact_location}, not "
+            f"in {root}: the project has moved. Move it back, or choose another name"
+        )
+    return str(found.experiment_id)
+
+
+def _find(client: Any, experiment_id: str, fingerprint: str) -> Any | None:
+    runs = client.search_runs(
+        [experiment_id],
+        f"tags.fingerprint = '{fingerprint}'",
+        order_by=["attributes.start_time ASC"],
+        max_results=1,
+    )
+    return runs[0] if runs else None
+
+
+def _create(client: Any, experiment_id: str, record: Record) -> Any:
+    # With its fingerprint from the start: a run without one would never be found again.
+    tags = {"fingerprint": record.fingerprint}
+    return client.create_run(experiment_id, tags=tags, run_name=run_name(record.tags))
+
+
+def _complete(client: Any, run: Any, record: Record) -> None:
+    run_id = run.info.run_id
+    client.update_run(run_id, status="RUNNING", name=_new_name(run, record))
+    history = _history(client, run)
+    keys = {point.key for point in record.points} | set(history)
+    _log_texts(client, run_id, record.params, record.tags | {METRICS_TAG: " ".join(sorted(keys))})
+    _log_points(client, run_id, _news(record.points, history))
+    client.log_inputs(run_id, datasets=[_dataset_input(record.dataset)])
+    _log_artifacts(client, run_id, record)
+    client.set_terminated(run_id, status="FINISHED")
+
+
+def _new_name(run: Any, record: Record) -> str:
+    """What the run is called now: a name given by hand stays, and so does an experiment's.
+
+    The same experiment is tracked once more without DVC's name after `dvc exp apply`.
+    """
+    old = {"fingerprint": record.fingerprint} | run.data.tags
+    by_hand = "git_commit" in old and run.info.run_name != run_name(old)
+    return str(run.info.run_name) if by_hand else run_name(old | record.tags)
+
+
+def _log_texts(client: Any, run_id: str, params: dict[str, str], tags: dict[str, str]) -> None:
+    from mlflow.entities import Param, RunTag
+
+    for part in _batches((Param(key, value) for key, value in params.items()), MAX_PARAMS):
+        client.log_batch(run_id, params=part)
+    for part in _batches((RunTag(key, value) for key, value in tags.items()), MAX_PARAMS):
+        client.log_batch(run_id, tags=part)
+
+
+def _history(client: Any, run: Any) -> dict[str, list[Any]]:
+    """All points of this project's metrics in `run`, by key."""
+    ours = run.data.tags.get(METRICS_TAG, "").split()
+    return {
+        key: client.get_metric_history(run.info.run_id, key)
+        for key in ours
+        if key in run.data.metrics
+    }
+
+
+def _news(points: Iterable[Point], history: dict[str, list[Any]]) -> list[Any]:
+    """The metrics to log so that the newest value at each step is that of `points`.
+
+    MLflow takes the value with the greatest step, then time, then value for the latest one, so a
+    new value must be later than all before it: at the same millisecond the larger would win.
+    """
+    from mlflow.entities import Metric
+
+    logged = sorted((metric for part in history.values() for metric in part), key=_when)
+    shown = {(metric.key, metric.step): metric.value for metric in logged}
+    wanted = {(point.key, point.step): _stored(point.value) for point in points}
+    wanted |= dict.fromkeys(shown.keys() - wanted.keys(), math.nan)
+    now = max([time.time_ns() // 1_000_000, *(metric.timestamp + 1 for metric in logged)])
+    return [
+        Metric(key, value, now, step)
+        for (key, step), value in wanted.items()
+        if (key, step) not in shown or not _same(shown[key, step], value)
+    ]
+
+
+def _when(metric: Any) -> int:
+    return int(metric.timestamp)
+
+
+def _stored(value: float) -> float:
+    """As MLflow stores it: infinity becomes the largest float."""
+    return value if math.isnan(value) else max(-sys.float_info.max, min(sys.float_info.max, value))
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def _log_points(client: Any, run_id: str, metrics: list[Any]) -> None:
+    # MLflow updates a metric's latest value once a batch, so a key's points stay together.
+    for part in _batches(iter(metrics), MAX_METRICS):
+        client.log_batch(run_id, metrics=part)
+
+
+def _dataset_input(dataset: Dataset) -> Any:
+    from mlflow.entities import Dataset as MlflowDataset
+    from mlflow.entities import DatasetInput, InputTag
+
+    repo = redact(dataset.repo)
+    on_server = repo.startswith(("http://", "https://"))
+    return DatasetInput(
+        MlflowDataset(
+            name=dataset.name,
+            digest=dataset.digest,
+            source_type="http" if on_server else "local",
+            source=json.dumps({"url" if on_server else "uri": repo}),
+            profile=json.dumps({"num_rows": dataset.num_rows}),
+        ),
+        tags=[
+            InputTag("mlflow.data.context", "training"),
+            InputTag("data_commit", dataset.commit),
+            InputTag("data_revision", dataset.revision),
+        ],
+    )
+
+
+def _log_artifacts(client: Any, run_id: str, record: Record) -> None:
+    with TemporaryDirectory(prefix="track-") as name:
+        folder = Path(name)
+        for path, file in record.files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / path)
+        for path, text in record.texts.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+        client.log_artifacts(run_id, str(folder))
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while part := list(islice(items, size)):
+        yield part

@@ -1,0 +1,58 @@
+"""MLflow's page over the runs: `python -m pipeline.tracking.ui`."""
+
+import os
+import sys
+
+from pipeline.errors import PipelineError, reported
+from pipeline.params import load_params
+from pipeline.tracking.store import (
+    artifact_root,
+    create_database,
+    locked,
+    redact,
+    tracking_uri,
+)
+
+HOST = "127.0.0.1"
+PORT = 5000
+
+
+def ui_command(uri: str) -> list[str]:
+    """The command line of MLflow's own server over a database of runs.
+
+    An address with a password is not in it, where every user of the machine could read it: then
+    MLFLOW_BACKEND_STORE_URI must hold it.
+
+    Args:
+        uri: `tracking.uri` of params.yaml; MLFLOW_TRACKING_URI wins.
+    Raises:
+        PipelineError: the URI is no database; a server shows its runs itself.
+    """
+    uri = tracking_uri(uri)
+    root = artifact_root(uri)
+    if root is None:
+        raise PipelineError(f"the runs are kept by {redact(uri)}: open that address in a browser")
+    # One worker and no jobs: up in 9 s on a laptop.
+    return [
+        *("env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", "MLFLOW_DISABLE_TELEMETRY=true"),
+        *(sys.executable, "-m", "mlflow", "ui"),
+        *("--host", HOST, "--port", str(PORT), "--workers", "1"),
+        *(("--backend-store-uri", uri) if redact(uri) == uri else ()),
+        *("--default-artifact-root", root, "--artifacts-destination", root),
+    ]
+
+
+@reported
+def main() -> None:
+    """Become MLflow's server."""
+    uri = load_params().tracking.uri
+    command = ui_command(uri)
+    # MLflow's server and a track stage must not both create the database.
+    with locked():
+        create_database(tracking_uri(uri))
+    print(f"MLflow at http://{HOST}:{PORT} (Ctrl-C ends it)", file=sys.stderr)
+    os.execvpe(command[0], command, os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking_uri(uri)})
+
+
+if __name__ == "__main__":
+    main()

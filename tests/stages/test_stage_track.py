@@ -1,0 +1,300 @@
+"""The track stage as DVC runs it."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline.tracking.store import create_database, local_uri, locked
+from stages import track
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+ROOT = Path(__file__).parents[2]
+COMMIT = "ab" * 32
+SCORES = {"gen_ppl": 12.0, "gen_ppl_stderr": 0.5, "entropy": 2.5, "nfe": 5.0, "seconds": 0.25}
+METRICS = {
+    "gen_ppl": 12.0,
+    "entropy": 2.5,
+    "scorer": "baseline@0123456789ab",
+    "likelihood": {
+        "bound_nats_per_char": 2.25,
+        "bound_stderr": 0.01,
+        "bound_nats_per_name": 16.0,
+        "baseline_nats_per_char": 2.1,
+    },
+    "by_steps": {str(n): SCORES | {"gen_ppl": 100.0 / n} for n in (1, 4, 16, 64, 128)},
+    "real_text": SCORES | {"gen_ppl": 8.0, "seconds": 0.0, "num_steps": None},
+}
+TRAIN = {
+    "num_params": 7,
+    "num_tokens": 100,
+    "num_steps": 5,
+    "seconds": 12.5,
+    "tokens_per_second": 8.0,
+    "device": "cpu",
+    "torch": "2.13.0",
+    "sha256": "x",
+}
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's migrations take a second: once is enough."""
+    root = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root))
+        with locked():
+            create_database(local_uri())
+    return root / ".store" / "mlflow" / "mlflow.db"
+
+
+@pytest.fixture
+def project(fresh_project: Path, empty_database: Path) -> Path:
+    """A project with a store that has no run yet."""
+    folder = fresh_project / ".store" / "mlflow"
+    folder.mkdir(parents=True)
+    shutil.copyfile(empty_database, folder / "mlflow.db")
+    return fresh_project
+
+
+@pytest.fixture
+def fresh_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose other stages have run, or came from the cache; it has no store yet."""
+    artifacts, reports = tmp_path / "artifacts", tmp_path / "reports"
+    for folder in (artifacts / "samples", artifacts / "checkpoint", artifacts / "runs", reports):
+        folder.mkdir(parents=True)
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    (artifacts / "checkpoint" / "model.safetensors").write_bytes(b"weights")
+    (artifacts / "checkpoint" / "config.json").write_text("{}")
+    (artifacts / "snapshots.jsonl").write_text('{"step": 200}\n')
+    files = [{"path": "train.parquet", "size": 1, "sha256": "x", "rows": 10}]
+    provenance = {"repo": "bundled", "revision": COMMIT, "commit": COMMIT, "files": files}
+    (artifacts / "provenance.json").write_text(json.dumps(provenance))
+    (artifacts / "runs" / "train.json").write_text(json.dumps(TRAIN))
+    for n in (1, 4, 16, 64, 128):
+        (artifacts / "samples" / f"{n}.jsonl").write_text(f'{{"text": "Ann {n}"}}\n')
+    (reports / "metrics.json").write_text(json.dumps(METRICS))
+    rows = "".join(f"{step},{30 - step / 100},,0.001\n" for step in range(10, 1010, 10))
+    (reports / "loss.csv").write_text(f"step,train_loss,eval_loss,lr\n{rows}1010,20,21.5,0\n")
+    (reports / "by_steps.csv").write_text("num_steps,gen_ppl\n")
+    (reports / "index.html").write_text("<html></html>")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for key in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+        monkeypatch.delenv(key, raising=False)
+    return tmp_path
+
+
+def run_stage() -> None:
+    track.main(Path("artifacts"), Path("reports"))
+
+
+def set_params(change: Callable[[dict[str, Any]], None]) -> None:
+    path = Path("params.yaml")
+    values = yaml.safe_load(path.read_text())
+    change(values)
+    path.write_text(yaml.safe_dump(values))
+
+
+def start(code: str | None = None) -> "subprocess.Popen[str]":
+    """The stage in a process of its own; `code` runs before it."""
+    program = f"{code or ''}\nimport runpy, sys\nsys.argv[1:] = ['artifacts', 'reports']\n"
+    program += "runpy.run_module('stages.track', run_name='__main__')"
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def all_runs() -> list[Run]:
+    client = MlflowClient(tracking_uri=local_uri())
+    experiment = client.get_experiment_by_name("baby-names")
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def only_run() -> Run:
+    (run,) = all_runs()
+    return run
+
+
+def curve(key: str) -> list[tuple[int, float]]:
+    client = MlflowClient(tracking_uri=local_uri())
+    points = client.get_metric_history(only_run().info.run_id, key)
+    return sorted((point.step, point.value) for point in points)
+
+
+def files_of(run: Run, folder: str | None = None) -> set[str]:
+    client = MlflowClient(tracking_uri=local_uri())
+    found = client.list_artifacts(run.info.run_id, folder)
+    inner = (files_of(run, item.path) for item in found if item.is_dir)
+    return {item.path for item in found if not item.is_dir}.union(*inner)
+
+
+def assert_complete(run: Run) -> None:
+    assert run.info.status == "FINISHED"
+    assert curve("by_steps/gen_ppl") == [(n, 100.0 / n) for n in (1, 4, 16, 64, 128)]
+    assert len(curve("train_loss")) == 101
+    assert len(run.inputs.dataset_inputs) == 1
+    assert len(files_of(run)) == 5 + 4 + 1 + 3
+
+
+def test_a_run_complete_when_all_else_was_cached(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "puffy-cat")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123456789")
+    run_stage()
+    run = only_run()
+    assert_complete(run)
+    assert run.info.run_name == "puffy-cat"
+    params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
+    assert params["steps"] == "128"
+    assert params["sweep"] == "[1, 4, 16, 64]"
+    assert params["diffusion.absorb.parameterization"] == "conditional"
+    assert params.keys().isdisjoint({"device", "train.checkpoint_every", "tracking.uri"})
+    assert tags["params.device"] == "auto"
+    assert tags["params.publish.repo"] == tags["publish_repo"] == ".store/oxen/samples"
+    assert tags["publication_id"] == tags["fingerprint"]
+    assert tags["data_commit"] == tags["data_revision"] == COMMIT
+    assert tags["scorer"] == "baseline@0123456789ab"
+    assert tags["device"] == "cpu"
+    assert tags["dvc_exp_baseline"] == "0123456789"
+    assert len(tags["checkpoint_sha256"]) == 64
+    wanted = METRICS["likelihood"] | {"gen_ppl": 12.0, "entropy": 2.5, "real_text/gen_ppl": 8.0}
+    assert metrics.items() >= wanted.items()
+    assert curve("eval_loss") == [(1010, 21.5)]
+    dataset = run.inputs.dataset_inputs[0].dataset
+    assert (dataset.name, dataset.digest) == ("bundled", COMMIT[:36])
+    assert files_of(run) == {
+        *(f"samples/{n}.jsonl" for n in (1, 4, 16, 64, 128)),
+        *(f"report/{name}" for name in ("index.html", "metrics.json", "by_steps.csv", "loss.csv")),
+        "snapshots.jsonl",
+        *("config/params.yaml", "config/provenance.json", "config/checkpoint/config.json"),
+    }
+
+
+def test_what_decides_no_result_makes_no_other_run(project: Path) -> None:
+    run_stage()
+    first = only_run()
+
+    def operational(values: dict[str, Any]) -> None:
+        values["device"] = "cpu"
+        values["train"]["checkpoint_every"] = 7
+        values["publish"]["repo"] = "elsewhere"
+
+    set_params(operational)
+    run_stage()
+    assert only_run().info.run_id == first.info.run_id
+    assert only_run().data.tags["params.train.checkpoint_every"] == "7"
+    assert only_run().data.tags["publish_repo"] == "elsewhere"
+    set_params(lambda values: values["sample"].update(seed=1))
+    run_stage()
+    assert len(all_runs()) == 2
+
+
+def test_new_seconds_are_shown_in_the_same_run(project: Path) -> None:
+    run_stage()
+    metrics = json.loads(json.dumps(METRICS))
+    metrics["by_steps"]["128"]["seconds"] = 0.125
+    Path("reports/metrics.json").write_text(json.dumps(metrics))
+    run_stage()
+    assert only_run().data.metrics["by_steps/seconds"] == 0.125
+    assert_complete(only_run())
+
+
+def test_no_password_is_kept_or_shown(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def secret(values: dict[str, Any]) -> None:
+        values["data"]["repo"] = "https://me:s3cret@host/names"
+        values["publish"]["repo"] = "https://me:s3cret@host/samples"
+
+    set_params(secret)
+    provenance = json.loads(Path("artifacts/provenance.json").read_text())
+    provenance["repo"] = "https://me:s3cret@host/names"
+    Path("artifacts/provenance.json").write_text(json.dumps(provenance))
+    run_stage()
+    assert only_run().data.tags["publish_repo"] == "https://***@host/samples"
+    assert "s3cret" not in "".join(capfd.readouterr())
+    kept = [path for path in (project / ".store").rglob("*") if path.is_file()]
+    assert len(kept) > 10
+    assert not [path for path in kept if b"s3cret" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("name", ["artifacts/samples/16.jsonl", "reports/metrics.json"])
+def test_a_missing_file_is_named_and_nothing_written(
+    fresh_project: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    Path(name).unlink()
+    with pytest.raises(SystemExit, match="1"):
+        run_stage()
+    assert capsys.readouterr().err == f"error: {name} is missing: run dvc repro\n"
+    assert not (fresh_project / ".store").exists()
+
+
+def test_a_dead_server_is_one_message(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    set_params(lambda values: values["tracking"].update(uri="http://me:s3cret@127.0.0.1:9"))
+    started = time.monotonic()
+    with pytest.raises(SystemExit, match="1"):
+        run_stage()
+    assert time.monotonic() - started < 8
+    error = capfd.readouterr().err
+    assert error.startswith("error: MLflow at http://***@127.0.0.1:9 cannot be used")
+    assert error.count("\n") == 1
+    assert "s3cret" not in error
+
+
+def test_killed_in_the_middle_the_next_pass_completes_the_run(fresh_project: Path) -> None:
+    kill = (
+        "import os, mlflow\n"
+        "def stop(*args, **kwargs): os.kill(os.getpid(), 9)\n"
+        "mlflow.MlflowClient.log_inputs = stop"
+    )
+    killed = start(kill)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    half = only_run()
+    assert half.info.status == "RUNNING"
+    run_stage()
+    assert only_run().info.run_id == half.info.run_id
+    assert_complete(only_run())
+
+
+def test_two_at_once_make_one_run(fresh_project: Path) -> None:
+    both = [start(), start()]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert sorted(error.split()[0] for error in errors) == ["created", "updated"]
+    assert_complete(only_run())
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(fresh_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = random.Random(0)
+    started = time.monotonic()
+    start().communicate()
+    whole_pass = time.monotonic() - started
+    for index in range(8):
+        # A store of its own: this process keeps the databases it has read open.
+        monkeypatch.setenv("DVC_ROOT", str(fresh_project / f"root{index}"))
+        process = start()
+        # The first part of a pass only imports.
+        time.sleep(moments.uniform(0.4, 1.0) * whole_pass)
+        process.kill()
+        process.communicate()
+        again = start()
+        error = again.communicate()[1]
+        assert again.returncode == 0, error
+        assert_complete(only_run())

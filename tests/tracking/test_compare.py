@@ -1,0 +1,86 @@
+"""Runs as a table, scorers apart."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.tracking.compare import RunRow, format_table, runs
+from pipeline.tracking.mlflow import track
+from pipeline.tracking.record import Record
+from pipeline.tracking.store import local_uri
+
+# MLflow's own use of SQLAlchemy.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+ROW = RunRow(
+    run_id="1",
+    name="one",
+    steps=128,
+    gen_ppl=12.3456,
+    entropy=2.5,
+    bound_nats_per_char=2.25,
+    bound_stderr=0.01,
+    parameterization="conditional",
+    scorer="baseline@0123456789ab",
+    data_commit="c0ffee1234567890",
+    started=datetime(2026, 7, 1, 12, 30, tzinfo=UTC),
+)
+
+
+def names(table: str) -> list[str]:
+    return [line.split()[0] for line in table.splitlines() if line]
+
+
+def test_scorers_are_never_ranked_together() -> None:
+    rows = [
+        ROW,
+        replace(ROW, name="best", gen_ppl=9.0),
+        replace(ROW, name="unscored", gen_ppl=None),
+        replace(ROW, name="large", gen_ppl=1.0, scorer="gpt2-large@ffffffffffff"),
+    ]
+    first, second = format_table(rows).split("\n\n")
+    assert first.startswith("scorer baseline@0123456789ab, lowest gen_ppl first\n")
+    assert names(first) == ["scorer", "name", "best", "one", "unscored"]
+    assert second.startswith("scorer gpt2-large@ffffffffffff")
+    assert names(second) == ["scorer", "name", "large"]
+
+
+def test_cells() -> None:
+    table = format_table([ROW, replace(ROW, name="a longer name", bound_nats_per_char=None)])
+    header, one, other = table.splitlines()[1:]
+    assert " ".join(one.split()) == (
+        "one 128 12.35 2.500 2.2500 0.0100 conditional c0ffee12 2026-07-01 12:30"
+    )
+    assert other.index("–") == header.index("bound_nats_per_char")
+
+
+def test_no_runs_says_how_to_make_one() -> None:
+    assert "dvc repro" in format_table([])
+
+
+def test_an_untouched_store_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert runs("local", "names") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_this_pipeline(project: Path, record: Callable[..., Record]) -> None:
+    assert runs("local", "names") == []
+    made = track(record(), uri="local", experiment="names")
+    client = MlflowClient(tracking_uri=local_uri())
+    experiment = client.get_experiment_by_name("names")
+    assert experiment is not None
+    client.create_run(experiment.experiment_id, run_name="somebody else's")
+    half = client.create_run(experiment.experiment_id, tags={"fingerprint": "e"}, run_name="half")
+    client.log_metric(half.info.run_id, "gen_ppl", float("nan"))
+    (new, old) = runs("local", "names")
+    assert replace(old, started=ROW.started) == replace(
+        ROW, run_id=made.run_id, name="0123456", steps=16, gen_ppl=12.5
+    )
+    assert (new.name, new.gen_ppl, new.scorer) == ("half", None, None)
+    assert "scorer unknown" in format_table([new, old])
