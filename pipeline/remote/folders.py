@@ -1,0 +1,81 @@
+"""Folders that appear whole or not at all, and what their files are."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import DataError
+
+
+@contextmanager
+def in_place_of(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to it on success; with `replace` in its stead.
+
+    What killed processes left beside it is removed: call it under a lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
+    """A temporary folder, on the disk of the folder `beside` when given, gone afterwards.
+
+    Oxen's threads may still write into a database that lies there: removing it is tried again.
+    """
+    if beside is None:
+        folder = Path(tempfile.mkdtemp())
+    else:
+        name = f"{beside.name}."
+        folder = Path(tempfile.mkdtemp(dir=beside.parent, prefix=name, suffix=".partial"))
+    try:
+        yield folder
+    finally:
+        for _ in range(50):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.05)
+        else:
+            shutil.rmtree(folder)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a .parquet file, or lines of a .jsonl file that are not blank.
+
+    Raises:
+        DataError: the file is damaged, or of another kind.
+    """
+    if path.suffix == ".jsonl":
+        with path.open("rb") as file:
+            return sum(1 for line in file if line.strip())
+    if path.suffix != ".parquet":
+        raise DataError(f"{path.name} must end in .parquet or .jsonl")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return int(parquet.read_metadata(path).num_rows)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path.name} is no whole parquet file: {error}") from None

@@ -1,0 +1,146 @@
+"""The fetch stage: a dataset at its pinned revision, or one message and nothing."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from pyarrow import parquet
+
+from pipeline.remote.repository import open_repository
+from stages.fetch import main
+
+PROJECT = Path(__file__).parents[2]
+SHIPPED = PROJECT / "pipeline" / "data" / "baby_names"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tmp_path / "no configuration"))
+    return tmp_path
+
+
+def write_params(**data: Any) -> dict[str, Any]:
+    values = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    values["data"].update(data)
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    return values["data"]
+
+
+def fetch() -> dict[str, Any]:
+    main(Path("artifacts/data"), Path("artifacts/provenance.json"))
+    return json.loads(Path("artifacts/provenance.json").read_text())
+
+
+def refused(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one message of a fetch that fails and leaves nothing."""
+    with pytest.raises(SystemExit) as exit:
+        fetch()
+    assert exit.value.code == 1
+    assert not Path("artifacts").exists() or list(Path("artifacts").iterdir()) == []
+    return capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """A local repository of two commits, the second with another train split; and the first."""
+    folder = tmp_path_factory.mktemp("names")
+    first, second, empty = (folder / name for name in ("first", "second.jsonl", "empty"))
+    parquet.write_table(pa.table({"Names": ["Ada", "Ben"]}), first)
+    second.write_text('{"Names": "Cleo"}\n')
+    parquet.write_table(pa.table({"Names": pa.array([], pa.string())}), empty)
+    files = {"train.parquet": first, "deep/test.parquet": first, "empty.parquet": empty}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.setenv("OXEN_CONFIG_DIR", str(folder / "no configuration"))
+        repository = open_repository("names", create=True)
+        pinned = repository.commit(files, "first")
+        repository.commit({"train.parquet": empty, "train.jsonl": second}, "second")
+    return folder / "names", pinned
+
+
+def test_bundled_names(capfd):
+    data = write_params()
+    provenance = fetch()
+    assert provenance["repo"] == "bundled"
+    assert provenance["commit"] == provenance["revision"] == data["revision"]
+    assert [(file["path"], file["rows"]) for file in provenance["files"]] == [
+        ("train.parquet", parquet.read_metadata(SHIPPED / "train.parquet").num_rows),
+        ("test.parquet", 5212),
+    ]
+    for file in provenance["files"]:
+        content = (SHIPPED / file["path"]).read_bytes()
+        assert Path("artifacts/data", file["path"]).read_bytes() == content
+        assert file["size"] == len(content)
+    assert sorted(path.name for path in Path("artifacts").iterdir()) == ["data", "provenance.json"]
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert said.out.count("\n") == 1
+
+
+def test_a_local_repository_at_an_old_commit(names, tmp_path):
+    path, pinned = names
+    repo = os.path.relpath(path, tmp_path)
+    files = {"train": "train.parquet", "test": "deep/test.parquet"}
+    write_params(repo=repo, revision=pinned, files=files)
+    Path("artifacts/data").mkdir(parents=True)
+    Path("artifacts/data/stale.parquet").write_text("of an earlier fetch")
+    for killed in (".data.1.partial", ".data.1.partial.x.partial"):
+        Path("artifacts", killed).mkdir()
+    provenance = fetch()
+    assert provenance["repo"] == repo
+    assert provenance["commit"] == pinned
+    assert [file["rows"] for file in provenance["files"]] == [2, 2]
+    there = Path("artifacts/data").rglob("*")
+    assert sorted(str(path) for path in there if path.is_file()) == [
+        "artifacts/data/deep/test.parquet",
+        "artifacts/data/train.parquet",
+    ]
+    assert sorted(path.name for path in Path("artifacts").iterdir()) == ["data", "provenance.json"]
+    kept = Path("artifacts/data/train.parquet").read_bytes()
+    # A fetch that fails leaves what an earlier one brought.
+    write_params(repo=repo, revision=pinned)
+    with pytest.raises(SystemExit):
+        fetch()
+    assert Path("artifacts/data/train.parquet").read_bytes() == kept
+
+
+def test_a_missing_file_a_branch_and_an_empty_dataset(names, capsys):
+    path, pinned = names
+    repo = str(path)
+    write_params(repo=repo, revision=pinned)
+    message = refused(capsys)
+    assert "error: data.files.test: " in message
+    assert "no file test.parquet" in message
+    assert "it has deep, empty.parquet, train.parquet" in message
+
+    write_params(repo=repo, revision="main")
+    message = refused(capsys)
+    assert "error: data.revision: a branch moves" in message
+    assert "(got main, which is at " in message
+
+    write_params(repo=repo, revision=pinned[:8])
+    message = refused(capsys)
+    assert f"error: data.revision: {path} has no commit {pinned[:8]} " in message
+
+    files = {"train": "empty.parquet", "test": "deep/test.parquet"}
+    write_params(repo=repo, revision=pinned, files=files)
+    assert "error: data.files.train: empty.parquet has no rows" in refused(capsys)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"revision": "abc"}, "data.revision: the bundled names have one revision, the SHA-256"),
+        ({"repo": "nowhere"}, "data.repo: no Oxen repository at"),
+        ({"repo": "https://hub.oxen.ai/ox/x"}, "data.repo: remote hosts are not supported yet"),
+    ],
+)
+def test_what_needs_no_fetch_to_refuse(capsys, data, message):
+    write_params(**data)
+    assert refused(capsys).startswith(f"error: {message}")

@@ -1,0 +1,166 @@
+"""The publish stage: one commit for each experiment, whatever is killed or runs beside it."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pyarrow import parquet
+
+from pipeline.remote.reading import log_of
+from stages.publish import main
+
+PROJECT = Path(__file__).parents[2]
+METRICS = {
+    "gen_ppl": 9.5,
+    "entropy": 2.5,
+    "scorer": "baseline@0123456789ab",
+    "likelihood": {
+        "bound_nats_per_char": 2.2,
+        "bound_stderr": 0.01,
+        "baseline_nats_per_char": 2.1,
+    },
+    "by_steps": {"2": {"gen_ppl": 9.5, "seconds": 1.25}},
+}
+
+
+def write_experiment(folder: Path, seed: int = 0, **metrics: Any) -> None:
+    """What the stages before publish leave in `folder`."""
+    values = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    values |= {"sweep": [1, 2, 3, 4], "steps": 2, "publish": {"repo": "published"}}
+    values["sample"]["seed"] = seed
+    values["tracking"]["uri"] = "https://user:secret@example.org"
+    artifacts, reports = folder / "artifacts", folder / "reports"
+    for path in (artifacts / "samples", artifacts / "checkpoint", reports):
+        path.mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    (artifacts / "checkpoint" / "model.safetensors").write_bytes(b"weights")
+    (artifacts / "provenance.json").write_text('{"repo": "bundled", "commit": "d1", "files": []}')
+    (reports / "metrics.json").write_text(json.dumps({**METRICS, **metrics}))
+    for n in range(1, 5):
+        sample = {"num_steps": n, "seed": seed, "text": "Ada", "ids": [3, 1], "nfe": n}
+        rows = [json.dumps({"index": index, **sample}) for index in range(2)]
+        (artifacts / "samples" / f"{n}.jsonl").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tmp_path / "no configuration"))
+    write_experiment(tmp_path)
+    return tmp_path
+
+
+def publish(capfd: pytest.CaptureFixture[str]) -> str:
+    """What one publication prints, which is one line."""
+    main(Path("artifacts"), Path("reports"))
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert said.out.count("\n") == 1
+    return said.out
+
+
+def start(folder: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.publish", "artifacts", "reports"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def commits() -> list[str]:
+    return [commit.message for commit in log_of(Path("published").resolve())]
+
+
+def test_it_is_published_once_and_again_when_its_metrics_change(project, capfd):
+    assert publish(capfd).startswith("published 8 samples as ")
+    assert publish(capfd).startswith("nothing new to publish: ")
+    # Wall-clock is no result, and where things are tracked makes no other experiment.
+    write_experiment(project, by_steps={"2": {"gen_ppl": 9.5, "seconds": 99.0}})
+    assert publish(capfd).startswith("nothing new to publish: ")
+    write_experiment(project, entropy=2.6)
+    assert publish(capfd).startswith("published 8 samples as ")
+    assert len(commits()) == 2
+    (table,) = Path("published/samples").glob("*.parquet")
+    rows = parquet.read_table(table).to_pylist()
+    assert [row["num_steps"] for row in rows] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert {row["run"] for row in rows} == {table.stem}
+    provenance = json.loads(Path("published/runs", f"{table.stem}.json").read_text())
+    assert provenance["id"] == table.stem
+    assert provenance["data"]["commit"] == "d1"
+    assert provenance["params"]["steps"] == 2
+    assert provenance["metrics"]["entropy"] == 2.6
+    assert provenance["metrics"]["by_steps"] == {"2": {"gen_ppl": 9.5}}
+    everything = [path.read_bytes() for path in project.glob("published/**/*") if path.is_file()]
+    assert not any(b"secret" in content for content in everything)
+
+
+def test_two_experiments_publish_at_once(project):
+    folders = [project / "one", project / "two"]
+    for seed, folder in enumerate(folders):
+        write_experiment(folder, seed)
+    both = [start(folder) for folder in folders]
+    assert [process.wait() for process in both] == [0, 0]
+    assert len(set(commits())) == len(commits()) == 2
+    assert len(list(Path("published/runs").glob("*.json"))) == 2
+
+
+def killed_and_published(project: Path, seed: int, within: float) -> None:
+    """Kill a publisher some time after it touched the repository, then run it again."""
+    write_experiment(project, seed)
+    before = commits() if Path("published").exists() else []
+    files = set(project.glob("published/samples/*"))
+    process = start(project)
+    while process.poll() is None:
+        if files != set(project.glob("published/samples/*")) or list(project.glob(".published.*")):
+            break
+        time.sleep(0.001)
+    time.sleep(random.Random(seed).uniform(0, within))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    main(Path("artifacts"), Path("reports"))
+    (new,) = set(commits()) - set(before)
+    assert sorted(commits()) == sorted([*before, new])
+
+
+def test_a_killed_publisher_is_followed_by_exactly_one_copy(project):
+    killed_and_published(project, seed=0, within=0.1)
+
+
+@pytest.mark.slow
+def test_many_killed_publishers(project):
+    for seed in range(20):
+        killed_and_published(project, seed, within=0.4)
+
+
+def test_what_cannot_be_published_to(project, capsys):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    for repo, message in {
+        "artifacts": "is no Oxen repository (it has no .oxen folder)",
+        "bundled": "bundled names can only be read",
+        "https://hub.oxen.ai/ns/samples": "remote hosts are not supported yet",
+    }.items():
+        values["publish"]["repo"] = repo
+        Path("params.yaml").write_text(yaml.safe_dump(values))
+        with pytest.raises(SystemExit):
+            main(Path("artifacts"), Path("reports"))
+        said = capsys.readouterr().err
+        assert said.startswith("error: publish.repo: ")
+        assert message in said
+    Path("artifacts/checkpoint/model.safetensors").unlink()
+    with pytest.raises(SystemExit):
+        main(Path("artifacts"), Path("reports"))
+    assert "model.safetensors is missing: run dvc repro" in capsys.readouterr().err
