@@ -23,7 +23,12 @@ class _Lines:
 
 
 def progress(
-    items: Iterable[Any] | None = None, *, total: int | None = None, desc: str, unit: str, done: int = 0
+    items: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    desc: str,
+    unit: str,
+    done: int = 0,
 ) -> "tqdm[Any]":
     """A tqdm over `items`, or one to update by hand, on stderr; `done` of `total` come first."""
     on_terminal = sys.stderr.isatty()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import typer
 
-from pipeline.baseline.gpt2 import block_nats, load_baseline
+from pipeline.baseline.gpt2 import block_nats, check_baseline, load_baseline
 from pipeline.data.packing import Packed
 from pipeline.device import memory_for, pick_device
 from pipeline.errors import reported
@@ -61,7 +61,9 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
     params = load_params()
     device = pick_device(params.device)
     blocks = Packed.open(packed)
-    check_tokenizer(checkpoint, blocks.meta.tokenizer_sha256)
+    tokenizer_sha256 = blocks.meta.tokenizer_sha256
+    check_tokenizer(checkpoint, tokenizer_sha256)
+    check_baseline(baseline, tokenizer_sha256=tokenizer_sha256, length=blocks.meta.length)
     model = load_checkpoint(checkpoint, device)
     x0 = torch.from_numpy(blocks.test.astype("int64")).to(device)
     settings = params.evaluate

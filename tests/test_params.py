@@ -1,7 +1,7 @@
 import pytest
 import yaml
-from conftest import shipped_params, write_params
 from pydantic import ValidationError
+from tiny_project import shipped_params, write_params
 
 from pipeline.errors import ParamsError
 from pipeline.params import Section, load_params

@@ -70,6 +70,7 @@ class SEDD(nn.Module):
             num_heads=config.num_heads,
             cond_dim=None if self.conditional else config.cond_dim,
             dropout=config.dropout,
+            num_positions=config.length if self.conditional else None,
         )
 
     @property

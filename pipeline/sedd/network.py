@@ -26,15 +26,15 @@ class Norm(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Token embedding [V, D]."""
+    """Rows [N, D] looked up by id."""
 
-    def __init__(self, num_states: int, width: int) -> None:
+    def __init__(self, num_rows: int, width: int) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(torch.empty(num_states, width))
+        self.embedding = nn.Parameter(torch.empty(num_rows, width))
         nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
 
-    def forward(self, xt: Tensor) -> Tensor:
-        return F.embedding(xt, self.embedding)
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.embedding)
 
 
 class SigmaEmbedding(nn.Module):
@@ -158,9 +158,12 @@ class Transformer(nn.Module):
         num_heads: int,
         cond_dim: int | None,
         dropout: float,
+        num_positions: int | None = None,
     ) -> None:
         super().__init__()
         self.vocab_embed = Embedding(num_states, width)
+        # Rotary positions are relative: among masks alone, nothing tells the first from the last.
+        self.position_embed = Embedding(num_positions, width) if num_positions else None
         self.sigma_map = SigmaEmbedding(cond_dim) if cond_dim is not None else None
         self.rotary_emb = Rotary(width // num_heads)
         self.blocks = nn.ModuleList(
@@ -175,6 +178,8 @@ class Transformer(nn.Module):
                 raise ValueError("this network takes sigma")
             cond = F.silu(self.sigma_map(sigma))
         x = self.vocab_embed(xt)
+        if self.position_embed is not None:
+            x = x + self.position_embed.embedding[: xt.shape[1]]
         cos, sin = self.rotary_emb.angles(xt.shape[1])
         for block in self.blocks:
             x = block(x, cos, sin, cond)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, TINY, stage_command, write_params
+from tiny_project import PROJECT, TINY, stage_command, write_params
 
 INPUTS = ("artifacts/packed", "artifacts/tokenizer")
 OUTS = (
@@ -89,7 +89,9 @@ def test_training_ends_with_its_outs_and_no_state(tiny):
     lines = Path("reports/loss.csv").read_text().splitlines()
     assert lines[0] == "step,train_loss,eval_loss,lr"
     assert lines[-1].startswith("40,")
-    snapshots = [json.loads(line) for line in Path("artifacts/snapshots.jsonl").read_text().splitlines()]
+    snapshots = [
+        json.loads(line) for line in Path("artifacts/snapshots.jsonl").read_text().splitlines()
+    ]
     assert [row["step"] for row in snapshots] == [20, 40]
     assert all(len(row["texts"]) == 2 for row in snapshots)
     assert list(Path(".store/train").iterdir()) == []

@@ -1,0 +1,149 @@
+"""Generative perplexity: how likely a language model that has not made the samples finds them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.errors import CheckpointError, DataError
+from pipeline.evaluation.diversity import Statistic, mean_of, ratio_of
+from pipeline.evaluation.samples import Floats, Ints, Samples, through_eos
+from pipeline.evaluation.scorer import Scorer
+from pipeline.progress import progress
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What a scorer makes of N texts.
+
+    Attributes:
+        nats: negative log likelihood of each text [N], float64; 0 where nothing is scored.
+        num_tokens: tokens of it that were scored [N].
+    """
+
+    nats: Floats
+    num_tokens: Ints
+
+    @property
+    def scored(self) -> Ints:
+        """1 for a text with a token to score, 0 for an excluded one [N]."""
+        return (self.num_tokens > 0).astype(np.int64)
+
+    @property
+    def gen_ppl(self) -> Statistic:
+        """exp of the mean over all tokens of a set, as in MDLM (2406.07524)."""
+        mean = ratio_of(self.nats, self.num_tokens)
+        return lambda weights: _exp(mean(weights))
+
+    @property
+    def gen_ppl_mean_of_exp(self) -> Statistic:
+        """Mean of the scored texts' own perplexities, as in the code of SEDD (2310.16834)."""
+        per_text = _exp(self.nats / np.maximum(self.num_tokens, 1))
+        return mean_of(per_text, self.scored)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Part of text `sample`: `ids`, the last `num_scored` of which are predicted."""
+
+    sample: int
+    ids: list[int]
+    num_scored: int
+
+
+def likelihood(
+    scorer: Scorer, samples: Samples, *, eos_id: int, batch_size: int, desc: str
+) -> Likelihood:
+    """Score every sample by the protocol of `scorer`.
+
+    A scorer of token ids (the baseline) starts from eos and scores each token through the first
+    eos, or all of a sample without one. Any other reads the decoded text in its own tokens, after
+    its own start token, and scores these; it has no end to score, so an empty text is excluded.
+    A text longer than it can read is scored in windows that overlap by half: each token once, with
+    at least half a window before it.
+
+    Raises:
+        DataError: a sample holds an id that the scorer does not know, or is longer than its blocks.
+        CheckpointError: the scorer gives a likelihood that is not finite.
+    """
+    if scorer.tokenizer is None:
+        sequences = [
+            row[:num].tolist()
+            for row, num in zip(samples.ids, through_eos(samples.ids, eos_id), strict=True)
+        ]
+        _check_ids(scorer, samples, sequences)
+    else:
+        sequences = scorer.encode(samples.texts)
+    windows = [
+        window
+        for sample, tokens in enumerate(sequences)
+        for window in _windows(sample, tokens, scorer)
+    ]
+    found = Likelihood(np.zeros(len(samples)), np.array([len(s) for s in sequences], np.int64))
+    # The longest come first: memory that is not enough shows at once.
+    windows.sort(key=lambda window: -len(window.ids))
+    batches = [windows[i : i + batch_size] for i in range(0, len(windows), batch_size)]
+    for batch in progress(batches, desc=desc, unit="batch"):
+        np.add.at(found.nats, [window.sample for window in batch], _nats(scorer, batch))
+    wrong = samples.index[~np.isfinite(found.nats)]
+    if len(wrong):
+        raise CheckpointError(
+            f"the scorer {scorer.name} gives no finite likelihood for {len(wrong)} of "
+            f"{len(samples)} texts, the first is {wrong[0]}: its weights are damaged"
+        )
+    return found
+
+
+def _check_ids(scorer: Scorer, samples: Samples, sequences: Sequence[list[int]]) -> None:
+    for index, tokens in zip(samples.index, sequences, strict=True):
+        if scorer.max_tokens is not None and len(tokens) > scorer.max_tokens:
+            raise DataError(
+                f"sample {index} has {len(tokens)} tokens, and the scorer {scorer.name} was "
+                f"trained on blocks of {scorer.max_tokens}"
+            )
+        unknown = [id for id in tokens if not 0 <= id < scorer.vocab_size]
+        if unknown:
+            raise DataError(
+                f"sample {index} holds the token id {unknown[0]}, and the scorer {scorer.name} "
+                f"knows 0 to {scorer.vocab_size - 1}"
+            )
+
+
+def _windows(sample: int, tokens: list[int], scorer: Scorer) -> Iterator[_Window]:
+    ids = [scorer.start_id, *tokens]
+    width = scorer.max_tokens or len(tokens)
+    done = 0
+    while done < len(tokens):
+        num_scored = min(len(tokens) - done, width if done == 0 else max(1, width // 2))
+        done += num_scored
+        yield _Window(sample, ids[max(0, done - width) : done + 1], num_scored)
+
+
+@torch.inference_mode()
+def _nats(scorer: Scorer, batch: list[_Window]) -> Floats:
+    """Negative log likelihood of each window's scored tokens [b], in one forward."""
+    device = scorer.model.device
+    shape = (len(batch), max(len(window.ids) for window in batch))
+    ids = torch.full(shape, scorer.start_id)
+    real = torch.zeros(shape, dtype=torch.int64)
+    for row, window in enumerate(batch):
+        ids[row, : len(window.ids)] = torch.tensor(window.ids)
+        real[row, : len(window.ids)] = 1
+    ids, real = ids.to(device), real.to(device)
+    logits = scorer.model(ids[:, :-1], attention_mask=real[:, :-1], use_cache=False).logits
+    # Row by row: float32 log probabilities of a whole batch would need its logits' memory again.
+    nats = []
+    for row, window in enumerate(batch):
+        end = len(window.ids)
+        predicted = slice(end - window.num_scored - 1, end - 1)
+        target = ids[row, end - window.num_scored : end]
+        nll = F.cross_entropy(logits[row, predicted].float(), target, reduction="none")
+        nats.append(nll.double().sum())
+    return torch.stack(nats).cpu().numpy()
+
+
+def _exp(nats: Floats) -> Floats:
+    with np.errstate(over="ignore"):
+        return np.exp(nats)

@@ -1,0 +1,87 @@
+"""Texts to score, as token ids [N, L]: generated samples, or held-out documents packed alike."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import DataError
+from pipeline.files import read_jsonl
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+class Vocabulary(Protocol):
+    """What scoring needs to know of a tokenizer."""
+
+    size: int
+    pad_id: int
+    eos_id: int
+    unk_id: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N texts.
+
+    Attributes:
+        num_steps: sampling steps asked for; None for real text.
+        index: what each text is called in a list of excluded ones [N].
+        ids: tokens [N, L].
+        texts: the decoded text of each, up to its first eos.
+        nfe: network evaluations behind each [N].
+    """
+
+    num_steps: int | None
+    index: Ints
+    ids: Ints
+    texts: list[str]
+    nfe: Floats
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the rows that the sample stage wrote.
+
+        Raises:
+            DataError: the file is missing, damaged, or has no row.
+        """
+        try:
+            rows = read_jsonl(path)
+            return cls(
+                num_steps=int(rows[0]["num_steps"]),
+                index=np.array([row["index"] for row in rows], np.int64),
+                ids=np.array([row["ids"] for row in rows], np.int64).reshape(len(rows), -1),
+                texts=[str(row["text"]) for row in rows],
+                nfe=np.array([row["nfe"] for row in rows], np.float64),
+            )
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing: no samples to score") from None
+        except IndexError:
+            raise DataError(f"{path} holds no sample") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the samples in {path} are damaged: {error!r}") from error
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def through_eos(ids: Ints, eos_id: int) -> Ints:
+    """How many tokens of each row [N, L] come through its first eos; all L of one without [N]."""
+    is_eos = ids == eos_id
+    return np.where(is_eos.any(axis=1), is_eos.argmax(axis=1) + 1, ids.shape[1])
+
+
+def well_formed(ids: Ints, vocabulary: Vocabulary) -> Bools:
+    """Which rows [N, L] are one non-special token or more, eos, then only pad [N]."""
+    v = vocabulary
+    special = np.isin(ids, [v.pad_id, v.eos_id, v.unk_id]) | (ids < 0) | (ids >= v.size)
+    num_tokens = through_eos(ids, v.eos_id)[:, None]
+    position = np.arange(ids.shape[1])
+    text, end = position < num_tokens - 1, position == num_tokens - 1
+    allowed = np.where(text, ~special, ids == np.where(end, v.eos_id, v.pad_id))
+    return allowed.all(axis=1) & (num_tokens[:, 0] > 1)

@@ -1,0 +1,185 @@
+"""The language model behind a generative perplexity, known by its name and its weights' hash."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import CheckpointError, PipelineError
+from pipeline.files import from_root
+
+HUB = ("gpt2", "gpt2-large")
+HUB_FILES = [
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A causal language model.
+
+    Attributes:
+        name: `baseline`, the name on the Hugging Face hub, or the folder's own name.
+        sha256: of the weights file; of the list of hashes when there are several.
+        model: a transformers causal language model in evaluation mode, float32.
+        start_id: token before each text.
+        max_tokens: longest input, start token included; None when there is no limit.
+        tokenizer: turns text to ids; None for a scorer that takes the samples' own ids.
+    """
+
+    name: str
+    sha256: str
+    model: Any
+    start_id: int
+    max_tokens: int | None
+    tokenizer: Any | None
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the model knows."""
+        return int(self.model.config.vocab_size)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Each text in the scorer's own tokens, no special token added.
+
+        Raises:
+            ValueError: this scorer takes the samples' own ids.
+        """
+        if self.tokenizer is None:
+            raise ValueError(f"the scorer {self.name} reads no text")
+        # Long texts are no mistake here, they are scored in windows.
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        return ids
+
+
+def load_scorer(
+    name: str, *, baseline: Path, tokenizer_sha256: str, eos_id: int, device: torch.device
+) -> Scorer:
+    """Load the scorer that `score.scorer` names.
+
+    Args:
+        name: `baseline`, `gpt2`, `gpt2-large`, or a folder that transformers can load.
+        baseline: folder of the trained baseline.
+        tokenizer_sha256: hash of the samples' tokenizer.json, which must be the baseline's too.
+        eos_id: start token of the baseline.
+    Raises:
+        PipelineError: there is no such scorer here.
+        CheckpointError: its files are damaged, or the baseline belongs to another tokenizer.
+    """
+    if name == "baseline":
+        _check_tokenizer(baseline, tokenizer_sha256)
+        return _scorer(name, baseline, device, start_id=eos_id, tokenizer=None)
+    if name in HUB:
+        folder = _from_hub(name)
+    else:
+        folder = from_root(name)
+        if not (folder / "config.json").is_file():
+            raise PipelineError(
+                f"score.scorer: {folder} holds no transformers model (got {name}); "
+                f"use baseline, {', '.join(HUB)} or a folder with config.json and *.safetensors"
+            )
+    tokenizer = _load_tokenizer(name, folder)
+    start_id = tokenizer.bos_token_id
+    if start_id is None:
+        start_id = tokenizer.eos_token_id
+    if start_id is None:
+        raise CheckpointError(f"score.scorer: the tokenizer in {folder} has no bos and no eos")
+    return _scorer(folder.name if name not in HUB else name, folder, device, start_id, tokenizer)
+
+
+def _scorer(
+    name: str, folder: Path, device: torch.device, start_id: int, tokenizer: Any | None
+) -> Scorer:
+    sha256 = weights_sha256(folder)
+    model = _load_model(folder).to(device)
+    max_tokens = getattr(model.config, "max_position_embeddings", None)
+    return Scorer(name, sha256, model, start_id, max_tokens, tokenizer)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash of the folder's weights: of the one file, or of the list of its files' hashes.
+
+    Raises:
+        CheckpointError: the folder has no safetensors file.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"no model in {folder}: it has no *.safetensors file")
+    hashes = []
+    for path in files:
+        with path.open("rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if len(hashes) == 1:
+        return hashes[0]
+    listing = "".join(f"{sha}  {path.name}\n" for sha, path in zip(hashes, files, strict=True))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _check_tokenizer(folder: Path, tokenizer_sha256: str) -> None:
+    try:
+        own = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise CheckpointError(f"no baseline in {folder}: tokenizer.json is missing") from None
+    if own != tokenizer_sha256:
+        raise CheckpointError(
+            f"the baseline in {folder} belongs to another tokenizer "
+            f"({own[:12]}, the samples' is {tokenizer_sha256[:12]}): train it again"
+        )
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (OSError, HfHubHTTPError) as error:
+        reason = str(error).splitlines()[0]
+        raise PipelineError(
+            f"score.scorer: {name} is neither on this machine nor can it be fetched ({reason}); "
+            "use baseline, or a folder with the model"
+        ) from error
+
+
+def _load_tokenizer(name: str, folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"score.scorer: no tokenizer can be loaded from {folder} (got {name}): {error}"
+        ) from error
+
+
+def _load_model(folder: Path) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    quiet: Any = logging.disable_progress_bar
+    quiet()
+    load: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        model, info = load(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"the model in {folder} is damaged: {error}") from error
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"]))
+        raise CheckpointError(f"the model in {folder} is damaged: its weights lack {missing}")
+    return model.eval()

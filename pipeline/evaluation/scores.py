@@ -1,0 +1,137 @@
+"""Every figure of a set of samples, or of draws of real text, under the names of the report."""
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import PipelineError
+from pipeline.evaluation.bootstrap import bootstrap_weights, over_sets, spread
+from pipeline.evaluation.diversity import (
+    NGrams,
+    Statistic,
+    first_of_its_kind,
+    mean_of,
+    uniqueness,
+)
+from pipeline.evaluation.gen_ppl import Likelihood
+from pipeline.evaluation.samples import Floats, Samples, Vocabulary, through_eos, well_formed
+from pipeline.evaluation.scorer import Scorer
+
+
+def statistics(
+    samples: Samples,
+    likelihood: Likelihood,
+    *,
+    vocabulary: Vocabulary,
+    train: Collection[str],
+    held_out: Collection[str],
+) -> dict[str, Statistic]:
+    """All figures of a set of samples by name; entropies in nats.
+
+    Entropy and distinct-n see the tokens through the first eos, that eos included; an n-gram lies
+    within one text.
+
+    Args:
+        vocabulary: the samples' tokenizer.
+        train: the texts among the samples' that the training split holds.
+        held_out: those that the held-out split holds.
+    """
+    num_tokens = through_eos(samples.ids, vocabulary.eos_id)
+    formed = well_formed(samples.ids, vocabulary)
+    tokens = NGrams.of(samples.ids, num_tokens, 1)
+    novel = np.array([text not in train for text in samples.texts], np.float64)
+    known = np.array([text in held_out for text in samples.texts], np.float64)
+    return {
+        "gen_ppl": likelihood.gen_ppl,
+        "gen_ppl_mean_of_exp": likelihood.gen_ppl_mean_of_exp,
+        "entropy": tokens.entropy,
+        "entropy_per_sample": mean_of(tokens.entropies()),
+        "distinct_1": tokens.distinct,
+        "distinct_2": NGrams.of(samples.ids, num_tokens, 2).distinct,
+        "distinct_3": NGrams.of(samples.ids, num_tokens, 3).distinct,
+        "uniqueness": uniqueness(samples.texts),
+        "novelty": mean_of(novel),
+        "held_out": mean_of(known),
+        "well_formed": mean_of(formed.astype(np.float64)),
+        "nfe": mean_of(samples.nfe),
+    }
+
+
+def score_samples(
+    samples: Samples,
+    likelihood: Likelihood,
+    scorer: Scorer,
+    figures: dict[str, Statistic],
+    *,
+    num_bootstrap: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Each of `figures` for all samples, with its bootstrap standard error over samples."""
+    weights = bootstrap_weights(len(samples), num_bootstrap, seed)
+    # A resample repeats texts, so that uniqueness itself falls to about 63% in it. Whether a
+    # sample repeats an earlier one is resampled instead: the same mean, and an error that agrees
+    # with fresh sets of samples.
+    resampled = figures | {"uniqueness": mean_of(first_of_its_kind(samples.texts))}
+    row = _counts(samples, likelihood, scorer, np.ones((1, len(samples))))
+    for name, statistic in figures.items():
+        value = float(statistic(np.ones((1, len(samples))))[0])
+        row |= _figure(name, value, spread(over_sets(resampled[name], weights)))
+    return row
+
+
+def score_draws(
+    samples: Samples,
+    likelihood: Likelihood,
+    scorer: Scorer,
+    figures: dict[str, Statistic],
+    *,
+    draws: Floats,
+) -> dict[str, Any]:
+    """Each of `figures` averaged over `draws` [R, N] (1 where a text is in a draw).
+
+    The error is the standard deviation over draws: the spread that one such set of texts has.
+    """
+    row = _counts(samples, likelihood, scorer, draws)
+    for name, statistic in figures.items():
+        values = over_sets(statistic, draws)
+        row |= _figure(name, float(values.mean()), spread(values))
+    return row
+
+
+def draw_weights(num_texts: int, num: int, num_draws: int, seed: int) -> Floats:
+    """`num_draws` sets of `num` of the texts, none twice in a set [num_draws, num_texts]."""
+    generator = np.random.default_rng(seed)
+    weights = np.zeros((num_draws, num_texts))
+    for row in weights:
+        row[generator.choice(num_texts, size=num, replace=False)] = 1
+    return weights
+
+
+def _counts(
+    samples: Samples, likelihood: Likelihood, scorer: Scorer, sets: Floats
+) -> dict[str, Any]:
+    """What was scored; counts are the mean over sets, to the nearest whole."""
+    excluded = samples.index[(likelihood.num_tokens == 0) & sets.any(axis=0)]
+    return {
+        "num_steps": samples.num_steps,
+        "num_samples": round(sets.sum(axis=1).mean()),
+        "num_scored": round((sets @ likelihood.scored).mean()),
+        "excluded": excluded.tolist(),
+        "num_tokens": round((sets @ likelihood.num_tokens).mean()),
+        "scorer": {"name": scorer.name, "sha256": scorer.sha256},
+    }
+
+
+def _figure(name: str, value: float, stderr: float) -> dict[str, float | None]:
+    """A figure and its error; null when there was nothing to measure.
+
+    Raises:
+        PipelineError: the figure is infinite, as a perplexity beyond exp(709) is.
+    """
+    if math.isinf(value) or math.isinf(stderr):
+        raise PipelineError(f"{name} is infinite: the scorer finds these texts impossible")
+    if math.isnan(value):
+        return {name: None, f"{name}_stderr": None}
+    return {name: value, f"{name}_stderr": None if math.isnan(stderr) else stderr}

@@ -1,0 +1,61 @@
+"""Score the samples of one step count: generative perplexity, and never it alone."""
+
+from pathlib import Path
+
+import typer
+
+from pipeline.data.corpus import read_documents
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.device import memory_for, pick_device
+from pipeline.errors import reported
+from pipeline.evaluation.gen_ppl import likelihood
+from pipeline.evaluation.samples import Samples
+from pipeline.evaluation.scorer import load_scorer
+from pipeline.evaluation.scores import score_samples, statistics
+from pipeline.files import write_json
+from pipeline.params import load_params
+
+
+@reported
+def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) -> None:
+    """Write every figure of SAMPLES to OUT."""
+    params = load_params()
+    settings = params.score
+    text = TextTokenizer.load(tokenizer)
+    drawn = Samples.read(samples)
+    scorer = load_scorer(
+        settings.scorer,
+        baseline=baseline,
+        tokenizer_sha256=text.sha256,
+        eos_id=text.eos_id,
+        device=pick_device(params.device),
+    )
+    with memory_for("score.batch_size"):
+        scored = likelihood(
+            scorer,
+            drawn,
+            eos_id=text.eos_id,
+            batch_size=settings.batch_size,
+            desc=f"score {samples.stem}",
+        )
+    texts, files, column = set(drawn.texts), params.data.files, params.data.column
+    figures = statistics(
+        drawn,
+        scored,
+        vocabulary=text,
+        train=texts.intersection(read_documents(data / files.train, column)),
+        held_out=texts.intersection(read_documents(data / files.test, column)),
+    )
+    row = score_samples(
+        drawn,
+        scored,
+        scorer,
+        figures,
+        num_bootstrap=settings.num_bootstrap,
+        seed=settings.seed,
+    )
+    write_json(out, row)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,170 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_scorers import EOS, PAD, plain_nats, samples_of, save_tiny_lm, tiny_id_scorer
+
+from pipeline.errors import CheckpointError, DataError
+from pipeline.evaluation.gen_ppl import Likelihood, likelihood
+from pipeline.evaluation.scorer import load_scorer
+
+IDS = [
+    [3, 4, EOS, PAD, PAD, PAD],
+    [EOS, PAD, PAD, PAD, PAD, PAD],
+    [5, 5, 3, 4, 3, EOS],
+    [3, 4, 5, 3, 4, 5],  # no end: every token counts
+    [4, EOS, 3, EOS, 3, 3],  # not well-formed: what follows the first eos does not count
+    [4, PAD, 3, EOS, PAD, PAD],
+]
+NUM_TOKENS = [3, 1, 6, 6, 2, 4]
+
+
+@pytest.fixture
+def id_scorer():
+    return tiny_id_scorer()
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    return save_tiny_lm(tmp_path / "tiny-lm")
+
+
+def all_at_once(values, num_sets=1):
+    return np.ones((num_sets, len(values)))
+
+
+def score(scorer, samples, batch_size=4):
+    return likelihood(scorer, samples, eos_id=EOS, batch_size=batch_size, desc="score")
+
+
+def test_ids_are_scored_through_the_first_eos(id_scorer):
+    found = score(id_scorer, samples_of(IDS))
+    assert found.num_tokens.tolist() == NUM_TOKENS
+    expected = [
+        plain_nats(id_scorer.model, [EOS], ids[:num])
+        for ids, num in zip(IDS, NUM_TOKENS, strict=True)
+    ]
+    np.testing.assert_allclose(found.nats, expected, rtol=1e-5)
+    assert found.nats.dtype == np.float64
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_batch_size_changes_nothing_but_rounding(id_scorer, batch_size):
+    ids = np.random.default_rng(0).integers(0, 6, (20, 6))
+    whole = score(id_scorer, samples_of(ids), batch_size=20)
+    found = score(id_scorer, samples_of(ids), batch_size=batch_size)
+    np.testing.assert_allclose(found.nats, whole.nats, rtol=1e-5)
+    np.testing.assert_array_equal(found.num_tokens, whole.num_tokens)
+
+
+def test_each_batch_is_one_forward(id_scorer, monkeypatch):
+    calls = []
+    forward = id_scorer.model.forward
+    monkeypatch.setattr(
+        id_scorer.model, "forward", lambda *a, **k: calls.append(a[0].shape) or forward(*a, **k)
+    )
+    score(id_scorer, samples_of(IDS), batch_size=2)
+    # By length: 6 and 6, 4 and 3, 2 and 1.
+    assert calls == [(2, 6), (2, 4), (2, 2)]
+
+
+def test_both_means():
+    """Two sequences at 3 and 5 nats a token, of one and three tokens."""
+    found = Likelihood(np.array([3.0, 15.0, 0.0]), np.array([1, 3, 0]))
+    every = all_at_once(found.nats)
+    assert found.gen_ppl(every)[0] == pytest.approx(math.exp(18 / 4))
+    assert found.gen_ppl_mean_of_exp(every)[0] == pytest.approx((math.exp(3) + math.exp(5)) / 2)
+
+
+def test_means_over_chosen_sets():
+    found = Likelihood(np.array([3.0, 15.0, 0.0]), np.array([1, 3, 0]))
+    sets = np.array([[2.0, 0, 1], [1, 1, 0], [0, 0, 3]])
+    expected = [math.exp(3), math.exp(18 / 4), math.nan]
+    np.testing.assert_allclose(found.gen_ppl(sets), expected)
+    expected = [math.exp(3), (math.exp(3) + math.exp(5)) / 2, math.nan]
+    np.testing.assert_allclose(found.gen_ppl_mean_of_exp(sets), expected)
+
+
+def text_scorer(folder):
+    return load_scorer(
+        str(folder), baseline=folder, tokenizer_sha256="", eos_id=9, device=torch.device("cpu")
+    )
+
+
+def test_text_is_scored_in_the_scorers_own_tokens(model_folder):
+    texts = ["Anna", "", "Isabella", "<p>Zoë"]
+    scorer = text_scorer(model_folder.path)
+    assert scorer.name == "tiny-lm"
+    found = score(scorer, samples_of(np.full((4, 3), 99), texts))
+    start = model_folder.tokenizer.eos_token_id
+    for text, nats, num in zip(texts, found.nats, found.num_tokens, strict=True):
+        tokens = model_folder.tokenizer.encode(text)
+        assert num == len(tokens)
+        assert nats == pytest.approx(plain_nats(model_folder.model, [start], tokens), rel=1e-5)
+    assert found.num_tokens[1] == 0
+    assert found.num_tokens[3] > 5  # no special token of the samples' tokenizer is one here
+    assert found.scored.tolist() == [1, 0, 1, 1]
+
+
+def test_long_text_is_scored_in_overlapping_windows(model_folder):
+    scorer = text_scorer(model_folder.path)
+    assert scorer.max_tokens == 8
+    text = "xyzxyyzzxyzwxzyxwzyxyz"
+    tokens = model_folder.tokenizer.encode(text)
+    assert len(tokens) == 22
+    found = score(scorer, samples_of([[0]], [text]))
+    ids = [model_folder.tokenizer.eos_token_id, *tokens]
+    expected = plain_nats(model_folder.model, ids[:1], ids[1:9])
+    # Then four at a time, after the four before them (and these are the input, not the start).
+    for done in (8, 12, 16, 20):
+        new = ids[done + 1 : done + 5]
+        end = done + 1 + len(new)
+        context = ids[end - 1 - 8 : done + 1]
+        expected += plain_nats(model_folder.model, context, new)
+    assert found.nats[0] == pytest.approx(expected, rel=1e-5)
+    assert found.num_tokens[0] == 22
+
+
+def test_text_of_just_the_longest_input_needs_no_window(model_folder):
+    scorer = text_scorer(model_folder.path)
+    found = score(scorer, samples_of([[0]], ["xyzxyyzz"]))
+    tokens = model_folder.tokenizer.encode("xyzxyyzz")
+    assert len(tokens) == 8
+    start = model_folder.tokenizer.eos_token_id
+    expected = plain_nats(model_folder.model, [start], tokens)
+    assert found.nats[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_ids_that_the_scorer_does_not_know(id_scorer):
+    with pytest.raises(DataError, match=r"sample 1 holds the token id 6, .* knows 0 to 5"):
+        score(id_scorer, samples_of([[3, EOS], [6, EOS]]))
+
+
+def test_samples_longer_than_the_scorers_blocks(id_scorer):
+    with pytest.raises(DataError, match=r"sample 0 has 7 tokens, .* blocks of 6"):
+        score(id_scorer, samples_of([[3] * 7]))
+
+
+def test_likelihood_that_is_not_finite(id_scorer):
+    id_scorer.model.transformer.wpe.weight.data[2] = math.nan
+    with pytest.raises(CheckpointError, match=r"no finite .* for 4 of 6 texts, the first is 0"):
+        score(id_scorer, samples_of(IDS))
+
+
+def test_nothing_to_score_at_all(model_folder):
+    found = score(text_scorer(model_folder.path), samples_of([[EOS], [EOS]], ["", ""]))
+    assert found.num_tokens.tolist() == [0, 0]
+    assert found.nats.tolist() == [0, 0]
+    assert np.isnan(found.gen_ppl(all_at_once(found.nats)))
+
+
+def test_half_precision_weights_are_read_as_float32(model_folder):
+    model_folder.model.half().save_pretrained(model_folder.path)
+    assert text_scorer(model_folder.path).model.dtype == torch.float32
+
+
+@pytest.mark.gpu
+def test_gpu_gives_the_same_likelihoods():
+    ours, theirs = (score(tiny_id_scorer(on), samples_of(IDS)) for on in ("cpu", "cuda"))
+    np.testing.assert_allclose(ours.nats, theirs.nats, rtol=1e-4)

@@ -1,0 +1,78 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.evaluation.samples import Samples, through_eos, well_formed
+
+PAD, EOS, UNK, A, B, MASK = range(6)
+VOCABULARY = SimpleNamespace(size=5, pad_id=PAD, eos_id=EOS, unk_id=UNK)
+
+
+def test_tokens_through_the_first_eos():
+    ids = np.array([[A, B, EOS, EOS], [EOS, A, A, A], [A, A, A, A], [A, PAD, A, EOS]])
+    assert through_eos(ids, EOS).tolist() == [3, 1, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([A, B, EOS, PAD], True),
+        ([A, B, B, EOS], True),
+        ([A, EOS, PAD, PAD], True),
+        ([EOS, PAD, PAD, PAD], False),  # no letter
+        ([A, B, A, B], False),  # no end
+        ([A, PAD, EOS, PAD], False),
+        ([A, UNK, EOS, PAD], False),
+        ([A, MASK, EOS, PAD], False),
+        ([A, EOS, B, PAD], False),
+        ([A, EOS, EOS, PAD], False),
+        ([A, EOS, PAD, MASK], False),
+        ([PAD, PAD, PAD, PAD], False),
+    ],
+)
+def test_well_formed(ids, expected):
+    assert well_formed(np.array([ids, [A, EOS, PAD, PAD]]), VOCABULARY).tolist() == [expected, True]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def row(index, ids, text):
+    return {"index": index, "num_steps": 4, "seed": 0, "text": text, "ids": ids, "nfe": index + 1}
+
+
+def test_reads_what_the_sample_stage_writes(tmp_path):
+    write(tmp_path / "4.jsonl", [row(0, [3, 1], "a"), row(1, [1, 0], "")])
+    samples = Samples.read(tmp_path / "4.jsonl")
+    assert len(samples) == 2
+    assert samples.num_steps == 4
+    assert samples.ids.tolist() == [[3, 1], [1, 0]]
+    assert samples.texts == ["a", ""]
+    assert samples.nfe.tolist() == [1, 2]
+    assert samples.index.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no sample"),
+        ('{"index": 0, "num_st', "are damaged"),
+        ('{"index": 0}\n', "are damaged.*num_steps"),
+        (json.dumps(row(0, [3, 1], "a")) + "\n" + json.dumps(row(1, [3], "b")), "are damaged"),
+        (json.dumps(row(0, ["x", 1], "a")), "are damaged"),
+    ],
+)
+def test_damaged_samples(tmp_path, content, message):
+    path = tmp_path / "4.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        Samples.read(path)
+
+
+def test_missing_samples(tmp_path):
+    with pytest.raises(DataError, match="is missing: no samples"):
+        Samples.read(tmp_path / "4.jsonl")

@@ -1,0 +1,71 @@
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from pipeline.evaluation.samples import Samples
+from pipeline.evaluation.scorer import Scorer
+
+PAD, EOS, UNK = 0, 1, 2
+
+
+def tiny_model(vocab_size, max_tokens, seed=0):
+    """A GPT-2 whose predictions are far from even."""
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocab_size,
+            n_positions=max_tokens,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            bos_token_id=EOS,
+            eos_token_id=EOS,
+        )
+    ).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(4)
+    return model
+
+
+def plain_nats(model, context, targets):
+    """Nats of `targets` after `context`, each token in a forward of its own."""
+    nats, ids = 0.0, list(context)
+    for target in targets:
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, -1].double()
+        nats -= logits.log_softmax(-1)[target].item()
+        ids.append(target)
+    return nats
+
+
+def samples_of(ids, texts=None, nfe=3.0):
+    ids = np.array(ids)
+    texts = [str(row) for row in ids.tolist()] if texts is None else texts
+    return Samples(8, np.arange(len(ids)), ids, texts, np.full(len(ids), nfe))
+
+
+def tiny_id_scorer(device="cpu"):
+    """A scorer of token ids, like the baseline: ids 0 to 5, blocks of 6."""
+    model = tiny_model(6, 6).to(device)
+    return Scorer("baseline", "00", model, start_id=EOS, max_tokens=6, tokenizer=None)
+
+
+def save_tiny_lm(folder):
+    """A small transformers model with a byte-level BPE tokenizer of its own, in `folder`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["Anna", "Annabel", "Bella", "Isabella", "Belinda"], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    fast.save_pretrained(folder)
+    model = tiny_model(tokenizer.get_vocab_size(), 8)
+    model.save_pretrained(folder)
+    return SimpleNamespace(path=folder, tokenizer=fast, model=model)

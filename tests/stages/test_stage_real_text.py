@@ -1,0 +1,123 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+import stages.real_text
+from pipeline.baseline.gpt2 import block_nats, load_baseline, new_baseline, save_baseline
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.device import pick_device
+from pipeline.params import load_params
+
+ARGUMENTS = [
+    "artifacts/data",
+    "artifacts/tokenizer",
+    "artifacts/baseline",
+    "artifacts/scores/real_text.json",
+]
+TEST = ["Ada", "Ben", "Cleo", "Dora", "Emil", "Fay", "Gus", "Hal", "Ida", "Joel", "Ed", "Al"]
+
+
+@pytest.fixture
+def project(tiny):
+    tokenizer = TextTokenizer.load(tiny / "artifacts/tokenizer")
+    model = new_baseline(
+        load_params().baseline,
+        vocab_size=tokenizer.size,
+        length=16,
+        eos_id=tokenizer.eos_id,
+        mode="pad",
+        seed=0,
+        device=pick_device("cpu"),
+    )
+    save_baseline(tiny / "artifacts/baseline", model, tokenizer=tiny / "artifacts/tokenizer")
+    (tiny / "artifacts/data").mkdir()
+    for split, names in (("train", ["Ada", "Anna"]), ("test", TEST)):
+        pq.write_table(pa.table({"Names": names}), tiny / f"artifacts/data/{split}.parquet")
+    return tiny
+
+
+def set_params(changes):
+    """Replace leaves of the working folder's params.yaml."""
+    path = Path("params.yaml")
+    values = yaml.safe_load(path.read_text())
+    for key, value in changes.items():
+        section, leaf = key.split(".")
+        values[section][leaf] = value
+    path.write_text(yaml.safe_dump(values))
+
+
+def run(**changes):
+    settings = {"sample.num": 5, "score.num_real_draws": 4}
+    set_params(settings | {key.replace("__", "."): value for key, value in changes.items()})
+    app = typer.Typer()
+    app.command()(stages.real_text.main)
+    return CliRunner().invoke(app, ARGUMENTS)
+
+
+def row_of(folder):
+    return json.loads((folder / "artifacts/scores/real_text.json").read_text())
+
+
+def test_figures_are_averages_over_draws(project):
+    result = run()
+    assert result.exit_code == 0, result.output
+    row = row_of(project)
+    assert row["num_steps"] is None
+    assert (row["num_samples"], row["num_scored"], row["excluded"]) == (5, 5, [])
+    assert (row["nfe"], row["held_out"], row["well_formed"]) == (0, 1, 1)
+
+    tokenizer = TextTokenizer.load(project / "artifacts/tokenizer")
+    blocks = np.array(
+        [(tokenizer.encode(text) + [1] + [0] * 16)[:16] for text in TEST], dtype=np.int64
+    )
+    model = load_baseline(project / "artifacts/baseline", pick_device("cpu"))
+    nats, num_tokens = block_nats(model, blocks, batch_size=12)
+    generator = np.random.default_rng(0)
+    draws = [generator.choice(12, size=5, replace=False) for _ in range(4)]
+    expected = [math.exp(nats[draw].sum() / num_tokens[draw].sum()) for draw in draws]
+    assert row["gen_ppl"] == pytest.approx(np.mean(expected), rel=1e-6)
+    assert row["gen_ppl_stderr"] == pytest.approx(np.std(expected, ddof=1), rel=1e-3)
+    novelty = [np.mean([TEST[i] != "Ada" for i in draw]) for draw in draws]
+    assert row["novelty"] == pytest.approx(np.mean(novelty))
+
+
+def test_seed_decides_the_draws(project):
+    assert run().exit_code == 0
+    first = (project / "artifacts/scores/real_text.json").read_bytes()
+    assert run().exit_code == 0
+    assert (project / "artifacts/scores/real_text.json").read_bytes() == first
+    assert run(score__seed=1).exit_code == 0
+    assert (project / "artifacts/scores/real_text.json").read_bytes() != first
+
+
+def test_draws_of_all_texts_do_not_vary(project):
+    assert run(sample__num=12).exit_code == 0
+    assert row_of(project)["entropy_stderr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_too_few_held_out_texts_is_one_message(project):
+    result = run(sample__num=13)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: the held-out split has 12 documents, fewer than sample.num (got 13): "
+        "lower it, or real text cannot be compared\n"
+    )
+    assert not (project / "artifacts/scores").exists()
+
+
+def test_out_of_memory_names_the_parameter(project, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(stages.real_text, "likelihood", full)
+    result = run()
+    assert result.exit_code == 1
+    assert "lower score.batch_size in params.yaml" in result.stderr

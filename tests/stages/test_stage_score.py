@@ -1,0 +1,161 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+import stages.score
+from pipeline.baseline.gpt2 import block_nats, load_baseline, new_baseline, save_baseline
+from pipeline.data.packing import Packed
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.device import pick_device
+from pipeline.files import write_jsonl
+from pipeline.params import load_params
+
+ARGUMENTS = [
+    "artifacts/samples/8.jsonl",
+    "artifacts/data",
+    "artifacts/tokenizer",
+    "artifacts/baseline",
+    "artifacts/scores/8.json",
+]
+TEXTS = ["Ada", "Adal", "Ada", "", "Ben", "Idan"]
+
+
+def write_samples(folder, texts, tokenizer, changes=None):
+    rows = []
+    for index, text in enumerate(texts):
+        ids = [*tokenizer.encode(text), tokenizer.eos_id]
+        ids += [tokenizer.pad_id] * (16 - len(ids))
+        row = {"index": index, "num_steps": 8, "seed": 0, "text": text, "ids": ids, "nfe": 5}
+        rows.append(row | (changes or {}))
+    write_jsonl(folder / "artifacts/samples/8.jsonl", rows)
+
+
+@pytest.fixture
+def scored(tiny):
+    """A folder with samples, a fresh baseline and data of two splits."""
+    tokenizer = TextTokenizer.load(tiny / "artifacts/tokenizer")
+    write_samples(tiny, TEXTS, tokenizer)
+    model = new_baseline(
+        load_params().baseline,
+        vocab_size=tokenizer.size,
+        length=16,
+        eos_id=tokenizer.eos_id,
+        mode="pad",
+        seed=0,
+        device=pick_device("cpu"),
+    )
+    save_baseline(tiny / "artifacts/baseline", model, tokenizer=tiny / "artifacts/tokenizer")
+    (tiny / "artifacts/data").mkdir()
+    for split, names in (("train", ["Ada", "Emil"]), ("test", ["Ben", "Emil"])):
+        pq.write_table(pa.table({"Names": names}), tiny / f"artifacts/data/{split}.parquet")
+    return tiny
+
+
+def set_params(changes):
+    """Replace leaves of the working folder's params.yaml."""
+    path = Path("params.yaml")
+    values = yaml.safe_load(path.read_text())
+    for key, value in changes.items():
+        section, leaf = key.split(".")
+        values[section][leaf] = value
+    path.write_text(yaml.safe_dump(values))
+
+
+def run(arguments=ARGUMENTS):
+    app = typer.Typer()
+    app.command()(stages.score.main)
+    return CliRunner().invoke(app, arguments)
+
+
+def scores(folder):
+    return json.loads((folder / "artifacts/scores/8.json").read_text())
+
+
+def test_scores_with_the_baseline(scored):
+    result = run()
+    assert result.exit_code == 0, result.output
+    row = scores(scored)
+    assert (row["num_steps"], row["num_samples"], row["num_scored"]) == (8, 6, 6)
+    assert row["excluded"] == []
+    assert row["num_tokens"] == sum(len(text) + 1 for text in TEXTS)
+    assert row["novelty"] == pytest.approx(4 / 6)
+    assert row["held_out"] == pytest.approx(1 / 6)
+    assert row["uniqueness"] == pytest.approx(5 / 6)
+    assert row["well_formed"] == pytest.approx(5 / 6)
+    assert row["nfe"] == 5
+    assert row["scorer"]["name"] == "baseline"
+
+
+def test_both_ways_to_the_baselines_likelihood_agree(scored):
+    """What scoring finds for held-out names is what evaluation finds for their blocks."""
+    tokenizer = TextTokenizer.load(scored / "artifacts/tokenizer")
+    packed = Packed.open(scored / "artifacts/packed")
+    write_samples(scored, [tokenizer.decode(ids) for ids in packed.test], tokenizer)
+    assert run().exit_code == 0
+    model = load_baseline(scored / "artifacts/baseline", pick_device("cpu"))
+    nats, num_tokens = block_nats(model, packed.test, batch_size=8)
+    assert scores(scored)["num_tokens"] == num_tokens.sum()
+    perplexity = pytest.approx(2.718281828459045 ** (nats.sum() / num_tokens.sum()), rel=1e-6)
+    assert scores(scored)["gen_ppl"] == perplexity
+
+
+def test_scores_with_a_local_folder_exclude_empty_texts(scored):
+    set_params({"score.scorer": "artifacts/baseline"})
+    result = run()
+    assert result.exit_code == 0, result.output
+    row = scores(scored)
+    assert row["excluded"] == [3]
+    assert (row["num_samples"], row["num_scored"]) == (6, 5)
+    assert row["num_tokens"] == sum(len(text) for text in TEXTS)
+
+
+def test_bytes_depend_on_inputs_alone(scored):
+    assert run().exit_code == 0
+    first = (scored / "artifacts/scores/8.json").read_bytes()
+    (scored / "artifacts/scores/8.json").unlink()
+    assert run().exit_code == 0
+    assert (scored / "artifacts/scores/8.json").read_bytes() == first
+    assert b"cpu" not in first
+    assert b"seconds" not in first
+
+
+def test_missing_scorer_is_one_message(scored):
+    set_params({"score.scorer": "no/such/folder"})
+    result = run()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: score.scorer: ")
+    assert result.stderr.count("\n") == 1
+    assert not (scored / "artifacts/scores").exists()
+
+
+def test_truncated_baseline_is_one_message(scored):
+    path = scored / "artifacts/baseline/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    result = run()
+    assert result.exit_code == 1
+    assert "the model in artifacts/baseline is damaged" in result.stderr
+    assert not (scored / "artifacts/scores").exists()
+
+
+def test_samples_of_another_tokenizer(scored):
+    tokenizer = TextTokenizer.load(scored / "artifacts/tokenizer")
+    write_samples(scored, TEXTS, tokenizer, {"ids": [tokenizer.size] * 16})
+    result = run()
+    assert result.exit_code == 1
+    assert f"sample 0 holds the token id {tokenizer.size}" in result.stderr
+
+
+def test_out_of_memory_names_the_parameter(scored, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(stages.score, "likelihood", full)
+    result = run()
+    assert result.exit_code == 1
+    assert "lower score.batch_size in params.yaml" in result.stderr

@@ -1,0 +1,177 @@
+"""A clone, tiny parameters, and what a user types: real git, DVC, Oxen and MLflow."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_project import PROJECT, TINY, changed, readme_commands, shipped_params
+
+pytestmark = pytest.mark.slow
+
+ALL = {
+    "fetch", "tokenizer", "pack", "train", "baseline", "evaluate", "real_text",
+    *(f"{stage}@{n}" for stage in ("sample", "score") for n in (1, 4, 16, 64, 128)),
+    "report", "track", "publish",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A git clone of the working tree with tiny parameters, in the environment of the tests."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in tracked:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT / name, folder / name)
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(changed(shipped_params(), TINY), sort_keys=False)
+    )
+    for command in ("init -q -b main", "add -A", "commit -q -m tiny"):
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *command.split()],
+            cwd=folder, check=True,
+        )  # fmt: skip
+    return folder
+
+
+def run(folder: Path, *command: str, status: int = 0) -> str:
+    """Run a command as in an activated environment; its output, both streams."""
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))
+    }
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def ran(output: str) -> set[str]:
+    """Names of the stages that DVC ran."""
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+def runs(folder: Path) -> list:
+    """The MLflow runs of the clone's own store."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/.store/mlflow/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments))
+
+
+def publications(folder: Path) -> list[str]:
+    """Messages of the commits in the repository of samples, newest first."""
+    import oxen
+
+    repo = oxen.Repo(str(folder / ".store" / "oxen" / "samples"))
+    return [commit.message for commit in repo.log()]
+
+
+@pytest.mark.filterwarnings("default")
+def test_from_a_clone_to_comparable_runs(clone):
+    assert ran(run(clone, "dvc", "repro")) == ALL
+    metrics = json.loads((clone / "reports" / "metrics.json").read_text())
+    assert set(metrics["by_steps"]) == {"1", "4", "16", "64", "128"}
+    assert len(runs(clone)) == 1
+    assert len(publications(clone)) == 1
+
+    assert ran(run(clone, "dvc", "repro")) == set()
+
+    output = run(clone, "dvc", "exp", "run", "-S", "steps=7")
+    assert ran(output) == {"sample@7", "score@7", "report", "track", "publish"}
+    metrics = json.loads((clone / "reports" / "metrics.json").read_text())
+    assert set(metrics["by_steps"]) == {"1", "4", "16", "64", "7"}
+    assert metrics["gen_ppl"] == metrics["by_steps"]["7"]["gen_ppl"]
+    assert len(runs(clone)) == 2
+    assert len(publications(clone)) == 2
+    table = run(clone, "sedd", "compare")
+    assert "7" in table
+    assert "128" in table
+    shown = run(clone, "dvc", "exp", "show", "--csv")
+    assert "gen_ppl" in shown
+
+    # Only the wall-clock of a forced sampling may differ.
+    output = run(clone, "dvc", "repro", "-s", "-f", "sample@7")
+    assert ran(output) == {"sample@7"}
+    assert ran(run(clone, "dvc", "repro")) == {"report", "track", "publish"}
+    assert len(runs(clone)) == 2
+    assert len(publications(clone)) == 2
+
+    # A step count of the sweep adds no node.
+    output = run(clone, "dvc", "exp", "run", "-S", "steps=64")
+    assert ran(output) == {"report", "track", "publish"}
+
+
+@pytest.mark.filterwarnings("default")
+def test_commands_of_the_readme(clone):
+    """In their order; `make repro` finds the environment of the tests in the place of its own."""
+    environment = Path(sys.prefix)
+    if environment.name == ".venv":
+        (clone / ".venv").symlink_to(environment)
+    for command in readme_commands():
+        if command.startswith(". ") or (
+            command.startswith("make") and not (clone / ".venv").exists()
+        ):
+            continue
+        run(clone, "sh", "-c", command)
+    run(clone, "git", "checkout", "params.yaml")
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    "change",
+    [
+        "diffusion.absorb.parameterization=raw",
+        "diffusion.graph=uniform",
+        "diffusion.noise=geometric",
+    ],
+)
+def test_variants_run_by_one_changed_key(clone, change):
+    output = run(clone, "dvc", "exp", "run", "-S", change, "-S", "steps=4")
+    assert {"train", "evaluate", "report", "track", "publish"} <= ran(output)
+    assert "baseline" not in ran(output)
+    page = (clone / "reports" / "index.html").read_text()
+    assert change.split("=")[1] in page
+    run(clone, "git", "checkout", "params.yaml")
+
+
+@pytest.mark.filterwarnings("default")
+def test_killed_dvc_and_stage_resume(clone):
+    """kill -9 of DVC and of its trainer; the next `dvc repro` ends with the same bytes."""
+    values = changed(shipped_params(), TINY | {"train.num_steps": 600, "train.checkpoint_every": 2})
+    (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    run(clone, "dvc", "repro", "train")
+    expected = (clone / "artifacts" / "checkpoint" / "model.safetensors").read_bytes()
+    losses = (clone / "reports" / "loss.csv").read_bytes()
+    process = subprocess.Popen(
+        ["dvc", "repro", "-s", "-f", "train"],
+        cwd=clone,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        start_new_session=True,
+    )
+    while not list((clone / ".store" / "train").glob("train-*/state.pt")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, 9)
+    process.wait()
+    output = run(clone, "dvc", "repro", "-s", "-f", "train")
+    assert "train: 100%" in output
+    assert (clone / "artifacts" / "checkpoint" / "model.safetensors").read_bytes() == expected
+    assert (clone / "reports" / "loss.csv").read_bytes() == losses
+    run(clone, "git", "checkout", "params.yaml")
