@@ -164,6 +164,11 @@ class Transformer(nn.Module):
         self.vocab_embed = Embedding(num_states, width)
         # Rotary positions are relative: among masks alone, nothing tells the first from the last.
         self.position_embed = Embedding(num_positions, width) if num_positions else None
+        if cond_dim is None:
+            # Without gates that start closed, blocks would drown smaller embeddings.
+            for embedding in self.vocab_embed, self.position_embed:
+                if embedding is not None:
+                    nn.init.normal_(embedding.embedding)
         self.sigma_map = SigmaEmbedding(cond_dim) if cond_dim is not None else None
         self.rotary_emb = Rotary(width // num_heads)
         self.blocks = nn.ModuleList(
