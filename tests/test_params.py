@@ -70,7 +70,7 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ({"sweep": [1, 4, 16, -2]}, "sweep.3: Input should be greater than or equal to 1"),
         ({"diffusion.geometric.sigma_min": 30.0}, "sigma_min must be less than sigma_max"),
         ({"model.num_heads": 3}, "num_heads must divide width"),
-        ({"train.accumulate": 3}, "accumulate (3) must divide batch_size (256)"),
+        ({"train.accumulate": 3}, "accumulate (3) must divide batch_size (64)"),
         ({"evaluate.num_replicates": 8}, "evaluate.num_replicates"),
         ({"train.lr": float("nan")}, "train.lr"),
         ({"sample.predictor": "ancestral"}, "'analytic' or 'euler'"),

@@ -1,0 +1,95 @@
+"""What must hold on a CUDA device; parity with the paper's code is in sedd/test_parity.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_project import TINY, write_params
+
+from pipeline.sedd.loss import ScoreEntropy
+from pipeline.sedd.model import SEDD, SEDDConfig
+from pipeline.sedd.sampler import sample
+
+pytestmark = pytest.mark.gpu
+VARIANTS = [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")]
+
+
+def model(graph: str, parameterization: str) -> SEDD:
+    torch.manual_seed(0)
+    made = SEDD(
+        SEDDConfig(
+            graph=graph,
+            noise="loglinear",
+            parameterization=parameterization,
+            vocab_size=20,
+            length=16,
+            width=64,
+            num_blocks=2,
+            num_heads=4,
+            cond_dim=16,
+            dropout=0.0,
+            eps=1e-3,
+            sigma_min=1e-4,
+            sigma_max=20.0,
+            t_min=1e-3,
+        )
+    )
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+@pytest.mark.parametrize(("graph", "parameterization"), VARIANTS)
+def test_loss_and_gradient_are_those_of_the_cpu(graph, parameterization):
+    losses, gradients = [], []
+    method = ScoreEntropy(model(graph, parameterization))
+    x0 = torch.randint(20, (32, 16), generator=torch.Generator().manual_seed(0))
+    drawn = method.draw(x0, torch.Generator().manual_seed(0))
+    for device in ("cpu", "cuda"):
+        method = ScoreEntropy(model(graph, parameterization).to(device))
+        loss = method.loss(*(tensor.to(device) for tensor in drawn)).mean()
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append([p.grad.cpu() for p in method.module.parameters()])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("predictor", ["analytic", "euler"])
+@pytest.mark.parametrize(("graph", "parameterization"), VARIANTS)
+def test_sampling(graph, parameterization, predictor):
+    made = model(graph, parameterization).cuda().eval()
+
+    def draw() -> torch.Tensor:
+        generator = torch.Generator("cuda").manual_seed(0)
+        samples = sample(made, 64, num_steps=8, predictor=predictor, generator=generator)
+        assert int(samples.nfe.max()) <= 9
+        return samples.tokens
+
+    tokens = draw()
+    assert tokens.device.type == "cuda"
+    assert 0 <= int(tokens.min()) <= int(tokens.max()) < 20
+    assert torch.equal(tokens, draw())
+
+
+def test_training_resumes(tiny, run_stage):
+    inputs = ("artifacts/packed", "artifacts/tokenizer")
+    outs = ("artifacts/checkpoint", "artifacts/snapshots.jsonl", "artifacts/run.json", "loss.csv")
+
+    def last_loss() -> float:
+        return float(Path("loss.csv").read_text().splitlines()[-1].split(",")[1])
+
+    write_params(tiny, TINY | {"device": "cuda"})
+    assert run_stage("train", *inputs, *outs).returncode == 0
+    assert json.loads(Path("artifacts/run.json").read_text())["device"] != "cpu"
+    whole = last_loss()
+    # A file in the place of the checkpoint's folder ends the run after its last step.
+    blocked = Path("blocked")
+    blocked.touch()
+    assert run_stage("train", *inputs, blocked, *outs[1:]).returncode != 0
+    done = run_stage("train", *inputs, *outs)
+    assert done.returncode == 0, done.stderr
+    assert "40/40" in done.stderr
+    assert last_loss() == pytest.approx(whole, rel=0.02)
