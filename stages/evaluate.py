@@ -1,5 +1,6 @@
 """The bound on held-out likelihood, beside the baseline's exact value, paired text by text."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.device import memory_for, pick_device
 from pipeline.errors import reported
 from pipeline.files import write_json
 from pipeline.params import load_params
+from pipeline.progress import progress
 from pipeline.sedd.bound import Bound, Rate, draw_bound, rate
 from pipeline.training.checkpoint import check_tokenizer, load_checkpoint
 
@@ -45,13 +47,12 @@ def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> di
 
 
 def _in_units(name: str, value: Rate, chars_per_name: float) -> dict[str, float]:
-    nats = torch.tensor(value.value, dtype=torch.float64)
     return {
         f"{name}_nats_per_char": value.value,
         f"{name}_stderr": value.stderr,
         f"{name}_nats_per_name": value.value * chars_per_name,
-        f"{name}_bits_per_char": (nats / torch.log(torch.tensor(2.0))).item(),
-        f"{name}_perplexity": nats.exp().item(),
+        f"{name}_bits_per_char": value.value / math.log(2),
+        f"{name}_perplexity": math.exp(value.value),
     }
 
 
@@ -67,7 +68,8 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
     model = load_checkpoint(checkpoint, device)
     x0 = torch.from_numpy(blocks.test.astype("int64")).to(device)
     settings = params.evaluate
-    with memory_for("evaluate.batch_size"):
+    bar = progress(total=settings.num_replicates, desc="bound", unit="replicate")
+    with memory_for("evaluate.batch_size"), bar:
         bound = draw_bound(
             model,
             x0,
@@ -75,6 +77,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
             num_draws=settings.num_draws,
             batch_size=settings.batch_size,
             generator=torch.Generator(device).manual_seed(settings.seed),
+            on_replicate=bar.update,
         )
         exact, num_chars = block_nats(
             load_baseline(baseline, device), blocks.test, batch_size=settings.batch_size

@@ -134,24 +134,6 @@ def test_commands_of_the_readme(clone):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(
-    "change",
-    [
-        "diffusion.absorb.parameterization=raw",
-        "diffusion.graph=uniform",
-        "diffusion.noise=geometric",
-    ],
-)
-def test_variants_run_by_one_changed_key(clone, change):
-    output = run(clone, "dvc", "exp", "run", "-S", change, "-S", "steps=4")
-    assert {"train", "evaluate", "report", "track", "publish"} <= ran(output)
-    assert "baseline" not in ran(output)
-    page = (clone / "reports" / "index.html").read_text()
-    assert change.split("=")[1] in page
-    run(clone, "git", "checkout", "params.yaml")
-
-
-@pytest.mark.filterwarnings("default")
 def test_killed_dvc_and_stage_resume(clone):
     """kill -9 of DVC and of its trainer; the next `dvc repro` ends with the same bytes."""
     values = changed(shipped_params(), TINY | {"train.num_steps": 600, "train.checkpoint_every": 2})

@@ -7,6 +7,7 @@ reconstruction: -log of the final denoise at t_min.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,7 @@ def draw_bound(
     num_draws: int,
     batch_size: int,
     generator: torch.Generator,
+    on_replicate: Callable[[], object] | None = None,
 ) -> Bound:
     """Estimate the bound for texts x0 [N, L] by independent replicates of a stratified draw.
 
@@ -60,6 +62,7 @@ def draw_bound(
         num_draws: draws a text in each replicate.
         batch_size: texts a network call.
         generator: source of randomness.
+        on_replicate: called after each replicate.
     """
     integral, reconstruction = [], []
     for _ in range(num_replicates):
@@ -73,6 +76,8 @@ def draw_bound(
             draw_reconstruction(model, piece, generator) for piece in torch.split(x0, batch_size)
         ]
         reconstruction.append(torch.cat(pieces))
+        if on_replicate is not None:
+            on_replicate()
     return Bound(torch.stack(integral), prior_nats(model, x0), torch.stack(reconstruction))
 
 

@@ -1,0 +1,47 @@
+"""The evaluate stage: the bound beside the baseline's exact value."""
+
+import math
+
+import pytest
+import torch
+
+from pipeline.sedd.bound import Bound
+from stages.evaluate import likelihood
+
+
+def test_likelihood_in_every_unit():
+    generator = torch.Generator().manual_seed(0)
+    num_chars = torch.tensor([4, 6, 5, 5])
+    integral = 2.0 * num_chars + 0.1 * torch.randn(16, 4, generator=generator, dtype=torch.float64)
+    prior = torch.full((4,), 0.5, dtype=torch.float64)
+    reconstruction = torch.full((16, 4), 0.25, dtype=torch.float64)
+    exact = 1.5 * num_chars.double()
+    values = likelihood(Bound(integral, prior, reconstruction), exact, num_chars)
+
+    per_name = (integral + prior + reconstruction).mean().item()
+    assert values["bound_nats_per_name"] == pytest.approx(per_name)
+    assert values["bound_nats_per_char"] == pytest.approx(per_name / 5)
+    assert values["bound_bits_per_char"] == pytest.approx(per_name / 5 / math.log(2))
+    assert values["bound_perplexity"] == pytest.approx(math.exp(per_name / 5))
+    assert values["baseline_nats_per_char"] == pytest.approx(1.5)
+    assert values["baseline_stderr"] == pytest.approx(0, abs=1e-12)
+    assert values["gap_nats_per_char"] == pytest.approx(per_name / 5 - 1.5)
+    assert values["terms"]["prior"] == 0.5
+    assert values["terms"]["reconstruction"] == 0.25
+    assert sum(values["terms"].values()) == pytest.approx(per_name)
+    assert values["bound_stderr"] == pytest.approx(
+        math.hypot(values["bound_mc_stderr"], values["bound_data_stderr"])
+    )
+    assert (values["num_texts"], values["num_chars"]) == (4, 20)
+
+
+def test_the_error_of_the_gap_is_paired():
+    """Hard texts are hard for both: their spread is no error of the difference."""
+    num_chars = torch.full((50,), 5)
+    hardness = 10 * torch.rand(50, generator=torch.Generator().manual_seed(0)).double()
+    zero = torch.zeros(50, dtype=torch.float64)
+    bound = Bound((hardness + 1).expand(16, -1), zero, zero.expand(16, -1))
+    values = likelihood(bound, hardness, num_chars)
+    assert values["gap_nats_per_char"] == pytest.approx(0.2)
+    assert values["gap_stderr"] == pytest.approx(0, abs=1e-9)
+    assert values["baseline_stderr"] > 0.05

@@ -1,0 +1,101 @@
+"""The sample stage: its bytes depend on inputs and seed alone, its clock stands apart."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_project import TINY, write_params
+
+from pipeline.data.packing import Packed
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.files import read_json, read_jsonl
+from pipeline.params import load_params
+from pipeline.sedd.model import SEDD
+from pipeline.training.checkpoint import save_checkpoint
+from stages.sample import main
+from stages.train import model_config
+
+CHECKPOINT, TOKENIZER = Path("artifacts/checkpoint"), Path("artifacts/tokenizer")
+
+
+@pytest.fixture
+def trained(tiny):
+    """A checkpoint with random weights beside the tiny data."""
+    params, meta = load_params(), Packed.open(Path("artifacts/packed")).meta
+    torch.manual_seed(0)
+    model = SEDD(model_config(params, meta.vocab_size, meta.length))
+    torch.nn.init.normal_(model.network.output_layer.linear.weight)
+    save_checkpoint(CHECKPOINT, model, tokenizer=TOKENIZER, tokenizer_sha256=meta.tokenizer_sha256)
+    return tiny
+
+
+def test_rows_are_complete_and_trace_ends_at_them(trained):
+    main(4, CHECKPOINT, TOKENIZER, Path("out"))
+    rows = read_jsonl(Path("out/4.jsonl"))
+    tokenizer = TextTokenizer.load(TOKENIZER)
+    assert [row["index"] for row in rows] == list(range(16))
+    for row in rows:
+        assert len(row["ids"]) == 16
+        assert row["text"] == tokenizer.decode(row["ids"])
+        assert 1 <= row["nfe"] <= 5
+        assert (row["num_steps"], row["seed"]) == (4, 0)
+    trace = read_json(Path("out/4.trace.json"))["samples"]
+    assert len(trace) == 2
+    for states, row in zip(trace, rows, strict=False):
+        assert [state["t"] for state in states] == sorted((s["t"] for s in states), reverse=True)
+        assert set(states[0]["text"]) == {"░"}
+        assert states[-1]["text"] == tokenizer.show(row["ids"])
+    timing = read_json(Path("out/4.timing.json"))
+    assert timing["device"] == "cpu"
+    assert timing["samples_per_second"] == pytest.approx(16 / timing["seconds"])
+
+
+def test_same_seed_same_bytes_another_seed_others(trained):
+    for out in ("first", "again"):
+        main(4, CHECKPOINT, TOKENIZER, Path(out))
+    write_params(trained, TINY | {"sample.seed": 1})
+    main(4, CHECKPOINT, TOKENIZER, Path("other"))
+    first, again, other = (Path(out, "4.jsonl").read_bytes() for out in ("first", "again", "other"))
+    assert first == again
+    assert first != other
+
+
+def test_batches_make_up_the_number_asked_for(trained):
+    write_params(trained, TINY | {"sample.num": 7, "sample.batch_size": 3, "sample.num_traced": 5})
+    main(2, CHECKPOINT, TOKENIZER, Path("out"))
+    assert len(read_jsonl(Path("out/2.jsonl"))) == 7
+    assert len(read_json(Path("out/2.trace.json"))["samples"]) == 3
+
+
+@pytest.mark.parametrize("num_steps", [0, -3])
+def test_step_counts_below_one_are_refused(trained, capsys, num_steps):
+    with pytest.raises(SystemExit):
+        main(num_steps, CHECKPOINT, TOKENIZER, Path("out"))
+    assert f"must be at least 1 (got {num_steps})" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(trained, capsys):
+    config = CHECKPOINT / "config.json"
+    config.write_text(json.dumps(read_json(config) | {"tokenizer_sha256": "0" * 64}))
+    with pytest.raises(SystemExit):
+        main(4, CHECKPOINT, TOKENIZER, Path("out"))
+    assert "was trained with tokenizer 000000000000" in capsys.readouterr().err
+
+
+def test_a_truncated_checkpoint_is_refused(trained, capsys):
+    weights = CHECKPOINT / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(SystemExit):
+        main(4, CHECKPOINT, TOKENIZER, Path("out"))
+    assert "model.safetensors cannot be read" in capsys.readouterr().err
+
+
+def test_a_missing_gpu_is_said(trained, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    write_params(trained, TINY | {"device": "cuda"})
+    with pytest.raises(SystemExit):
+        main(4, CHECKPOINT, TOKENIZER, Path("out"))
+    assert "this machine has 0 CUDA devices (got cuda)" in capsys.readouterr().err
