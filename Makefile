@@ -6,33 +6,33 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro test test-slow test-gpu ui clean
 
 repro: .venv/installed
-	sedd check
-	dvc repro
+	$(BIN)/sedd check
+	$(BIN)/dvc repro
 
 test: .venv/installed-dev
-	ruff check .
-	ruff format --check .
-	mypy
-	pytest -n auto
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 test-slow: .venv/installed-dev
-	pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 test-gpu: .venv/installed-dev
-	pytest -m gpu
+	$(BIN)/pytest -m gpu
 
 ui: .venv/installed
-	sedd ui
+	$(BIN)/sedd ui
 
 clean: .venv/installed
-	sedd clean
+	$(BIN)/sedd clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
 .venv/installed-dev: pyproject.toml
 	$(PYTHON) -m venv .venv
-	pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch .venv/installed $@

@@ -47,6 +47,8 @@ def reported(main: Callable[P, R]) -> Callable[P, R]:
             return main(*args, **kwargs)
         except PipelineError as error:
             message = str(error)
+        except KeyboardInterrupt:
+            message = "interrupted"
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

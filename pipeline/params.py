@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from pipeline.errors import ParamsError
 
@@ -28,6 +29,12 @@ class DataFiles(Section):
 
     train: Text
     test: Text
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if self.train == self.test:
+            raise ValueError(f"train and test must be different files (both are {self.train})")
+        return self
 
 
 class Data(Section):
@@ -74,7 +81,8 @@ class Geometric(Section):
     """Geometric noise."""
 
     sigma_min: Positive
-    sigma_max: Positive
+    # Past 80 its exponential leaves float32.
+    sigma_max: Annotated[Real, Field(gt=0, le=80)]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -153,6 +161,14 @@ class Train(Optimizing):
     sample_every: Count
     sample_num: Count
     sample_steps: Count
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) must be less than num_steps ({self.num_steps})"
+            )
+        return self
 
 
 class Baseline(Transformer, Optimizing):
@@ -238,7 +254,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
             with its path in the file and the value got.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_bytes())
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run from the project's folder") from None
     except yaml.YAMLError as error:
@@ -246,9 +262,13 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [
-            f"{path}: {'.'.join(map(str, mistake['loc'])) or '(top)'}: {mistake['msg']}"
-            + ("" if mistake["type"] == "missing" else f" (got {mistake['input']!r})")
-            for mistake in error.errors()
-        ]
-        raise ParamsError("\n".join(lines)) from None
+        lines = [_line(mistake) for mistake in error.errors()]
+        raise ParamsError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def _line(mistake: ErrorDetails) -> str:
+    key = ".".join(map(str, mistake["loc"])) or "(top)"
+    message = mistake["msg"].removeprefix("Value error, ")
+    # A check across keys names their values itself; its input is the whole section.
+    got = "" if isinstance(mistake["input"], dict) else f" (got {mistake['input']!r})"
+    return f"{key}: {message}{got}"

@@ -10,7 +10,7 @@ import typer
 from pipeline.baseline.gpt2 import block_nats, check_baseline, load_baseline
 from pipeline.data.packing import Packed
 from pipeline.device import memory_for, pick_device
-from pipeline.errors import reported
+from pipeline.errors import PipelineError, reported
 from pipeline.files import write_json
 from pipeline.params import load_params
 from pipeline.progress import progress
@@ -81,6 +81,11 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
         )
         exact, num_chars = block_nats(
             load_baseline(baseline, device), blocks.test, batch_size=settings.batch_size
+        )
+    if impossible := int((~bound.total.isfinite()).any(0).sum()):
+        raise PipelineError(
+            f"the bound is infinite for {impossible} of {len(x0)} texts: the final denoise gives "
+            "them no chance; train longer, or change diffusion.t_min"
         )
     values = likelihood(
         bound, torch.as_tensor(exact, device=device), torch.as_tensor(num_chars, device=device)

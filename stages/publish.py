@@ -60,6 +60,7 @@ def _provenance(params: Params, artifacts: Path, reports: Path) -> dict[str, Any
         },
         "git": {"commit": git.commit, "dirty": git.dirty},
         "checkpoint_sha256": checkpoint,
+        "device": _read(artifacts / "runs" / "train.json")["device"],
         "metrics": without_wall_clock(_read(reports / "metrics.json")),
     }
 

@@ -43,22 +43,31 @@ def sample_all(
     predictor: Predictor,
     batch_size: int,
     generator: torch.Generator,
-    trace: Trace | None,
+    trace: Trace,
 ) -> Samples:
     """Draw `num` samples in batches; the first one is traced."""
     batches: list[Samples] = []
     sizes = [min(batch_size, num - first) for first in range(0, num, batch_size)]
-    for size in progress(sizes, desc=f"sample {num_steps} steps", unit="batch"):
-        batches.append(
-            sample(
-                model,
-                size,
-                num_steps=num_steps,
-                predictor=predictor,
-                generator=generator,
-                on_state=None if batches else trace,
+    num_states = num_steps + 2
+    bar = progress(total=len(sizes) * num_states, desc=f"sample {num_steps} steps", unit="step")
+
+    def watch(step: int, t: float, xt: Tensor) -> None:
+        bar.update()
+        if not batches:
+            trace(step, t, xt)
+
+    with bar:
+        for size in sizes:
+            batches.append(
+                sample(
+                    model,
+                    size,
+                    num_steps=num_steps,
+                    predictor=predictor,
+                    generator=generator,
+                    on_state=watch,
+                )
             )
-        )
     tokens = torch.cat([batch.tokens for batch in batches])
     nfe = torch.cat([batch.nfe for batch in batches])
     return Samples(tokens, nfe, sum(batch.calls for batch in batches))

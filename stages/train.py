@@ -10,7 +10,7 @@ from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.errors import reported
 from pipeline.files import write_json, write_jsonl
-from pipeline.params import Params, load_params
+from pipeline.params import Params, Train, load_params
 from pipeline.sedd.loss import ScoreEntropy
 from pipeline.sedd.model import SEDD, SEDDConfig
 from pipeline.sedd.sampler import sample
@@ -33,18 +33,22 @@ def model_config(params: Params, vocab_size: int, length: int) -> SEDDConfig:
         vocab_size=vocab_size,
         length=length,
         **params.model.model_dump(),
-        **diffusion.loglinear.model_dump(),
-        **diffusion.geometric.model_dump(),
+        # Only the schedule in use: the other's values are no dependency of this stage.
+        eps=diffusion.loglinear.eps if diffusion.noise == "loglinear" else None,
+        sigma_min=diffusion.geometric.sigma_min if diffusion.noise == "geometric" else None,
+        sigma_max=diffusion.geometric.sigma_max if diffusion.noise == "geometric" else None,
         t_min=diffusion.t_min,
     )
 
 
-def held_out_loss(model: SEDD, blocks: torch.Tensor, seed: int) -> float:
+@torch.no_grad()
+def held_out_loss(model: SEDD, blocks: torch.Tensor, params: Train) -> float:
     """Mean loss of blocks [N, L] in nats a block, always under the same noise."""
     method = ScoreEntropy(model)
-    generator = torch.Generator(blocks.device).manual_seed(step_seed(seed, "evaluate", 0))
-    with torch.no_grad():
-        return method.loss(*method.draw(blocks, generator)).mean().item()
+    generator = torch.Generator(blocks.device).manual_seed(step_seed(params.seed, "evaluate", 0))
+    drawn = method.draw(blocks, generator)
+    pieces = zip(*(torch.split(part, params.batch_size) for part in drawn), strict=True)
+    return torch.cat([method.loss(*piece) for piece in pieces]).mean().item()
 
 
 def texts_at(
@@ -80,7 +84,7 @@ def train(
         Settings(**params.train.model_dump(include=set(Settings.__annotations__))),
         device=device,
         state=state,
-        evaluate=lambda: held_out_loss(model, held_out, params.train.seed),
+        evaluate=lambda: held_out_loss(model, held_out, params.train),
         snapshot=lambda step: texts_at(step, model, tokenizer, params, device),
         sample_every=params.train.sample_every,
         desc="train",

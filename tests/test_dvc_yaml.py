@@ -30,7 +30,7 @@ TABLE = {
     ),
     "data.files.test": (
         "other.parquet",
-        ["fetch", "tokenizer", "pack", *SCORE, "real_text", *LOGGED],
+        ["fetch", "pack", *SCORE, "real_text", *LOGGED],
     ),
     "data.column": ("Other", ["tokenizer", "pack", *SCORE, "real_text", *LOGGED]),
     "tokenizer.kind": ("other", ["tokenizer", *LOGGED]),
@@ -57,7 +57,7 @@ TABLE = {
     "sample.seed": (96, [*SAMPLE, *LOGGED]),
     "score.scorer": ("gpt2", [*SCORE, "real_text", *LOGGED]),
     "score.batch_size": (96, [*SCORE, "real_text", *LOGGED]),
-    "score.num_bootstrap": (96, [*SCORE, "real_text", *LOGGED]),
+    "score.num_bootstrap": (96, [*SCORE, *LOGGED]),
     "score.num_real_draws": (96, ["real_text", *LOGGED]),
     "score.seed": (96, [*SCORE, "real_text", *LOGGED]),
     "report.num_samples": (96, ["report", "track"]),

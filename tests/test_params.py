@@ -73,6 +73,9 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ({"train.accumulate": 3}, "accumulate (3) must divide batch_size (64)"),
         ({"evaluate.num_replicates": 8}, "evaluate.num_replicates"),
         ({"train.lr": float("nan")}, "train.lr"),
+        ({"train.warmup_steps": 5100}, "train: warmup_steps (5100) must be less than num_steps"),
+        ({"data.files.test": "train.parquet"}, "data.files: train and test must be different"),
+        ({"diffusion.geometric.sigma_max": 100.0}, "diffusion.geometric.sigma_max"),
         ({"sample.predictor": "ancestral"}, "'analytic' or 'euler'"),
     ],
 )
@@ -86,8 +89,8 @@ def test_a_wrong_value_is_named(tmp_path, changes, message):
 def test_numbers_that_yaml_1_1_reads_as_text_are_numbers(tmp_path):
     write_params(tmp_path, {})
     path = tmp_path / "params.yaml"
-    path.write_text(path.read_text().replace("lr: 0.002", "lr: 2e-3"))
-    assert load_params(path).train.lr == 0.002
+    path.write_text(path.read_text().replace("lr: 0.0015", "lr: 15e-4"))
+    assert load_params(path).train.lr == 0.0015
 
 
 def test_a_missing_key_is_named(tmp_path):

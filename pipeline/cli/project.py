@@ -72,13 +72,14 @@ def clean(
         print("nothing is left: no training is unfinished")
         return
     for leftover in left:
+        line = leftover.describe()
         if leftover.in_use:
             fate = "in use, kept"
         elif yes:
             fate = "freed" if leftover.free() else "in use, kept"
         else:
             fate = "left"
-        print(f"{fate:12}  {leftover.describe()}")
+        print(f"{fate:12}  {line}")
     if not yes:
         print("`sedd clean --yes` frees what is left")
 

@@ -59,6 +59,11 @@ class Graph(Protocol):
         ...
 
 
+def log_expm1(sigma: Tensor) -> Tensor:
+    """log(e^sigma - 1), finite for every positive sigma."""
+    return sigma + (-torch.expm1(-sigma)).log()
+
+
 def _per_row(values: Tensor, dims: int) -> Tensor:
     return values.reshape(-1, *[1] * (dims - 1))
 
@@ -103,7 +108,7 @@ class Absorb:
         return stayed + torch.where((xt == self.mask_id)[..., None], -torch.expm1(-sigma), 0.0)
 
     def score_entropy(self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
-        log_ratio = -torch.expm1(_per_row(sigma, xt.dim())).log()
+        log_ratio = -log_expm1(_per_row(sigma, xt.dim()))
         ratio = log_ratio.exp()
         total = log_score[..., : self.mask_id].exp().sum(-1)
         at_x0 = log_score.gather(-1, x0[..., None]).squeeze(-1)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.sedd.graph import log_expm1
 from pipeline.sedd.model import SEDD
 
 
@@ -37,7 +38,7 @@ def score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         raise ValueError("t must lie in (0, 1]")
     sigma, dsigma = model.noise.sigma(t), model.noise.dsigma(t)
     if model.conditional:
-        weight = dsigma / torch.expm1(sigma)
+        weight = dsigma * torch.exp(-log_expm1(sigma))
         nats = F.nll_loss(model.log_p(xt).flatten(0, 1), x0.flatten(), reduction="none")
         nats = torch.where(xt == model.graph.num_states - 1, nats.view_as(x0), 0.0)
         return weight[:, None].to(nats.dtype) * nats

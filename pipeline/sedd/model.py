@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.sedd.graph import Absorb, Graph, Uniform
+from pipeline.sedd.graph import Absorb, Graph, Uniform, log_expm1
 from pipeline.sedd.network import Transformer
 from pipeline.sedd.noise import Geometric, Loglinear, Noise
 
@@ -26,15 +26,23 @@ class SEDDConfig:
     num_heads: int
     cond_dim: int
     dropout: float
-    eps: float
-    sigma_min: float
-    sigma_max: float
+    eps: float | None
+    sigma_min: float | None
+    sigma_max: float | None
     t_min: float
     scale_by_sigma: bool = True
 
     def asdict(self) -> dict[str, Any]:
         """The fields as plain values."""
         return asdict(self)
+
+
+def _noise(config: SEDDConfig) -> Noise:
+    if config.noise == "loglinear" and config.eps is not None:
+        return Loglinear(config.eps)
+    if config.noise == "geometric" and config.sigma_min and config.sigma_max:
+        return Geometric(config.sigma_min, config.sigma_max)
+    raise ValueError(f"noise {config.noise} is unknown, or lacks its values")
 
 
 class SEDD(nn.Module):
@@ -53,15 +61,11 @@ class SEDD(nn.Module):
         self.graph: Graph
         if config.graph == "absorb":
             self.graph = Absorb(config.vocab_size + 1)
-        elif self.conditional:
-            raise ValueError("the conditional parameterisation needs the absorbing graph")
+        elif config.graph != "uniform" or self.conditional:
+            raise ValueError(f"no {config.parameterization} score on the graph {config.graph}")
         else:
             self.graph = Uniform(config.vocab_size)
-        self.noise: Noise
-        if config.noise == "loglinear":
-            self.noise = Loglinear(config.eps)
-        else:
-            self.noise = Geometric(config.sigma_min, config.sigma_max)
+        self.noise = _noise(config)
         self.network = Transformer(
             num_states=self.graph.num_states,
             num_outputs=config.vocab_size if self.conditional else self.graph.num_states,
@@ -119,8 +123,3 @@ class SEDD(nn.Module):
         log_score = log_score.masked_fill((xt != mask_id)[..., None], -math.inf)
         log_score = torch.cat([log_score, torch.full_like(log_score[..., :1], -math.inf)], -1)
         return log_score.scatter(-1, xt[..., None], 0.0)
-
-
-def log_expm1(sigma: Tensor) -> Tensor:
-    """log(e^sigma - 1), finite for every positive sigma."""
-    return sigma + (-torch.expm1(-sigma)).log()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ TOKENIZER = "tokenizer"
 def save_checkpoint(folder: Path, model: SEDD, *, tokenizer: Path, tokenizer_sha256: str) -> str:
     """Write `model` and a copy of its tokenizer's folder; returns the SHA-256 of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(tokenizer, folder / TOKENIZER, dirs_exist_ok=True)
+    for file in tokenizer.iterdir():
+        with whole(folder / TOKENIZER / file.name) as partial:
+            partial.write_bytes(file.read_bytes())
     config = model.config.asdict() | {"tokenizer_sha256": tokenizer_sha256}
     write_json(folder / CONFIG, config)
     weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}
@@ -68,8 +69,11 @@ def load_checkpoint(folder: Path, device: torch.device) -> SEDD:
     """
     config = checkpoint_config(folder)
     del config["tokenizer_sha256"]
-    with torch.device(device):
-        model = SEDD(SEDDConfig(**config))
+    try:
+        with torch.device(device):
+            model = SEDD(SEDDConfig(**config))
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"{folder / CONFIG} describes no model: {error}") from error
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:

@@ -140,7 +140,8 @@ class Trainer:
     def train_step(self, blocks: npt.NDArray[Any], order: Order) -> None:
         """One optimiser step."""
         settings = self.settings
-        indices = np.sort(order.batch(self.step, settings.batch_size))
+        # In the order drawn: a method may give neighbouring rows neighbouring times.
+        indices = order.batch(self.step, settings.batch_size)
         x0 = torch.from_numpy(blocks[indices].astype(np.int64)).to(self.device)
         seed = step_seed(settings.seed, "step", self.step)
         torch.manual_seed(seed)

@@ -7,6 +7,8 @@ system releases it when its holder dies, however it dies.
 
 import hashlib
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ class TrainingState:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "state.pt"
+        self._parent = os.getppid()
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the last checkpoint; a kill at any moment leaves the old or the new one whole."""
@@ -48,15 +51,20 @@ class TrainingState:
             return None
         try:
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, OSError) as error:
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{self.path} cannot be read ({error}); `sedd clean --yes` removes it"
+                f"{self.path} cannot be read: remove {self.folder} to start again ({error})"
             ) from error
         return state
 
     def finish(self) -> None:
-        """Remove the folder: the outs hold all there is."""
-        shutil.rmtree(self.folder)
+        """Remove the folder: the outs hold all there is.
+
+        Not if the parent has died. A killed DVC will never record these outs: its next run deletes
+        them, and then finds the finished state here instead of training from the start.
+        """
+        if os.getppid() == self._parent:
+            shutil.rmtree(self.folder)
 
 
 @contextmanager

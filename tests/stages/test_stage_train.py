@@ -1,13 +1,16 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_project import PROJECT, TINY, stage_command, write_params
 
 INPUTS = ("artifacts/packed", "artifacts/tokenizer")
@@ -42,11 +45,13 @@ def results() -> dict[str, bytes]:
     return {name: Path(name).read_bytes() for name in RESULTS}
 
 
-def finish() -> str:
+def finish(*, resumes: bool = False) -> str:
+    """Train to the end; with `resumes`, from a checkpoint and not from the start."""
     clear_outs()
     process = start()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
+    assert (re.search(r"\| 0/\d+ ", errors) is None) == resumes, errors
     return errors
 
 
@@ -75,9 +80,13 @@ def copying_to_outs() -> bool:
     return Path("artifacts/checkpoint/config.json").exists()
 
 
-def after(seconds: float):
-    deadline = time.monotonic() + seconds
-    return lambda: time.monotonic() > deadline
+def reached(step: int):
+    """Whether the last checkpoint is of this step or a later one."""
+
+    def condition() -> bool:
+        return any(torch.load(path, weights_only=True)["step"] >= step for path in states())
+
+    return condition
 
 
 def test_training_ends_with_its_outs_and_no_state(tiny):
@@ -104,10 +113,36 @@ def test_killed_training_ends_like_uninterrupted_training(tiny):
     write_params(tiny, TINY | {"train.checkpoint_every": 1})
     assert kill_when(writing_checkpoint)
     assert kill_when(lambda: bool(states()))
-    assert kill_when(copying_to_outs)
+    # The copy takes milliseconds: a run that wins the race ends, and the next one is tried.
+    assert any(kill_when(copying_to_outs) for _ in range(10))
     assert states()
-    finish()
+    finish(resumes=True)
     assert results() == expected
+
+
+def test_a_run_whose_parent_died_keeps_its_state_for_the_next(tiny):
+    """After kill -9 of DVC its stage lives on, and what it writes is deleted by the next run."""
+    script = (
+        "import pathlib, subprocess, sys, time\n"
+        "subprocess.Popen(sys.argv[1:], stderr=subprocess.DEVNULL)\n"
+        "while not list(pathlib.Path('.store/train').glob('*/state.pt')): time.sleep(0.005)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script, *COMMAND], env=environment)
+    deadline = time.monotonic() + 60
+    while not Path("artifacts/runs/train.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    while "in use" in subprocess.run(
+        [sys.executable, "-c", "from pipeline.cli import app; app()", "clean"],
+        env=environment, capture_output=True, text=True, check=True,
+    ).stdout:  # fmt: skip
+        time.sleep(0.1)
+    expected = results()
+    assert states()
+    finish(resumes=True)
+    assert results() == expected
+    assert not states()
 
 
 @pytest.mark.slow
@@ -116,13 +151,14 @@ def test_twenty_random_kills_change_nothing(tiny):
     finish()
     expected = results()
     chance = random.Random(0)
-    moments = [lambda: after(chance.uniform(1.5, 6))] * 14
-    moments += [lambda: writing_checkpoint] * 4 + [lambda: copying_to_outs] * 2
-    chance.shuffle(moments)
-    moments.sort(key=lambda moment: moment() is copying_to_outs)
-    killed = sum(kill_when(moment()) for moment in moments)
-    assert killed >= 15
-    finish()
+    killed = 0
+    while killed < 18:
+        step = chance.randrange(1, 400)
+        moment = writing_checkpoint if killed % 4 == 0 else reached(step)
+        killed += kill_when(moment)
+    while killed < 20:
+        killed += kill_when(copying_to_outs)
+    finish(resumes=True)
     assert results() == expected
 
 
@@ -143,6 +179,7 @@ def test_a_signal_saves_and_ends_and_the_next_run_goes_on(tiny, number):
     step = int(errors.split("stopped at step ")[1].split()[0])
     assert 0 < step < 2000
     assert not Path("artifacts/checkpoint").exists()
+    assert f"{step}/2000" in finish(resumes=True)
 
 
 def test_a_second_trainer_is_refused(tiny):
