@@ -1,6 +1,8 @@
 """The autoregressive baseline: transformers' GPT-2 on the same blocks, its likelihood exact."""
 
+import errno
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -128,7 +130,12 @@ def save_baseline(folder: Path, model: GPT2LMHeadModel, *, tokenizer: Path) -> s
     with tempfile.TemporaryDirectory() as temporary:
         quiet: Any = logging.disable_progress_bar
         quiet()
-        model.save_pretrained(temporary)
+        try:
+            model.save_pretrained(temporary)
+        except SafetensorError as error:
+            if "No space left" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary) from None
         files = {path.name: path for path in sorted(Path(temporary).iterdir())}
         files |= {name: tokenizer / name for name in TOKENIZER_FILES}
         weights = files.pop(WEIGHTS)

@@ -43,6 +43,8 @@ def write_experiment(folder: Path, seed: int = 0, **metrics: Any) -> None:
         path.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     (artifacts / "checkpoint" / "model.safetensors").write_bytes(b"weights")
+    (artifacts / "runs").mkdir(exist_ok=True)
+    (artifacts / "runs" / "train.json").write_text('{"device": "cpu"}')
     (artifacts / "provenance.json").write_text('{"repo": "bundled", "commit": "d1", "files": []}')
     (reports / "metrics.json").write_text(json.dumps({**METRICS, **metrics}))
     for n in range(1, 5):

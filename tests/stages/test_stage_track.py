@@ -249,7 +249,7 @@ def test_a_dead_server_is_one_message(project: Path, capfd: pytest.CaptureFixtur
     started = time.monotonic()
     with pytest.raises(SystemExit, match="1"):
         run_stage()
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
     error = capfd.readouterr().err
     assert error.startswith("error: MLflow at http://***@127.0.0.1:9 cannot be used")
     assert error.count("\n") == 1
