@@ -124,6 +124,40 @@ def test_from_a_clone_to_comparable_runs(clone):
     assert ran(output) == {"report", "track", "publish"}
 
 
+OXEN_COMMIT = """
+import sys
+from pathlib import Path
+import oxen
+folder = Path(sys.argv[1])
+oxen.user.config_user("t", "t@example.org")
+repo = oxen.Repo(str(folder))
+if not (folder / ".oxen").exists():
+    repo.init()
+for path in sorted(folder.iterdir()):
+    if path.is_file():
+        repo.add(str(path))
+print(repo.commit("as it is").id)
+"""
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_commit_that_leaves_the_data_alone_reruns_what_names_it(clone, tmp_path):
+    """A repository of one's own: first another commit of the same bytes, then one of a note."""
+    run(clone, "dvc", "repro")
+    names = tmp_path / "names"
+    shutil.copytree(clone / "pipeline" / "data" / "baby_names", names)
+    for note in (None, "another commit"):
+        if note:
+            (names / "note.txt").write_text(note)
+        environment = f"OXEN_CONFIG_DIR={tmp_path}/config"
+        output = run(clone, "env", environment, "python", "-c", OXEN_COMMIT, str(names))
+        values = yaml.safe_load((clone / "params.yaml").read_text())
+        source = {"data.repo": str(names), "data.revision": output.split()[-1]}
+        (clone / "params.yaml").write_text(yaml.safe_dump(changed(values, source)))
+        assert ran(run(clone, "dvc", "repro")) == {"fetch", "report", "track", "publish"}
+    run(clone, "git", "checkout", "params.yaml")
+
+
 @pytest.mark.filterwarnings("default")
 def test_commands_of_the_readme(clone):
     """In their order, in the environment of the tests."""

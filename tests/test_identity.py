@@ -63,7 +63,7 @@ def test_every_leaf_is_of_one_kind() -> None:
     assert not results.keys() & others.keys()
     assert others.keys() == OPERATIONAL
     assert results["sweep"] == [1, 4, 16, 64]
-    assert results["train.lr"] == 0.002
+    assert results["train.lr"] == yaml.safe_load(PARAMS.read_text())["train"]["lr"]
 
 
 @pytest.mark.parametrize(

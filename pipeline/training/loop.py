@@ -6,13 +6,10 @@ the seed and the epoch's, so that a resumed run needs no generator's state.
 
 import csv
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +21,7 @@ from pipeline.errors import Interrupted, PipelineError
 from pipeline.files import whole
 from pipeline.progress import progress
 from pipeline.training.ema import Ema
+from pipeline.training.interrupts import stop_requested
 from pipeline.training.schedule import Order, learning_rate, step_seed
 from pipeline.training.state import TrainingState
 
@@ -91,25 +89,6 @@ def accumulate_gradient(method: Method, drawn: tuple[Tensor, ...], pieces: int) 
         torch.autograd.backward(loss)
         total += loss.detach()
     return total
-
-
-@contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGTERM or SIGINT came; a second one acts at once."""
-    received: list[int] = []
-    before = {int(s): signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Trainer:
@@ -261,14 +240,10 @@ def fit(
             loss = _after_step(trainer, evaluate, snapshot, sample_every)
             if loss is not None:
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            stop = stopping()
-            if (
-                stop
-                or trainer.step == settings.num_steps
-                or not (trainer.step % settings.checkpoint_every)
-            ):
+            stop, last = stopping(), trainer.step == settings.num_steps
+            if stop or last or trainer.step % settings.checkpoint_every == 0:
                 save()
-            if stop and trainer.step < settings.num_steps:
+            if stop and not last:
                 raise Interrupted(
                     f"{desc} stopped at step {trainer.step} of {settings.num_steps}; "
                     "the next run goes on from there"
