@@ -7,7 +7,6 @@ system releases it when its holder dies, however it dies.
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from filelock import FileLock, Timeout
 
@@ -28,7 +28,7 @@ class TrainingState:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "state.pt"
-        self._parent = os.getppid()
+        self._starters = starters()
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the last checkpoint; a kill at any moment leaves the old or the new one whole."""
@@ -60,11 +60,16 @@ class TrainingState:
     def finish(self) -> None:
         """Remove the folder: the outs hold all there is.
 
-        Not if the parent has died. A killed DVC will never record these outs: its next run deletes
-        them, and then finds the finished state here instead of training from the start.
+        Not if what started it has died. A killed DVC will never record these outs: its next run
+        deletes them, and then finds the finished state here instead of training from the start.
         """
-        if os.getppid() == self._parent:
+        if starters() == self._starters:
             shutil.rmtree(self.folder)
+
+
+def starters() -> list[psutil.Process]:
+    """The parent and its parent: DVC starts stages through a shell, and not all shells stay."""
+    return psutil.Process().parents()[:2]
 
 
 @contextmanager

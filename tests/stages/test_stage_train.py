@@ -120,7 +120,8 @@ def test_killed_training_ends_like_uninterrupted_training(tiny):
     assert results() == expected
 
 
-def test_a_run_whose_parent_died_keeps_its_state_for_the_next(tiny):
+@pytest.mark.parametrize("shell", [[], ["sh", "-c", '"$0" "$@"; exit']])
+def test_a_run_whose_starter_died_keeps_its_state_for_the_next(tiny, shell):
     """After kill -9 of DVC its stage lives on, and what it writes is deleted by the next run."""
     script = (
         "import pathlib, subprocess, sys, time\n"
@@ -128,7 +129,9 @@ def test_a_run_whose_parent_died_keeps_its_state_for_the_next(tiny):
         "while not list(pathlib.Path('.store/train').glob('*/state.pt')): time.sleep(0.005)"
     )
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script, *COMMAND], env=environment)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, *shell, *COMMAND], env=environment
+    )
     deadline = time.monotonic() + 60
     while not Path("artifacts/runs/train.json").exists():
         assert time.monotonic() < deadline
