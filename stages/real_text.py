@@ -52,7 +52,7 @@ def main(data: Path, tokenizer: Path, baseline: Path, out: Path) -> None:
     scorer = load_scorer(
         settings.scorer,
         baseline=baseline,
-        tokenizer_sha256=text.sha256,
+        tokenizer=text.definition,
         eos_id=text.eos_id,
         device=pick_device(params.device),
     )

@@ -26,7 +26,7 @@ def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) 
     scorer = load_scorer(
         settings.scorer,
         baseline=baseline,
-        tokenizer_sha256=text.sha256,
+        tokenizer=text.definition,
         eos_id=text.eos_id,
         device=pick_device(params.device),
     )

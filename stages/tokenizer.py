@@ -1,10 +1,11 @@
-"""Learn the tokenizer from the training split."""
+"""Learn the tokenizer from the training split, or take GPT-2's."""
 
 from pathlib import Path
 
 import typer
 
 from pipeline.data.corpus import read_documents
+from pipeline.data.gpt2 import fetch_gpt2_tokenizer
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import reported
 from pipeline.params import load_params
@@ -14,6 +15,9 @@ from pipeline.params import load_params
 def main(data: Path, tokenizer: Path) -> None:
     """Write `tokenizer`, the folder that transformers can load, from the files in `data`."""
     params = load_params()
+    if params.tokenizer.kind == "gpt2":
+        fetch_gpt2_tokenizer(params.tokenizer.source).save(tokenizer)
+        return
     documents = read_documents(data / params.data.files.train, params.data.column)
     train_char_tokenizer(documents).save(tokenizer)
 

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +20,13 @@ DOCUMENTS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Meta:
-    """meta.json: what the blocks are. `vocab_size` is the tokenizer's, the mask not counted."""
+    """meta.json: what the blocks are.
+
+    Attributes:
+        vocab_size: the tokenizer's, the mask not counted.
+        text_lengths: training documents of 0, 1, … tokens, eos not counted.
+        num_unknown, unknown: characters by split that the tokenizer does not know.
+    """
 
     dtype: str
     length: int
@@ -28,11 +34,20 @@ class Meta:
     vocab_size: int
     pad_id: int
     eos_id: int
-    unk_id: int
+    unk_id: int | None
     num_blocks: dict[str, int]
+    text_lengths: list[int]
     num_unknown: dict[str, int]
     unknown: dict[str, dict[str, int]]
     tokenizer_sha256: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What packing counts in one split."""
+
+    lengths: Counter[int] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ def pack(
     """
     dtype = np.dtype("<u2" if tokenizer.size <= 65535 else "<u4")
     num_blocks: dict[str, int] = {}
-    unknown: dict[str, Counter[str]] = {split: Counter() for split in documents}
+    seen = {split: Seen() for split in documents}
     with ExitStack() as files:
         # Left last, so that meta.json appears when the blocks are there.
         partial_meta = files.enter_context(whole(folder / "meta.json"))
@@ -88,7 +103,7 @@ def pack(
             partial = files.enter_context(whole(folder / f"{split}.bin"))
             with partial.open("wb") as file:
                 num_blocks[split] = 0
-                for blocks in _pad_blocks(split, texts, tokenizer, length, unknown[split]):
+                for blocks in _pad_blocks(split, texts, tokenizer, length, seen[split]):
                     # numpy's own tofile hides that a disk is full.
                     file.write(blocks.astype(dtype).tobytes())
                     num_blocks[split] += len(blocks)
@@ -103,8 +118,9 @@ def pack(
             eos_id=tokenizer.eos_id,
             unk_id=tokenizer.unk_id,
             num_blocks=num_blocks,
-            num_unknown={split: counts.total() for split, counts in unknown.items()},
-            unknown={split: dict(sorted(counts.items())) for split, counts in unknown.items()},
+            text_lengths=[seen["train"].lengths[n] for n in range(length)],
+            num_unknown={split: counts.unknown.total() for split, counts in seen.items()},
+            unknown={split: dict(sorted(counts.unknown.items())) for split, counts in seen.items()},
             tokenizer_sha256=tokenizer.sha256,
         )
         partial_meta.write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
@@ -118,9 +134,9 @@ def _pad_blocks(
     texts: Iterable[str],
     tokenizer: TextTokenizer,
     length: int,
-    unknown: Counter[str],
+    seen: Seen,
 ) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Blocks [n, L] of some documents at a time; adds to the counts of unknown characters."""
+    """Blocks [n, L] of some documents at a time; adds to what is `seen`."""
     remaining, first = iter(texts), 0
     while batch := list(islice(remaining, DOCUMENTS_AT_ONCE)):
         blocks = np.full((len(batch), length), tokenizer.pad_id)
@@ -133,8 +149,9 @@ def _pad_blocks(
                 )
             blocks[row, : len(ids)] = ids
             blocks[row, len(ids)] = tokenizer.eos_id
+            seen.lengths[len(ids)] += 1
             if tokenizer.unk_id in ids:
-                unknown.update(tokenizer.unknown(batch[row]))
+                seen.unknown.update(tokenizer.unknown(batch[row]))
         yield blocks
         first += len(batch)
 

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Self
 
 from tokenizers import Regex, Tokenizer
-from tokenizers.decoders import Fuse
+from tokenizers.decoders import ByteLevel, Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
@@ -15,6 +16,7 @@ from pipeline.errors import DataError
 from pipeline.files import whole, write_json
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+REPLACEMENT = "�"
 PAD_GLYPH, EOS_GLYPH, UNK_GLYPH, MASK_GLYPH = "·", "⏎", "�", "░"
 
 
@@ -43,10 +45,13 @@ class TextTokenizer:
 
     Attributes:
         size: number of ids, specials included; the graph's mask has this id.
-        sha256: hash of tokenizer.json.
+        pad_id, eos_id: may be the same.
+        unk_id: None if every text can be encoded.
+        definition: text of tokenizer.json.
+        sha256: its hash.
     """
 
-    def __init__(self, definition: str, *, pad: str, eos: str, unk: str) -> None:
+    def __init__(self, definition: str, *, pad: str, eos: str, unk: str | None) -> None:
         """Take the text of a tokenizer.json and the names of its special tokens.
 
         Raises:
@@ -58,10 +63,12 @@ class TextTokenizer:
             raise DataError(f"tokenizer.json is no tokenizer: {error}") from error
         # "<eos>" in a document is five characters, never the end of it.
         self._tokenizer.encode_special_tokens = True
-        self._definition = definition
+        self._is_byte_level = isinstance(self._tokenizer.decoder, ByteLevel)
         self._special = {"pad_token": pad, "eos_token": eos, "unk_token": unk}
+        self.definition = definition
         self.size: int = self._tokenizer.get_vocab_size()
-        self.pad_id, self.eos_id, self.unk_id = map(self._id_of, (pad, eos, unk))
+        self.pad_id, self.eos_id = self._id_of(pad), self._id_of(eos)
+        self.unk_id = None if unk is None else self._id_of(unk)
         self.sha256 = hashlib.sha256(definition.encode()).hexdigest()
 
     @classmethod
@@ -87,7 +94,7 @@ class TextTokenizer:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, as transformers reads them."""
         with whole(folder / "tokenizer.json") as partial:
-            partial.write_text(self._definition, encoding="utf-8")
+            partial.write_text(self.definition, encoding="utf-8")
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             **self._special,
@@ -97,7 +104,10 @@ class TextTokenizer:
         write_json(folder / "tokenizer_config.json", config)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no special token added; what is not in the vocabulary becomes unk."""
+        """Ids of `text`, no special token added; what is not in the vocabulary becomes unk.
+
+        Special tokens spelled in `text` are text.
+        """
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -118,7 +128,10 @@ class TextTokenizer:
 
     def unknown(self, text: str) -> list[str]:
         """The pieces of `text` that `encode` turns to unk, in order."""
-        encoding = self._tokenizer.encode(_checked([text])[0])
+        [text] = _checked([text])
+        if self.unk_id is None:
+            return []
+        encoding = self._tokenizer.encode(text)
         return [
             text[start:end]
             for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
@@ -126,11 +139,28 @@ class TextTokenizer:
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text before the first eos; other special tokens in it stay visible."""
-        ids = list(map(int, ids))
-        if self.eos_id in ids:
-            ids = ids[: ids.index(self.eos_id)]
-        return self.decode_all(ids)
+        """The text before the first eos; other special tokens in it stay visible.
+
+        Where tokens are bytes, those that are no UTF-8 become � (see `is_invalid_utf8`).
+        """
+        return self.decode_all(self._before_eos(ids))
+
+    def num_chars(self, ids: Iterable[int]) -> int:
+        """Characters of the text before the first eos, an unknown one counted as one."""
+        ids = self._before_eos(ids)
+        return len(self.decode_all(ids)) if self._is_byte_level else len(ids)
+
+    def is_invalid_utf8(self, ids: Iterable[int]) -> bool:
+        """Whether the text before the first eos has bytes that `decode` had to replace by �."""
+        ids = self._before_eos(ids)
+        if not self._is_byte_level or REPLACEMENT not in self.decode_all(ids):
+            return False
+        tokens = "".join(self._tokenizer.id_to_token(id) or "" for id in ids)
+        try:
+            bytes(BYTES[character] for character in tokens).decode()
+        except UnicodeDecodeError:
+            return True
+        return False
 
     def decode_all(self, ids: Iterable[int]) -> str:
         """The text of all `ids`, every special token visible.
@@ -146,22 +176,43 @@ class TextTokenizer:
         return text
 
     def show(self, ids: Iterable[int]) -> str:
-        """One glyph a position: ░ mask, ⏎ eos, · pad, � unk; control characters as pictures."""
-        glyphs = {
-            self.size: MASK_GLYPH,
-            self.eos_id: EOS_GLYPH,
-            self.pad_id: PAD_GLYPH,
-            self.unk_id: UNK_GLYPH,
-        }
+        """The text of `ids` with glyphs: ░ mask, ⏎ eos, · pad, � unk or bytes that are no UTF-8.
+
+        Control characters appear as pictures; so a tokenizer of characters takes one cell an id.
+        """
+        glyphs = {self.size: MASK_GLYPH, self.pad_id: PAD_GLYPH, self.eos_id: EOS_GLYPH}
+        if self.unk_id is not None:
+            glyphs[self.unk_id] = UNK_GLYPH
+        # Together, since a character's bytes may be spread over several tokens.
+        runs = groupby(map(int, ids), key=glyphs.get)
         return "".join(
-            glyphs[id] if id in glyphs else _visible(self.decode_all([id])) for id in map(int, ids)
+            _visible(self.decode_all(run)) if glyph is None else glyph * len(list(run))
+            for glyph, run in runs
         )
+
+    def _before_eos(self, ids: Iterable[int]) -> list[int]:
+        ids = list(map(int, ids))
+        return ids[: ids.index(self.eos_id)] if self.eos_id in ids else ids
 
     def _id_of(self, token: str) -> int:
         id: int | None = self._tokenizer.token_to_id(token)
         if id is None:
             raise DataError(f"tokenizer.json has no token {token!r}")
         return id
+
+
+def _bytes_of_characters() -> dict[str, int]:
+    """The byte that each character of a byte-level token stands for.
+
+    Printable Latin-1 stands for itself; the other bytes, in order, for U+0100 and on.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    shifted = {chr(0x100 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | shifted
+
+
+BYTES = _bytes_of_characters()
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

@@ -58,14 +58,14 @@ def likelihood(
 ) -> Likelihood:
     """Score every sample by the protocol of `scorer`.
 
-    A scorer of token ids (the baseline) starts from eos and scores each token through the first
-    eos, or all of a sample without one. Any other reads the decoded text in its own tokens, after
-    its own start token, and scores these; it has no end to score, so an empty text is excluded.
-    A text longer than it can read is scored in windows that overlap by half: each token once, with
-    at least half a window before it.
+    A scorer of token ids (the baseline, or one with the samples' own tokenizer) begins with its
+    start token and scores each id through the first eos, or all of a sample without one. Any other
+    reads the decoded text in its own tokens, after its own start token, and scores these; it has
+    no end to score, so an empty text is excluded. A text longer than a scorer can read is scored
+    in windows that overlap by half: each token once, with at least half a window before it.
 
     Raises:
-        DataError: a sample holds an id that the scorer does not know, or is longer than its blocks.
+        DataError: a sample holds an id that the scorer does not know.
         CheckpointError: the scorer gives a likelihood that is not finite.
     """
     if scorer.tokenizer is None:
@@ -98,11 +98,6 @@ def likelihood(
 
 def _check_ids(scorer: Scorer, samples: Samples, sequences: Sequence[list[int]]) -> None:
     for index, tokens in zip(samples.index, sequences, strict=True):
-        if scorer.max_tokens is not None and len(tokens) > scorer.max_tokens:
-            raise DataError(
-                f"sample {index} has {len(tokens)} tokens, and the scorer {scorer.name} was "
-                f"trained on blocks of {scorer.max_tokens}"
-            )
         unknown = [id for id in tokens if not 0 <= id < scorer.vocab_size]
         if unknown:
             raise DataError(

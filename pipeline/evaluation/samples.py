@@ -1,6 +1,7 @@
 """Texts to score, as token ids [N, L]: generated samples, or held-out documents packed alike."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -22,7 +23,11 @@ class Vocabulary(Protocol):
     size: int
     pad_id: int
     eos_id: int
-    unk_id: int
+    unk_id: int | None
+
+    def is_invalid_utf8(self, ids: Iterable[int]) -> bool:
+        """Whether the text before the first eos has bytes that are no UTF-8."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ def through_eos(ids: Ints, eos_id: int) -> Ints:
 def well_formed(ids: Ints, vocabulary: Vocabulary) -> Bools:
     """Which rows [N, L] are one non-special token or more, eos, then only pad [N]."""
     v = vocabulary
-    special = np.isin(ids, [v.pad_id, v.eos_id, v.unk_id]) | (ids < 0) | (ids >= v.size)
+    specials = [id for id in (v.pad_id, v.eos_id, v.unk_id) if id is not None]
+    special = np.isin(ids, specials) | (ids < 0) | (ids >= v.size)
     num_tokens = through_eos(ids, v.eos_id)[:, None]
     position = np.arange(ids.shape[1])
     text, end = position < num_tokens - 1, position == num_tokens - 1

@@ -1,14 +1,17 @@
 """The language model behind a generative perplexity, known by its name and its weights' hash."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.files import from_root
+from pipeline.hub import from_hub
 
 HUB = ("gpt2", "gpt2-large")
 HUB_FILES = [
@@ -31,7 +34,7 @@ class Scorer:
         model: a transformers causal language model in evaluation mode, float32.
         start_id: token before each text.
         max_tokens: longest input, start token included; None when there is no limit.
-        tokenizer: turns text to ids; None for a scorer that takes the samples' own ids.
+        tokenizer: turns text to ids; None for a scorer whose ids are the samples' own.
     """
 
     name: str
@@ -62,24 +65,27 @@ class Scorer:
 
 
 def load_scorer(
-    name: str, *, baseline: Path, tokenizer_sha256: str, eos_id: int, device: torch.device
+    name: str, *, baseline: Path, tokenizer: str, eos_id: int, device: torch.device
 ) -> Scorer:
     """Load the scorer that `score.scorer` names.
 
     Args:
         name: `baseline`, `gpt2`, `gpt2-large`, or a folder that transformers can load.
         baseline: folder of the trained baseline.
-        tokenizer_sha256: hash of the samples' tokenizer.json, which must be the baseline's too.
+        tokenizer: text of the samples' tokenizer.json, which must be the baseline's too.
         eos_id: start token of the baseline.
+    Returns:
+        the scorer; one whose own tokenizer encodes as the samples' does takes their ids.
     Raises:
         PipelineError: there is no such scorer here.
         CheckpointError: its files are damaged, or the baseline belongs to another tokenizer.
     """
     if name == "baseline":
-        _check_tokenizer(baseline, tokenizer_sha256)
+        _check_tokenizer(baseline, hashlib.sha256(tokenizer.encode()).hexdigest())
         return _scorer(name, baseline, device, start_id=eos_id, tokenizer=None)
     if name in HUB:
-        folder = _from_hub(name)
+        advice = "use baseline, or a folder with the model"
+        folder = from_hub(name, HUB_FILES, key="score.scorer", instead=advice)
     else:
         folder = from_root(name)
         if not (folder / "config.json").is_file():
@@ -87,13 +93,36 @@ def load_scorer(
                 f"score.scorer: {folder} holds no transformers model (got {name}); "
                 f"use baseline, {', '.join(HUB)} or a folder with config.json and *.safetensors"
             )
-    tokenizer = _load_tokenizer(name, folder)
-    start_id = tokenizer.bos_token_id
-    if start_id is None:
-        start_id = tokenizer.eos_token_id
+    own = _load_tokenizer(name, folder)
+    start_id = own.eos_token_id if own.bos_token_id is None else own.bos_token_id
     if start_id is None:
         raise CheckpointError(f"score.scorer: the tokenizer in {folder} has no bos and no eos")
-    return _scorer(folder.name if name not in HUB else name, folder, device, start_id, tokenizer)
+    backend = getattr(own, "backend_tokenizer", None)
+    takes_ids = backend is not None and encoding_of(backend.to_str()) == encoding_of(tokenizer)
+    label = name if name in HUB else folder.name
+    return _scorer(label, folder, device, start_id, None if takes_ids else own)
+
+
+def encoding_of(definition: str) -> dict[str, Any]:
+    """What in a tokenizer.json decides which ids a text gets: equal for tokenizers that agree.
+
+    Offsets, decoding, padding and tokens put around a text do not matter to it.
+    """
+    # Through the library, since a file may leave keys out and write merges in two ways.
+    parts = json.loads(Tokenizer.from_str(definition).to_str())
+    return {
+        # No prefix and an empty one are the same, and so on.
+        "model": {key: value or None for key, value in parts["model"].items()},
+        "normalizer": parts["normalizer"],
+        "pre_tokenizer": _without_offsets(parts["pre_tokenizer"]),
+        "added_tokens": {token["id"]: token["content"] for token in parts["added_tokens"]},
+    }
+
+
+def _without_offsets(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {key: _without_offsets(part[key]) for key in part if key != "trim_offsets"}
+    return [_without_offsets(each) for each in part] if isinstance(part, list) else part
 
 
 def _scorer(
@@ -134,20 +163,6 @@ def _check_tokenizer(folder: Path, tokenizer_sha256: str) -> None:
             f"the baseline in {folder} belongs to another tokenizer "
             f"({own[:12]}, the samples' is {tokenizer_sha256[:12]}): train it again"
         )
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except (OSError, HfHubHTTPError) as error:
-        reason = str(error).splitlines()[0]
-        raise PipelineError(
-            f"score.scorer: {name} is neither on this machine nor can it be fetched ({reason}); "
-            "use baseline, or a folder with the model"
-        ) from error
 
 
 def _load_tokenizer(name: str, folder: Path) -> Any:

@@ -43,6 +43,7 @@ def statistics(
     tokens = NGrams.of(samples.ids, num_tokens, 1)
     novel = np.array([text not in train for text in samples.texts], np.float64)
     known = np.array([text in held_out for text in samples.texts], np.float64)
+    invalid = np.array([vocabulary.is_invalid_utf8(ids) for ids in samples.ids], np.float64)
     return {
         "gen_ppl": likelihood.gen_ppl,
         "gen_ppl_mean_of_exp": likelihood.gen_ppl_mean_of_exp,
@@ -55,6 +56,7 @@ def statistics(
         "novelty": mean_of(novel),
         "held_out": mean_of(known),
         "well_formed": mean_of(formed.astype(np.float64)),
+        "invalid_utf8": mean_of(invalid),
         "nfe": mean_of(samples.nfe),
     }
 

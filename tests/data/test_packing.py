@@ -44,6 +44,7 @@ def test_meta(tokenizer, tmp_path):
         "eos_id": 1,
         "unk_id": 2,
         "num_blocks": {"train": 2, "test": 2},
+        "text_lengths": [0, 1, 0, 1],
         "num_unknown": {"train": 0, "test": 3},
         "unknown": {"train": {}, "test": {"ß": 1, "é": 2}},
         "tokenizer_sha256": tokenizer.sha256,

@@ -86,6 +86,12 @@ def test_decode_stops_at_eos_and_shows_malformed_text(tokenizer):
     assert tokenizer.decode_all([5, 1, 0, 6]) == "a<eos><pad>b"
 
 
+def test_an_unknown_character_is_one_character(tokenizer):
+    ids = [*tokenizer.encode("é"), *tokenizer.encode("é"), tokenizer.eos_id, tokenizer.pad_id]
+    assert tokenizer.num_chars(ids) == 2
+    assert tokenizer.num_chars(ids[2:]) == 0
+
+
 def test_show_has_one_glyph_a_position(tokenizer):
     assert tokenizer.show([9, 5, 4, 3, 2, 1, 0]) == "░a ␊�⏎·"
 

@@ -5,10 +5,12 @@ import pytest
 import torch
 from tiny_scorers import EOS, PAD, plain_nats, samples_of, save_tiny_lm, tiny_id_scorer
 
+from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation.gen_ppl import Likelihood, likelihood
 from pipeline.evaluation.scorer import load_scorer
 
+OTHER = train_char_tokenizer(["another"]).definition
 IDS = [
     [3, 4, EOS, PAD, PAD, PAD],
     [EOS, PAD, PAD, PAD, PAD, PAD],
@@ -88,7 +90,7 @@ def test_means_over_chosen_sets():
 
 def text_scorer(folder):
     return load_scorer(
-        str(folder), baseline=folder, tokenizer_sha256="", eos_id=9, device=torch.device("cpu")
+        str(folder), baseline=folder, tokenizer=OTHER, eos_id=9, device=torch.device("cpu")
     )
 
 
@@ -141,9 +143,13 @@ def test_ids_that_the_scorer_does_not_know(id_scorer):
         score(id_scorer, samples_of([[3, EOS], [6, EOS]]))
 
 
-def test_samples_longer_than_the_scorers_blocks(id_scorer):
-    with pytest.raises(DataError, match=r"sample 0 has 7 tokens, .* blocks of 6"):
-        score(id_scorer, samples_of([[3] * 7]))
+def test_ids_longer_than_the_scorers_blocks_are_scored_in_windows(id_scorer):
+    ids = [3, 4, 5, 4, 3, 5, 5, 4]
+    found = score(id_scorer, samples_of([ids]))
+    expected = plain_nats(id_scorer.model, [EOS], ids[:6])
+    expected += plain_nats(id_scorer.model, ids[1:6], ids[6:])
+    assert found.nats[0] == pytest.approx(expected, rel=1e-5)
+    assert found.num_tokens[0] == 8
 
 
 def test_likelihood_that_is_not_finite(id_scorer):

@@ -23,11 +23,14 @@ def baseline(tmp_path):
     return folder, tokenizer
 
 
-def load(name, folder, tokenizer_sha256, eos_id=1):
+OTHER = train_char_tokenizer(["another"]).definition
+
+
+def load(name, folder, tokenizer=OTHER, eos_id=1):
     return load_scorer(
         name,
         baseline=folder,
-        tokenizer_sha256=tokenizer_sha256,
+        tokenizer=tokenizer,
         eos_id=eos_id,
         device=torch.device("cpu"),
     )
@@ -35,7 +38,7 @@ def load(name, folder, tokenizer_sha256, eos_id=1):
 
 def test_baseline_takes_ids(baseline):
     folder, tokenizer = baseline
-    scorer = load("baseline", folder, tokenizer.sha256)
+    scorer = load("baseline", folder, tokenizer.definition)
     assert (scorer.name, scorer.start_id, scorer.max_tokens) == ("baseline", 1, 16)
     assert scorer.vocab_size == tokenizer.size
     weights = (folder / "model.safetensors").read_bytes()
@@ -47,7 +50,7 @@ def test_baseline_takes_ids(baseline):
 
 def test_baseline_folder_serves_as_a_local_folder_too(baseline):
     folder, tokenizer = baseline
-    scorer = load(str(folder), folder, "")
+    scorer = load(str(folder), folder)
     assert scorer.name == "baseline"
     assert scorer.start_id == tokenizer.eos_id
     assert scorer.encode(["Anna", "", "Bella"]) == [
@@ -58,18 +61,18 @@ def test_baseline_folder_serves_as_a_local_folder_too(baseline):
 def test_baseline_of_another_tokenizer(baseline):
     folder, _ = baseline
     with pytest.raises(CheckpointError, match="belongs to another tokenizer"):
-        load("baseline", folder, "f" * 64)
+        load("baseline", folder)
 
 
 def test_baseline_that_is_missing(tmp_path):
     with pytest.raises(CheckpointError, match="no baseline in"):
-        load("baseline", tmp_path, "f" * 64)
+        load("baseline", tmp_path)
 
 
 def test_relative_folder_hangs_off_the_project(model_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir("/")
-    scorer = load("tiny-lm", tmp_path, "")
+    scorer = load("tiny-lm", tmp_path)
     assert scorer.name == "tiny-lm"
     assert scorer.start_id == model_folder.tokenizer.eos_token_id
 
@@ -96,13 +99,13 @@ def test_hub_model_without_network_is_one_clear_message(tmp_path, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def offline(name, allow_patterns):
+    def offline(name, allow_patterns, revision):
         assert name == "gpt2-large"
         raise LocalEntryNotFoundError("Got: ConnectError: Name or service not known\nAn error …")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(PipelineError) as caught:
-        load("gpt2-large", tmp_path, "")
+        load("gpt2-large", tmp_path)
     message = str(caught.value)
     assert message.startswith("score.scorer: gpt2-large is neither on this machine nor")
     assert "\n" not in message
@@ -112,14 +115,14 @@ def test_hub_model_keeps_its_name(model_folder, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(model_folder.path)
+        huggingface_hub, "snapshot_download", lambda name, **_: str(model_folder.path)
     )
-    assert load("gpt2", model_folder.path, "").name == "gpt2"
+    assert load("gpt2", model_folder.path).name == "gpt2"
 
 
 def test_folder_without_a_model(tmp_path):
     with pytest.raises(PipelineError, match=r"score\.scorer: .*holds no transformers model"):
-        load(str(tmp_path / "nowhere"), tmp_path, "")
+        load(str(tmp_path / "nowhere"), tmp_path)
 
 
 def truncate(path):
@@ -147,4 +150,4 @@ def drop_tensor(path):
 def test_damaged_folder_is_one_clear_error(model_folder, name, damage, message):
     damage(model_folder.path / name)
     with pytest.raises(CheckpointError, match=message):
-        load(str(model_folder.path), model_folder.path, "")
+        load(str(model_folder.path), model_folder.path)

@@ -10,7 +10,9 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.gen_ppl import Likelihood
 from pipeline.evaluation.scores import draw_weights, score_draws, score_samples, statistics
 
-VOCABULARY = SimpleNamespace(size=6, pad_id=PAD, eos_id=EOS, unk_id=UNK)
+VOCABULARY = SimpleNamespace(
+    size=6, pad_id=PAD, eos_id=EOS, unk_id=UNK, is_invalid_utf8=lambda ids: ids[0] == 5
+)
 SCORER = SimpleNamespace(name="tiny", sha256="ab" * 32)
 TEXTS = ["cd", "ef", "cd", ""]
 IDS = [[3, 4, EOS, PAD], [5, 5, EOS, PAD], [3, 4, EOS, PAD], [EOS, PAD, PAD, 3]]
@@ -27,6 +29,7 @@ METRICS = [
     "novelty",
     "held_out",
     "well_formed",
+    "invalid_utf8",
     "nfe",
 ]
 
@@ -61,6 +64,7 @@ def test_every_figure_by_hand():
         "novelty": 2 / 4,
         "held_out": 1 / 4,
         "well_formed": 3 / 4,
+        "invalid_utf8": 1 / 4,
         "nfe": 3.0,
     }
     for name, value in expected.items():

@@ -6,12 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 import yaml
+from published_files import write_byte_level
 from typer.testing import CliRunner
 
 import stages.score
 from pipeline.baseline.gpt2 import block_nats, load_baseline, new_baseline, save_baseline
+from pipeline.data.gpt2 import read_gpt2_tokenizer
 from pipeline.data.packing import Packed
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
 from pipeline.device import pick_device
 from pipeline.files import write_jsonl
 from pipeline.params import load_params
@@ -88,7 +90,7 @@ def test_scores_with_the_baseline(scored):
     assert row["held_out"] == pytest.approx(1 / 6)
     assert row["uniqueness"] == pytest.approx(5 / 6)
     assert row["well_formed"] == pytest.approx(5 / 6)
-    assert row["nfe"] == 5
+    assert (row["nfe"], row["invalid_utf8"]) == (5, 0)
     assert row["scorer"]["name"] == "baseline"
 
 
@@ -105,7 +107,16 @@ def test_both_ways_to_the_baselines_likelihood_agree(scored):
     assert scores(scored)["gen_ppl"] == perplexity
 
 
-def test_scores_with_a_local_folder_exclude_empty_texts(scored):
+def test_a_local_folder_with_the_samples_tokenizer_takes_their_ids(scored):
+    assert run().exit_code == 0
+    with_baseline = scores(scored)
+    set_params({"score.scorer": "artifacts/baseline"})
+    assert run().exit_code == 0
+    assert scores(scored) == with_baseline
+
+
+def test_a_local_folder_with_another_tokenizer_reads_texts_and_excludes_empty_ones(scored):
+    train_char_tokenizer(["".join(TEXTS)]).save(scored / "artifacts/baseline")
     set_params({"score.scorer": "artifacts/baseline"})
     result = run()
     assert result.exit_code == 0, result.output
@@ -113,6 +124,35 @@ def test_scores_with_a_local_folder_exclude_empty_texts(scored):
     assert row["excluded"] == [3]
     assert (row["num_samples"], row["num_scored"]) == (6, 5)
     assert row["num_tokens"] == sum(len(text) for text in TEXTS)
+
+
+def test_invalid_utf8_is_counted_and_scored_by_its_ids(scored):
+    """The whole way with a byte-level tokenizer: its baseline, and samples that are cut bytes."""
+    tokenizer = read_gpt2_tokenizer(write_byte_level(scored / "bytes", num_merges=9))
+    tokenizer.save(scored / "artifacts/tokenizer")
+    model = new_baseline(
+        load_params().baseline,
+        vocab_size=tokenizer.size,
+        length=16,
+        eos_id=tokenizer.eos_id,
+        mode="pad",
+        seed=0,
+        device=pick_device("cpu"),
+    )
+    save_baseline(scored / "artifacts/baseline", model, tokenizer=scored / "artifacts/tokenizer")
+    whole, cut = tokenizer.encode("é"), tokenizer.encode("é")[:1]
+    rows = []
+    for index, ids in enumerate((whole, cut, cut, tokenizer.encode("é�"))):
+        block = ids + [tokenizer.eos_id] * (16 - len(ids))
+        row = {"index": index, "num_steps": 8, "seed": 0, "nfe": 5, "ids": block}
+        rows.append(row | {"text": tokenizer.decode(block)})
+    write_jsonl(scored / "artifacts/samples/8.jsonl", rows)
+    result = run()
+    assert result.exit_code == 0, result.output
+    row = scores(scored)
+    assert row["invalid_utf8"] == 0.5
+    assert row["well_formed"] == 1
+    assert row["num_tokens"] == (2 + 1 + 1 + 5) + 4
 
 
 def test_bytes_depend_on_inputs_alone(scored):

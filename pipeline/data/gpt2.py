@@ -1,0 +1,90 @@
+"""GPT-2's tokenizer: byte-level BPE, so that every text can be encoded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.errors import DataError
+from pipeline.files import from_root
+from pipeline.hub import from_hub
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def fetch_gpt2_tokenizer(source: str) -> TextTokenizer:
+    """GPT-2's tokenizer from `source`, a folder or a Hugging Face id.
+
+    Raises:
+        PipelineError: neither is there.
+        DataError: what is there is no byte-level BPE as GPT-2's.
+    """
+    folder = from_root(source)
+    if not folder.is_dir():
+        advice = "give the folder of a tokenizer.json"
+        folder = from_hub(source, ["tokenizer.json"], key="tokenizer.source", instead=advice)
+    return read_gpt2_tokenizer(folder)
+
+
+def read_gpt2_tokenizer(folder: Path) -> TextTokenizer:
+    """GPT-2's tokenizer from the tokenizer.json in `folder`: byte-level BPE, so without unk.
+
+    It is put together anew, so that files that differ only in what does not matter to the ids
+    give the same tokenizer, and the same hash.
+
+    Raises:
+        DataError: the file is missing or damaged, or encodes in another way.
+    """
+    path = folder / "tokenizer.json"
+    try:
+        found = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: no tokenizer in {folder}") from None
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"{path} is no tokenizer: {error}") from error
+    parts = json.loads(found.to_str())
+    _check_byte_level(path, parts)
+    model = parts["model"]
+    tokenizer = Tokenizer(BPE(model["vocab"], [tuple(pair) for pair in model["merges"]]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    if tokenizer.get_vocab() != found.get_vocab():
+        raise DataError(f"{path} adds tokens to its vocabulary; GPT-2's has only {END_OF_TEXT}")
+    return TextTokenizer(tokenizer.to_str(), pad=END_OF_TEXT, eos=END_OF_TEXT, unk=None)
+
+
+def read_tokenizer(folder: Path) -> TextTokenizer:
+    """GPT-2's tokenizer in whatever form, or one that `TextTokenizer.save` wrote.
+
+    Raises:
+        DataError: a file is missing or damaged, or it is some other tokenizer.
+    """
+    path = folder / "tokenizer.json"
+    if path.is_file() and END_OF_TEXT.encode() in path.read_bytes():
+        return read_gpt2_tokenizer(folder)
+    return TextTokenizer.load(folder)
+
+
+def _check_byte_level(path: Path, parts: dict[str, Any]) -> None:
+    """Refuse what does not split and merge bytes as GPT-2 does."""
+    model, split = parts["model"], parts["pre_tokenizer"] or {}
+    wrong = {
+        "model": model["type"] != "BPE"
+        or any(model[key] for key in ("dropout", "ignore_merges", "byte_fallback"))
+        or any(model[key] for key in ("continuing_subword_prefix", "end_of_word_suffix")),
+        "normalizer": parts["normalizer"] is not None,
+        "pre_tokenizer": split.get("type") != "ByteLevel"
+        or split["add_prefix_space"]
+        or not split["use_regex"],
+    }
+    if any(wrong.values()):
+        names = ", ".join(name for name in wrong if wrong[name])
+        raise DataError(f"{path} does not encode as GPT-2 does: its {names} is another")
+    if not {*ByteLevel.alphabet(), END_OF_TEXT} <= set(model["vocab"]):
+        raise DataError(f"{path} lacks {END_OF_TEXT} or some of the 256 bytes")
