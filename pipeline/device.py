@@ -1,7 +1,8 @@
-"""Which device a model runs on, and what to say when its memory is not enough."""
+"""Where and how a model runs, and what to say when a device cannot do it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 import torch
 
@@ -25,6 +26,24 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def check_attention(attention: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ParamsError unless `attention`, sdpa or flash, runs on `device` in `dtype`."""
+    if attention != "flash":
+        return
+    if device.type != "cuda":
+        cause = f"it runs on CUDA devices only (got {device.type})"
+    elif dtype not in (torch.float16, torch.bfloat16):
+        cause = f"it takes float16 or bfloat16 only (got {str(dtype).removeprefix('torch.')})"
+    else:
+        try:
+            import_module("flash_attn")
+        except ImportError as error:
+            cause = f"the package flash-attn cannot be imported ({error})"
+        else:
+            return
+    raise ParamsError(f"attention: flash cannot run, {cause}; use sdpa")
+
+
 def device_label(device: torch.device) -> str:
     """What provenance records: `cpu`, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -36,8 +55,13 @@ def memory_for(parameter: str) -> Iterator[None]:
     where = "" if parameter.startswith("--") else " in params.yaml"
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        of_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
-        if not of_memory and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
             raise
         raise PipelineError(f"out of memory: lower {parameter}{where} ({error})") from error
+
+
+def _of_memory(error: MemoryError | RuntimeError) -> bool:
+    # On a CPU torch has no kind of its own for it.
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.sedd.graph import Absorb, Graph, Uniform, log_expm1
-from pipeline.sedd.network import Transformer
+from pipeline.sedd.network import Transformer, widened
 from pipeline.sedd.noise import Geometric, Loglinear, Noise
 
 
@@ -79,8 +79,8 @@ class SEDD(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and of what the network takes as sigma."""
-        return next(self.network.parameters()).dtype
+        """Of sigma and of the log score: that of the weights, but never narrower than float32."""
+        return torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
 
     @property
     def t_min(self) -> float:
@@ -92,30 +92,30 @@ class SEDD(nn.Module):
 
         Args:
             xt: noised tokens [B, L], int64.
-            sigma: total noise [B].
+            sigma: total noise [B], of `dtype` or wider.
         Returns:
             log score [B, L, V], 0 at y = xt. The conditional parameterisation says nothing of
             positions that hold a token, which absorb never changes: -inf there.
         """
         if self.conditional:
             return self._implied_log_score(xt, sigma)
-        log_score = self.network(xt, sigma)
+        log_score = widened(self.network(xt, sigma))
         if self.graph.mask_id is not None and self.config.scale_by_sigma:
             scale = log_expm1(sigma) + math.log(self.graph.num_states - 1)
             log_score = log_score - scale[:, None, None].to(log_score.dtype)
         return log_score.scatter(-1, xt[..., None], 0.0)
 
-    def log_p(self, xt: Tensor) -> Tensor:
+    def log_p(self, xt: Tensor, at: Tensor | None = None) -> Tensor:
         """Log probability [B, L, V - 1] of each clean token given the unmasked ones of xt [B, L].
+
+        With `at` [B, L] only of the N positions that it marks: [N, V - 1].
 
         Raises:
             ValueError: the parameterisation is raw.
         """
         if not self.conditional:
             raise ValueError("only the conditional parameterisation has a distribution of x0")
-        logits = self.network(xt)
-        wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        return wide.log_softmax(-1)
+        return widened(self.network(xt, at=at)).log_softmax(-1)
 
     def _implied_log_score(self, xt: Tensor, sigma: Tensor) -> Tensor:
         mask_id = self.graph.num_states - 1

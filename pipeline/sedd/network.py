@@ -4,16 +4,42 @@ Names and shapes of parameters are those of the paper's code, so that its checkp
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 FREQUENCY_DIM = 256
+Attention = Literal["sdpa", "flash"]
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in float32 where it is narrower, else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
+    """Attention of all positions to all, [B, H, L, head_dim], by PyTorch or by flash-attn.
+
+    flash-attn is a package of its own, and takes float16 and bfloat16 on CUDA only.
+    """
+    if attention == "sdpa":
+        return F.scaled_dot_product_attention(query, key, value)
+    from flash_attn import flash_attn_func
+
+    by_position = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return flash_attn_func(*by_position).transpose(1, 2)
+
+
+def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Round the weights to `dtype`; the frequencies of rotary positions stay in float32."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 class Norm(nn.Module):
-    """Layer norm with a weight and no bias, computed in float32 or wider."""
+    """Layer norm with a weight and no bias, computed in float32 or wider, given as the weight."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -21,8 +47,9 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            return F.layer_norm(wide, self.weight.shape, self.weight.to(wide.dtype))
+            wide = widened(x)
+            normed = F.layer_norm(wide, self.weight.shape, self.weight.to(wide.dtype))
+            return normed.to(self.weight.dtype)
 
 
 class Embedding(nn.Module):
@@ -95,24 +122,25 @@ class Block(nn.Module):
         if cond_dim is not None:
             self.adaLN_modulation = zeroed(nn.Linear(cond_dim, 6 * width))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cond: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cond: Tensor | None, attention: Attention
+    ) -> Tensor:
         if self.adaLN_modulation is None or cond is None:
-            x = x + self._drop(self._attend(self.norm1(x), cos, sin))
+            x = x + self._drop(self._attend(self.norm1(x), cos, sin, attention))
             return x + self._drop(self.mlp(self.norm2(x)))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(cond)[:, None].chunk(
             6, -1
         )
-        attended = self._attend(torch.addcmul(shift1, self.norm1(x), 1 + scale1), cos, sin)
+        modulated = torch.addcmul(shift1, self.norm1(x), 1 + scale1)
+        attended = self._attend(modulated, cos, sin, attention)
         x = torch.addcmul(x, gate1, self._drop(attended))
-        turned = self.mlp(torch.addcmul(shift2, self.norm2(x), 1 + scale2))
-        return torch.addcmul(x, gate2, self._drop(turned))
+        modulated = torch.addcmul(shift2, self.norm2(x), 1 + scale2)
+        return torch.addcmul(x, gate2, self._drop(self.mlp(modulated)))
 
-    def _attend(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention) -> Tensor:
         qkv = self.attn_qkv(x).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(
-            rotate(query, cos, sin), rotate(key, cos, sin), value
-        )
+        attended = attend(rotate(query, cos, sin), rotate(key, cos, sin), value, attention)
         return self.attn_out(attended.transpose(1, 2).flatten(2))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -146,7 +174,13 @@ def zeroed(linear: nn.Linear) -> nn.Linear:
 
 
 class Transformer(nn.Module):
-    """Tokens [B, L], and sigma [B] where cond_dim is given, to outputs [B, L, num_outputs]."""
+    """Tokens [B, L], and sigma [B] where cond_dim is given, to outputs [B, L, num_outputs].
+
+    Without sigma, the N positions that `at` [B, L] marks can be had alone: [N, num_outputs].
+
+    Attributes:
+        attention: which kernels attention runs on; may be changed at any time.
+    """
 
     def __init__(
         self,
@@ -161,6 +195,7 @@ class Transformer(nn.Module):
         num_positions: int | None = None,
     ) -> None:
         super().__init__()
+        self.attention: Attention = "sdpa"
         self.vocab_embed = Embedding(num_states, width)
         # Rotary positions are relative: among masks alone, nothing tells the first from the last.
         self.position_embed = Embedding(num_positions, width) if num_positions else None
@@ -176,16 +211,19 @@ class Transformer(nn.Module):
         )
         self.output_layer = Head(width, num_outputs, cond_dim)
 
-    def forward(self, xt: Tensor, sigma: Tensor | None = None) -> Tensor:
+    def forward(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         cond = None
         if self.sigma_map is not None:
             if sigma is None:
                 raise ValueError("this network takes sigma")
             cond = F.silu(self.sigma_map(sigma))
-        x = self.vocab_embed(xt)
+        # What blocks add up stays in float32 where weights are narrower.
+        x = widened(self.vocab_embed(xt))
         if self.position_embed is not None:
             x = x + self.position_embed.embedding[: xt.shape[1]]
         cos, sin = self.rotary_emb.angles(xt.shape[1])
         for block in self.blocks:
-            x = block(x, cos, sin, cond)
+            x = block(x, cos, sin, cond, self.attention)
+        if at is not None:
+            x = x[at]
         return self.output_layer(x, cond)

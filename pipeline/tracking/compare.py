@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
+from pipeline.table import aligned
 from pipeline.tracking.store import connected, database_missing, tracking_uri
 
 COLUMNS = (
@@ -108,12 +109,7 @@ def _rank(row: RunRow) -> float:
 
 
 def _table(rows: list[RunRow]) -> str:
-    lines = [COLUMNS, *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned([COLUMNS, *(_cells(row) for row in rows)])
 
 
 def _cells(row: RunRow) -> tuple[str, ...]:

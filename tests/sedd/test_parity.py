@@ -4,122 +4,74 @@ import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file
 
-from pipeline.sedd.loss import score_entropy
-from pipeline.sedd.model import SEDD, SEDDConfig
-from pipeline.sedd.sampler import denoise_weights, step_weights
+from pipeline.golden.fixture import COMPUTED, read_fixture
+from pipeline.golden.recompute import recompute, reference_rounding
+from pipeline.golden.verify import format_errors, verify
+from pipeline.published.reading import build
+from pipeline.sedd.graph import Uniform
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-TOLERANCE = {"cpu": 2e-5, "cuda": 1e-4}
-WEIGHTS_SHA256 = json.loads((GOLDEN / "sha256.json").read_text())
-
-
-def load(name, device):
-    folder = GOLDEN / name
-    if (folder / "config.json").exists():
-        config = json.loads((folder / "config.json").read_text())
-        weights = load_file(folder / "model.safetensors")
-    else:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        weights = torch.load(folder / "checkpoint.pth", weights_only=True)
-    sizes, noise = config["model"], config["noise"]
-    model = SEDD(
-        SEDDConfig(
-            graph=config["graph"]["type"],
-            noise=noise["type"],
-            parameterization="raw",
-            vocab_size=config["tokens"],
-            length=sizes["length"],
-            width=sizes["hidden_size"],
-            num_blocks=sizes["n_blocks"],
-            num_heads=sizes["n_heads"],
-            cond_dim=sizes["cond_dim"],
-            dropout=sizes["dropout"],
-            eps=1e-3,
-            sigma_min=noise["sigma_min"],
-            sigma_max=noise["sigma_max"],
-            t_min=1e-3,
-            scale_by_sigma=sizes["scale_by_sigma"],
-        )
-    )
-    model.network.load_state_dict(weights)
-    return model.to(device).eval()
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request):
-    return torch.device(request.param)
-
-
-@pytest.fixture(params=["absorb_loglinear", "absorb_pth", "uniform_geometric"])
-def golden(request, device):
-    arrays = np.load(GOLDEN / request.param / "golden.npz")
-    on_device = {key: torch.from_numpy(value).to(device) for key, value in arrays.items()}
-    return load(request.param, device), on_device
-
-
-def check(ours, theirs, slack=1.0):
-    """Every row within the device's tolerance of its own largest entry."""
-    tolerance = slack * TOLERANCE[ours.device.type]
-    assert ours.shape == theirs.shape
-    error = (ours.double() - theirs.double()).flatten(1).abs().amax(1)
-    scale = theirs.double().flatten(1).abs().amax(1)
-    assert bool((error <= tolerance * scale).all()), (error / scale).tolist()
+FIXTURES = ("absorb_loglinear", "absorb_pth", "uniform_geometric")
+CPU = torch.device("cpu")
 
 
 def test_weights_are_those_the_fixtures_were_made_with():
-    for path, expected in WEIGHTS_SHA256.items():
-        assert hashlib.sha256((GOLDEN / path).read_bytes()).hexdigest() == expected
+    expected = json.loads((GOLDEN / "sha256.json").read_text())
+    assert len(expected) == len(FIXTURES)
+    for path, sha256 in expected.items():
+        assert hashlib.sha256((GOLDEN / path).read_bytes()).hexdigest() == sha256
 
 
-def test_noise(golden):
-    model, arrays = golden
-    check(model.noise.sigma(arrays["t"])[:, None], arrays["sigma"][:, None])
-    check(model.noise.dsigma(arrays["t"])[:, None], arrays["dsigma"][:, None])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)], ids=str
+)
+@pytest.mark.parametrize("name", FIXTURES)
+def test_every_array(name, dtype, tolerance):
+    errors = verify(read_fixture(GOLDEN / name), CPU, dtype, "sdpa")
+    assert [error.name for error in errors] == list(COMPUTED)
+    assert {error.tolerance for error in errors} == {tolerance}
+    assert all(error.within for error in errors), format_errors(errors)
+
+
+def plain_score_entropy(num_states, log_score, x0, xt, sigma):
+    """Uniform score entropy [B, L] as the reference writes it, in the dtype it is given."""
+    noise = torch.expm1(sigma)[:, None]
+    ratio = 1 - num_states / (noise + num_states)
+    at_x0, at_xt = (log_score.gather(-1, x[..., None])[..., 0] for x in (x0, xt))
+    others = log_score.mean(-1) - at_xt / num_states
+    mean_score = log_score.exp().mean(-1) - at_xt.exp() / num_states
+    stayed = ratio * ((1 - 1 / num_states) * (ratio.log() - 1) - others)
+    moved = ((-ratio.log() - 1) / ratio - num_states + 2) / num_states - others - at_x0 / noise
+    return mean_score + torch.where(x0 == xt, stayed, moved)
+
+
+@pytest.mark.parametrize("num_states", [4, 19, 300])
+def test_rounding_of_the_reference_is_what_verify_adds(num_states):
+    draw = torch.Generator().manual_seed(0)
+    sigma = torch.logspace(-2.5, 1, 8)
+    x0, xt = torch.randint(num_states, (2, 8, 6), generator=draw)
+    xt[:, ::2] = x0[:, ::2]
+    log_score = torch.randn(8, 6, num_states, generator=draw)
+    log_score = log_score.scatter(-1, xt[..., None], 0.0)
+    graph = Uniform(num_states)
+    exact = plain_score_entropy(num_states, log_score.double(), x0, xt, sigma.double())
+    ours = graph.score_entropy(log_score.double(), x0, xt, sigma.double())
+    torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
+    rounded = plain_score_entropy(num_states, log_score, x0, xt, sigma).double()
+    scale = exact.abs().amax(1, keepdim=True)
+    missed = reference_rounding(graph, x0, xt, sigma.double())
+    assert float(((rounded - exact) / scale).abs().max()) > 1e-5
+    assert float(((rounded - exact - missed) / scale).abs().max()) < 2e-6
 
 
 @torch.no_grad()
-def test_log_score(golden):
-    model, arrays = golden
-    check(model.log_score(arrays["x_t"], arrays["sigma"]), arrays["log_score"])
-
-
-@torch.no_grad()
-def test_loss(golden):
-    model, arrays = golden
-    # In float32 the reference's own uniform ratio loses digits where sigma is 2e-4.
-    slack = 1.0 if model.graph.mask_id is not None else 1.5
-    weighted = score_entropy(model, arrays["x0"], arrays["x_t"], arrays["t"])
-    check(weighted / arrays["dsigma"][:, None], arrays["score_entropy"], slack)
-    check(weighted.sum(-1)[:, None], arrays["loss"][:, None], slack)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("predictor", ["euler", "analytic"])
-def test_step(golden, predictor):
-    model, arrays = golden
-    step_size = float(arrays["step_size"])
-    ours = torch.cat(
-        [
-            step_weights(model, xt[None], t, t - step_size, predictor)
-            for xt, t in zip(arrays["x_t"], arrays["t"], strict=True)
-        ]
-    )
-    check(ours, arrays[f"{predictor}_probs"])
-
-
-@torch.no_grad()
-def test_denoise(golden):
-    model, arrays = golden
-    ours = torch.cat(
-        [
-            denoise_weights(model, xt[None], t)
-            for xt, t in zip(arrays["x_t"], arrays["t"], strict=True)
-        ]
-    )
-    check(ours, arrays["denoise_probs"])
+def test_float32_is_as_good_as_float64_where_the_reference_is_not():
+    fixture = read_fixture(GOLDEN / "uniform_geometric")
+    narrow = build(fixture.published, CPU)
+    wide = build(fixture.published, CPU).double()
+    for name in ("score_entropy", "loss"):
+        ours, exact = (recompute(model, fixture.arrays)[name] for model in (narrow, wide))
+        torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-6)

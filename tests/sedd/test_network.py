@@ -1,0 +1,99 @@
+"""What stays in float32 where weights are narrower, and the two ways to attend."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from pipeline.sedd.loss import score_entropy
+from pipeline.sedd.model import SEDD, SEDDConfig
+from pipeline.sedd.network import cast_weights
+from pipeline.sedd.sampler import denoise_weights, step_weights
+
+
+def raw_model(graph="absorb"):
+    torch.manual_seed(0)
+    model = SEDD(
+        SEDDConfig(
+            graph=graph,
+            noise="geometric",
+            parameterization="raw",
+            vocab_size=11,
+            length=16,
+            width=24,
+            num_blocks=2,
+            num_heads=3,
+            cond_dim=8,
+            dropout=0.0,
+            eps=1e-3,
+            sigma_min=1e-4,
+            sigma_max=20.0,
+            t_min=1e-3,
+        )
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def inputs_of(module):
+    """The list of dtypes that a module's first input has, filled as it runs."""
+    seen = []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    return seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("graph", ["absorb", "uniform"])
+def test_narrow_weights_leave_sigma_and_sums_in_float32(graph):
+    model = raw_model(graph)
+    cast_weights(model, torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
+    sigmas, sums = inputs_of(model.network.sigma_map), inputs_of(model.network.output_layer)
+    xt = torch.randint(11, (4, 16), generator=torch.Generator().manual_seed(0))
+    t = torch.tensor(0.97, dtype=torch.float64)
+    losses = score_entropy(model, xt, xt, t.expand(4))
+    step_weights(model, xt, t, t - 0.1, "analytic")
+    denoise_weights(model, xt, t)
+    assert set(sigmas) == set(sums) == {torch.float32}
+    log_score = model.log_score(xt, model.noise.sigma(t.expand(4)).float())
+    assert losses.dtype == log_score.dtype == torch.float32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("graph", ["absorb", "uniform"])
+def test_narrow_weights_cost_what_their_rounding_does(graph):
+    model, narrow = raw_model(graph), raw_model(graph)
+    cast_weights(narrow, torch.bfloat16)
+    cast_weights(narrow, torch.float32)
+    cast_weights(model, torch.bfloat16)
+    xt = torch.randint(11, (4, 16), generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([1e-4, 0.1, 3.3, 19.9])
+    ours, exact = (made.log_score(xt, sigma) for made in (model, narrow))
+    assert float((ours - exact).abs().max()) < 2e-2 * float(exact.abs().max())
+
+
+@torch.no_grad()
+def test_flash_attention_takes_its_own_layout(monkeypatch):
+    shapes = []
+
+    def flash_attn_func(query, key, value):
+        shapes.append(tuple(query.shape))
+        weights = torch.einsum("blhd,bmhd->bhlm", query, key) / query.shape[-1] ** 0.5
+        return torch.einsum("bhlm,bmhd->blhd", weights.softmax(-1), value)
+
+    package = ModuleType("flash_attn")
+    package.flash_attn_func = flash_attn_func
+    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    network = raw_model().network
+    xt = torch.randint(12, (4, 16), generator=torch.Generator().manual_seed(0))
+    sigma = torch.rand(4, generator=torch.Generator().manual_seed(0))
+    by_torch = network(xt, sigma)
+    assert shapes == []
+    network.attention = "flash"
+    torch.testing.assert_close(network(xt, sigma), by_torch)
+    # Batch, position, head, width: PyTorch has heads before positions.
+    assert shapes == [(4, 16, 3, 8)] * 2
+    assert not any("attention" in name for name in network.state_dict())
