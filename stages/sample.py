@@ -12,10 +12,11 @@ from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.errors import ParamsError, reported
 from pipeline.files import write_json, write_jsonl
-from pipeline.params import load_params
+from pipeline.params import Sample, load_params
 from pipeline.progress import progress
+from pipeline.sedd.draw import Samples
 from pipeline.sedd.model import SEDD
-from pipeline.sedd.sampler import Predictor, Samples, sample
+from pipeline.sedd.sampler import resolve, sample
 from pipeline.training.checkpoint import check_tokenizer, load_checkpoint
 
 NUM_STATES_SHOWN = 33
@@ -37,17 +38,16 @@ class Trace:
 
 def sample_all(
     model: SEDD,
-    num: int,
+    settings: Sample,
     *,
     num_steps: int,
-    predictor: Predictor,
-    batch_size: int,
     generator: torch.Generator,
     trace: Trace,
 ) -> Samples:
-    """Draw `num` samples in batches; the first one is traced."""
+    """Draw the samples in batches; the first one is traced."""
     batches: list[Samples] = []
-    sizes = [min(batch_size, num - first) for first in range(0, num, batch_size)]
+    num, most = settings.num, settings.batch_size
+    sizes = [min(most, num - first) for first in range(0, num, most)]
     num_states = num_steps + 2
     bar = progress(total=len(sizes) * num_states, desc=f"sample {num_steps} steps", unit="step")
 
@@ -63,8 +63,10 @@ def sample_all(
                     model,
                     size,
                     num_steps=num_steps,
-                    predictor=predictor,
+                    predictor=settings.predictor,
                     generator=generator,
+                    temperature=settings.temperature,
+                    top_p=settings.top_p,
                     on_state=watch,
                 )
             )
@@ -86,15 +88,17 @@ def main(
     text = TextTokenizer.load(tokenizer)
     check_tokenizer(checkpoint, text.sha256)
     model = load_checkpoint(checkpoint, device)
+    try:
+        predictor = resolve(model, settings.predictor, settings.temperature, settings.top_p)
+    except ValueError as error:
+        raise ParamsError(f"sample: {error}") from None
     trace = Trace(settings.num_traced, num_steps)
     started = time.monotonic()
     with memory_for("sample.batch_size"):
         samples = sample_all(
             model,
-            settings.num,
+            settings,
             num_steps=num_steps,
-            predictor=settings.predictor,
-            batch_size=settings.batch_size,
             generator=torch.Generator(device).manual_seed(settings.seed),
             trace=trace,
         )
@@ -106,6 +110,9 @@ def main(
             {
                 "index": index,
                 "num_steps": num_steps,
+                "predictor": predictor,
+                "temperature": settings.temperature,
+                "top_p": settings.top_p,
                 "seed": settings.seed,
                 "text": text.decode(ids),
                 "ids": ids,
@@ -123,6 +130,7 @@ def main(
         out / f"{num_steps}.timing.json",
         {
             "num_steps": num_steps,
+            "predictor": predictor,
             "num_samples": settings.num,
             "seconds": seconds,
             "samples_per_second": settings.num / seconds,

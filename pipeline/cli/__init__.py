@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import explain, generate, project
+from pipeline.cli import explain, generate, importing, project, verify
 
 app = typer.Typer(
     help="Sample, infill and look into text diffusion models.",
@@ -21,5 +21,7 @@ for command in (
     project.ui,
     project.check,
     project.clean,
+    verify.verify,
 ):
     app.command()(command)
+app.command("import")(importing.import_)

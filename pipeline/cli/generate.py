@@ -18,8 +18,10 @@ def sample(
     num: options.Number = 10,
     seed: options.Seed = None,
     predictor: options.Predictor = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
     show_intermediate: options.ShowIntermediate = False,
-    batch_size: options.BatchSize = 128,
+    batch_size: options.BatchSize = None,
     device: options.Device = None,
 ) -> None:
     """Draw texts from a model.
@@ -28,16 +30,21 @@ def sample(
     a malformed text stay visible; line ends, control characters and backslashes are escaped.
     """
     options.check_range("--num", num, 1)
-    chosen = options.choose(steps, predictor, seed, batch_size, device, show_intermediate)
+    chosen = options.choose(
+        steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate
+    )
 
     from pipeline.cli.model import one_line
     from pipeline.cli.sampling import Sampling
 
     sampling = Sampling.start(model, chosen)
     sampling.announce()
+    num_invalid = 0
     for drawn in sampling.draw(sampling.batches(range(num))):
         for ids in drawn:
             print(one_line(sampling.tokenizer.decode(ids)), flush=True)
+            num_invalid += sampling.tokenizer.is_invalid_utf8(ids)
+    _tell_invalid(num_invalid, num)
 
 
 @reported
@@ -57,8 +64,10 @@ def infill(
     num: options.Number = 10,
     seed: options.Seed = None,
     predictor: options.Predictor = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
     show_intermediate: options.ShowIntermediate = False,
-    batch_size: options.BatchSize = 128,
+    batch_size: options.BatchSize = None,
     device: options.Device = None,
 ) -> None:
     """Fill the gaps of a text; what is given stays exactly as it is.
@@ -75,17 +84,20 @@ def infill(
     A bracket of the text is written [[. A template that ends in a piece or in a gap of given
     length ends there; one that ends in [?] (--prefix alone) is ended by the model.
 
-    Other gaps of any number get their length before they are filled: the model draws one batch
-    of texts that begin as the template does, each sample takes the length of one of them that is
-    long enough, and its spare tokens are divided among these gaps, all ways alike. So lengths
-    follow the model and what comes before the first such gap, not what comes after it.
+    Other gaps of any number get their length before they are filled: the text takes the length of
+    a training text that is long enough, drawn at random, and the tokens to spare are divided among
+    these gaps, all ways alike.
 
-    With the absorbing graph this samples the model given the pieces. With the uniform graph it
-    does not: the model takes the fixed tokens for noised ones.
+    With the absorbing graph this samples the model given the pieces: exactly with --predictor
+    first_hitting, else the more nearly the more steps. With the uniform graph it does not, at any
+    number of steps: the model takes the fixed tokens for noised ones, and believes them less than
+    it should.
     """
     parts = _parts(template, prefix, suffix, gap)
     options.check_range("--num", num, 1)
-    chosen = options.choose(steps, predictor, seed, batch_size, device, show_intermediate)
+    chosen = options.choose(
+        steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate
+    )
 
     from pipeline.cli.model import one_line
     from pipeline.cli.sampling import Sampling, note
@@ -93,16 +105,28 @@ def infill(
 
     sampling = Sampling.start(model, chosen)
     tokenizer = sampling.tokenizer
-    filled = Template(parts, tokenizer, sampling.model.length)
+    layouts = sampling.choose_layouts(Template(parts, tokenizer, sampling.model.length), num)
     sampling.announce()
     if sampling.model.graph.mask_id is None:
-        note("uniform graph: the model takes fixed tokens for noised ones; this is no conditioning")
-    layouts = sampling.choose_layouts(filled, num)
+        note(
+            "uniform graph: this is no conditioning. The model takes the fixed tokens for noised "
+            "ones, so its samples differ from its texts that hold them, at any number of steps"
+        )
+    num_invalid = 0
     for layout, ids in zip(layouts, sampling.fill(layouts), strict=True):
         # All of the template, whatever the model put into its gaps, then the rest up to its eos.
         rest = ids[layout.end :]
         end = rest.index(tokenizer.eos_id) if tokenizer.eos_id in rest else len(rest)
         print(one_line(tokenizer.decode_all(ids[: layout.end + end])), flush=True)
+        num_invalid += tokenizer.is_invalid_utf8(ids)
+    _tell_invalid(num_invalid, num)
+
+
+def _tell_invalid(num_invalid: int, num: int) -> None:
+    from pipeline.cli.sampling import note
+
+    if num_invalid:
+        note(f"{num_invalid} of {num} texts hold bytes that are no UTF-8, shown as �")
 
 
 def _parts(

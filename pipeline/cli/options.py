@@ -1,5 +1,6 @@
 """Options that several commands share, and where their values come from when not given."""
 
+import math
 import re
 import secrets
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pipeline.errors import ParamsError
 if TYPE_CHECKING:
     from pipeline.params import Params
 
-PredictorName = Literal["analytic", "euler"]
+PredictorName = Literal["auto", "analytic", "euler", "cached", "first_hitting"]
 ModelFolder = Annotated[
     Path, typer.Option("--model", metavar="DIR", help="Folder of the model and its tokenizer.")
 ]
@@ -34,11 +35,37 @@ Predictor = Annotated[
     PredictorName | None,
     typer.Option(
         "--predictor",
-        help="Rule of a step.",
-        show_default="sample.predictor of params.yaml; analytic where there is none",
+        help="Sampler. Of every model: analytic, euler. Of a conditional score: cached, which has "
+        "the law of analytic for fewer evaluations, and first_hitting, which reveals one token at "
+        "a time, exactly, whatever --steps says. auto: cached if possible, else analytic.",
+        show_default="sample.predictor of params.yaml; auto where there is none",
     ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Texts that are drawn together.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        help="Of the token that is revealed; 1 is off. Not with the uniform graph.",
+        show_default="sample.temperature of params.yaml; 1 where there is none",
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p",
+        help="Reveal one of the likeliest tokens that together hold this share; 1 is off. Not "
+        "with the uniform graph.",
+        show_default="sample.top_p of params.yaml; 1 where there is none",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        help="Texts that are drawn together.",
+        show_default="128, less where length and vocabulary are large",
+    ),
+]
 ShowIntermediate = Annotated[
     bool,
     typer.Option(
@@ -67,12 +94,14 @@ def check_range(option: str, value: int, least: int, most: int | None = None) ->
 
 @dataclass(frozen=True)
 class Chosen:
-    """Options of sampling, all with a value."""
+    """Options of sampling, all with a value but a batch size that the model decides."""
 
     num_steps: int
     predictor: PredictorName
+    temperature: float
+    top_p: float
     seed: int
-    batch_size: int
+    batch_size: int | None
     device: str
     show_states: bool
 
@@ -80,8 +109,10 @@ class Chosen:
 def choose(
     steps: int | None,
     predictor: PredictorName | None,
+    temperature: float | None,
+    top_p: float | None,
     seed: int | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str | None,
     show_states: bool,
 ) -> Chosen:
@@ -92,16 +123,32 @@ def choose(
     """
     if steps is not None:
         check_range("--steps", steps, 1)
-    check_range("--batch-size", batch_size, 1)
-    params = _params() if steps is None or predictor is None else None
+    if batch_size is not None:
+        check_range("--batch-size", batch_size, 1)
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise ParamsError(f"--temperature must be a number above 0 (got {temperature})")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ParamsError(f"--top-p must be above 0 and at most 1 (got {top_p})")
+    params = _params() if None in (steps, predictor, temperature, top_p) else None
     if steps is None:
         if params is None:
             raise ParamsError("how many steps? Say --steps N (there is no params.yaml here)")
         steps = params.steps
     if predictor is None:
-        predictor = "analytic" if params is None else params.sample.predictor
+        predictor = "auto" if params is None else params.sample.predictor
+    if temperature is None:
+        temperature = 1.0 if params is None else params.sample.temperature
+    if top_p is None:
+        top_p = 1.0 if params is None else params.sample.top_p
     return Chosen(
-        steps, predictor, pick_seed(seed), batch_size, pick_device_name(device), show_states
+        num_steps=steps,
+        predictor=predictor,
+        temperature=temperature,
+        top_p=top_p,
+        seed=pick_seed(seed),
+        batch_size=batch_size,
+        device=pick_device_name(device),
+        show_states=show_states,
     )
 
 

@@ -15,10 +15,15 @@ from pipeline.cli.model import load_model
 from pipeline.cli.template import Layout, Template
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ParamsError
 from pipeline.progress import progress
+from pipeline.sedd.draw import Predictor
 from pipeline.sedd.model import SEDD
-from pipeline.sedd.sampler import Predictor, sample
+from pipeline.sedd.sampler import resolve, sample
+from pipeline.training.checkpoint import checkpoint_config
+
+# A step of the raw score takes about 50 bytes for each, so that this is some 6 GB.
+MAX_ENTRIES = 2**27
 
 
 @dataclass(frozen=True)
@@ -42,35 +47,47 @@ class Sampling:
     tokenizer: TextTokenizer
     num_steps: int
     predictor: Predictor
+    temperature: float
+    top_p: float
     seed: int
     generator: torch.Generator
     batch_size: int
     show_states: bool
+    text_lengths: list[int] | None
 
     @classmethod
     def start(cls, folder: Path, chosen: options.Chosen) -> "Sampling":
         """Load the model.
 
         Raises:
-            PipelineError: the device or the model cannot be used.
+            PipelineError: the device or the model cannot be used, or not with what is chosen.
         """
         device = pick_device(chosen.device)
         model, tokenizer = load_model(folder, device)
+        try:
+            predictor = resolve(model, chosen.predictor, chosen.temperature, chosen.top_p)
+        except ValueError as error:
+            raise ParamsError(f"{folder}: {error}") from None
         return cls(
             model=model,
             tokenizer=tokenizer,
             num_steps=chosen.num_steps,
-            predictor=chosen.predictor,
+            predictor=predictor,
+            temperature=chosen.temperature,
+            top_p=chosen.top_p,
             seed=chosen.seed,
             generator=torch.Generator(device).manual_seed(chosen.seed),
-            batch_size=chosen.batch_size,
+            batch_size=chosen.batch_size or default_batch_size(model),
             show_states=chosen.show_states,
+            text_lengths=checkpoint_config(folder)["text_lengths"],
         )
 
     def announce(self) -> None:
         """Say on stderr how the model is sampled: what it takes to draw the same again."""
         device = device_label(self.generator.device)
         note(f"{self.predictor}, {self.num_steps} steps, seed {self.seed}, {device}")
+        if (self.temperature, self.top_p) != (1, 1):
+            note(f"temperature {self.temperature:g}, top-p {self.top_p:g}: not the model's own law")
 
     def batches(self, indices: Sequence[int], fixed: tuple[int, ...] | None = None) -> list[Batch]:
         """Samples that share what is fixed, in batches of the chosen size."""
@@ -79,20 +96,27 @@ class Sampling:
             for start in range(0, len(indices), self.batch_size)
         ]
 
-    def draw(self, batches: Sequence[Batch], *, quiet: bool = False) -> Iterator[list[list[int]]]:
+    def draw(self, batches: Sequence[Batch]) -> Iterator[list[list[int]]]:
         """The samples of each batch as ids; states or progress go to stderr."""
-        show = self.show_states and not quiet
         total = len(batches) * (self.num_steps + 1)
-        bar = nullcontext() if show else progress(total=total, desc="sampling", unit="step")
+        bar = (
+            nullcontext()
+            if self.show_states
+            else progress(total=total, desc="sampling", unit="step")
+        )
         with bar:
             for batch in batches:
-                watch = _Printer(self.tokenizer, batch.indices) if show else _Counter(bar)
+                watch = (
+                    _Printer(self.tokenizer, batch.indices) if self.show_states else _Counter(bar)
+                )
                 with memory_for("--batch-size"):
                     samples = sample(
                         self.model,
                         len(batch.indices),
                         num_steps=self.num_steps,
                         predictor=self.predictor,
+                        temperature=self.temperature,
+                        top_p=self.top_p,
                         generator=self.generator,
                         fixed=None if batch.fixed is None else torch.tensor(batch.fixed),
                         on_state=watch,
@@ -103,28 +127,29 @@ class Sampling:
         """One layout of `template` for each of `num` samples.
 
         Raises:
-            DataError: no text that the model draws is long enough.
+            DataError: no training text is long enough, or the model does not know their lengths.
         """
         source = random.Random(self.seed)
-        totals = [template.num_tokens]
+        totals, weights = [template.num_tokens], [1]
         if template.num_unknown and template.num_tokens < template.length - 1:
-            totals = self._draw_totals(template)
-        return [template.layout(source.choice(totals), source) for _ in range(num)]
+            totals, weights = self._long_enough(template.num_tokens)
+        chosen = source.choices(totals, weights, k=num)
+        return [template.layout(total, source) for total in chosen]
 
-    def _draw_totals(self, template: Template) -> list[int]:
-        """Lengths of the texts in one drawn batch that are long enough for `template`."""
-        batch = Batch(range(self.batch_size), template.beginning)
-        [drawn] = self.draw([batch], quiet=True)
-        eos_id = self.tokenizer.eos_id
-        lengths = [ids.index(eos_id) for ids in drawn if eos_id in ids]
-        totals = [length for length in lengths if length >= template.num_tokens]
+    def _long_enough(self, least: int) -> tuple[list[int], list[int]]:
+        """Lengths of training texts of at least `least` tokens, and how many have each."""
+        given = "give its gaps a length (--gap N, or [N] in a template)"
+        if self.text_lengths is None:
+            raise DataError(
+                "this model is imported and does not know how long its training texts were: "
+                f"{given}"
+            )
+        totals = [n for n, count in enumerate(self.text_lengths) if count and n >= least]
         if not totals:
             raise DataError(
-                f"of {len(drawn)} texts drawn with this beginning, none has the "
-                f"{template.num_tokens} tokens that the template needs: give its gaps a length "
-                "(--gap N, or [N] in a template)"
+                f"no training text has the {least} tokens that the template needs: {given}"
             )
-        return totals
+        return totals, [self.text_lengths[n] for n in totals]
 
     def fill(self, layouts: Sequence[Layout]) -> list[list[int]]:
         """One sample for each layout, in their order; equal layouts are drawn together."""
@@ -138,6 +163,11 @@ class Sampling:
         for batch, samples in zip(batches, self.draw(batches), strict=True):
             drawn.update(zip(batch.indices, samples, strict=True))
         return [drawn[place] for place in range(len(layouts))]
+
+
+def default_batch_size(model: SEDD) -> int:
+    """As many texts as keep a table of all states at all positions in bounds, 128 at most."""
+    return max(1, min(128, MAX_ENTRIES // (model.length * model.graph.num_states)))
 
 
 class _Printer:

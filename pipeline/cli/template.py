@@ -89,32 +89,20 @@ class Template:
         """Gaps whose length has to be chosen."""
         return self._parts.count(Gap(None))
 
-    @property
-    def beginning(self) -> tuple[int, ...]:
-        """L ids: what comes before the first gap of unknown length, then FREE."""
-        known = self._ids(self._parts[: self._parts.index(Gap(None))], [])
-        return tuple(known + [FREE] * (self.length - len(known)))
-
     def layout(self, total: int, source: random.Random) -> Layout:
         """Choose the unknown gaps so that the text before an open end has `total` tokens.
 
         All ways to divide the tokens between these gaps are equally likely.
         """
-        ids = self._ids(self._parts, _divide(total - self.num_tokens, self.num_unknown, source))
-        rest = [FREE] * self.length if self._open else self._close
-        return Layout(tuple([*ids, *rest][: self.length]), len(ids))
-
-    @staticmethod
-    def _ids(parts: Sequence[list[int] | Gap], unknown_sizes: Sequence[int]) -> list[int]:
-        """Ids of the pieces, FREE in the gaps; the unknown ones take `unknown_sizes` in turn."""
+        sizes = iter(_divide(total - self.num_tokens, self.num_unknown, source))
         ids: list[int] = []
-        sizes = iter(unknown_sizes)
-        for part in parts:
+        for part in self._parts:
             if isinstance(part, Gap):
                 ids += [FREE] * (next(sizes) if part.size is None else part.size)
             else:
                 ids += part
-        return ids
+        rest = [FREE] * self.length if self._open else self._close
+        return Layout(tuple([*ids, *rest][: self.length]), len(ids))
 
 
 def _divide(total: int, num_parts: int, source: random.Random) -> list[int]:

@@ -61,6 +61,9 @@ def _write_samples(path: Path, run: str, samples: Sequence[Mapping[str, Any]]) -
             ("text", pa.string()),
             ("ids", pa.list_(pa.int32())),
             ("nfe", pa.int32()),
+            ("predictor", pa.string()),
+            ("temperature", pa.float64()),
+            ("top_p", pa.float64()),
             ("seed", pa.int64()),
         ]
     )

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from importing_checks import CONFIG, LETTERS
+from published_files import write_published
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -36,7 +38,13 @@ def make_model(tmp_path_factory, tokenizer):
     Then token `says` is `odds` times as likely as each other one.
     """
 
-    def make(graph="absorb", parameterization="conditional", says=None, odds=1e30):
+    def make(
+        graph="absorb",
+        parameterization="conditional",
+        says=None,
+        odds=1e30,
+        text_lengths=(1,) * LENGTH,
+    ):
         torch.manual_seed(0)
         model = SEDD(
             SEDDConfig(
@@ -69,6 +77,7 @@ def make_model(tmp_path_factory, tokenizer):
             model,
             tokenizer=folder / "tokenizer",
             tokenizer_sha256=tokenizer.sha256,
+            text_lengths=text_lengths and list(text_lengths),
         )
         return folder / "model"
 
@@ -118,5 +127,34 @@ def refusal(sedd):
         assert result.stderr.startswith("error: ")
         assert result.stderr.count("\n") == 1, result.stderr
         return result.stderr.removeprefix("error: ").strip()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory):
+    """A tokenizer of as many tokens as CONFIG has."""
+    folder = tmp_path_factory.mktemp("letters")
+    train_char_tokenizer([LETTERS]).save(folder)
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path, letters):
+    """A published checkpoint with its tokenizer beside it."""
+    write_published(tmp_path / "source", "safetensors", CONFIG)
+    for path in letters.iterdir():
+        (tmp_path / "source" / path.name).write_bytes(path.read_bytes())
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def refused(refusal, tmp_path):
+    """Import to a folder that does not exist, which must fail and leave nothing; the message."""
+
+    def run(source, *options):
+        message = refusal("import", source, tmp_path / "to" / "it", *options)
+        assert not (tmp_path / "to").exists() or not list((tmp_path / "to").iterdir())
+        return message
 
     return run

@@ -1,5 +1,4 @@
 import random
-import re
 from collections import Counter
 
 import pytest
@@ -82,19 +81,33 @@ def test_open_end_stops_at_eos_and_closed_end_does_not(sedd, elsewhere, says_eos
 
 
 @pytest.mark.parametrize(
-    "variant", [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")], ids=str
+    ("variant", "predictor"),
+    [
+        *[
+            (("absorb", "conditional"), name)
+            for name in ("analytic", "euler", "cached", "first_hitting")
+        ],
+        *[
+            ((graph, "raw"), name)
+            for graph in ("absorb", "uniform")
+            for name in ("analytic", "euler")
+        ],
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("predictor", ["analytic", "euler"])
 def test_fixed_ids_are_exact(make_model, tokenizer, variant, predictor):
     sampling = Sampling(
         model=load_checkpoint(make_model(*variant), torch.device("cpu")),
         tokenizer=tokenizer,
         num_steps=3,
         predictor=predictor,
+        temperature=1.0,
+        top_p=1.0,
         seed=0,
         generator=torch.Generator().manual_seed(0),
         batch_size=5,
         show_states=False,
+        text_lengths=None,
     )
     source = random.Random(0)
     template = Template(["a", Gap(None), "c", Gap(None), "d", Gap(1)], tokenizer, 8)
@@ -108,7 +121,14 @@ def test_fixed_ids_are_exact(make_model, tokenizer, variant, predictor):
         assert ids[layout.end :] == [tokenizer.eos_id] + [tokenizer.pad_id] * (7 - layout.end)
 
 
-@pytest.mark.parametrize("options", [[], ["--predictor", "euler", "--batch-size", 3]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--predictor", "euler", "--batch-size", 3],
+        ["--predictor", "first_hitting", "--temperature", 0.5, "--top-p", 0.9],
+    ],
+)
 def test_pieces_stand_where_they_were_put(sedd, elsewhere, model, options):
     for line in filled(sedd, model, "--prefix", "ab", "--suffix", "cd", *options, num=4):
         assert line.startswith("ab")
@@ -119,20 +139,15 @@ def test_pieces_stand_where_they_were_put(sedd, elsewhere, model, options):
         assert "ab" in line
 
 
-def test_lengths_of_gaps_are_the_models_own(sedd, elsewhere, make_model, tokenizer):
-    q = 0.3
-    folder = make_model(says=tokenizer.eos_id, odds=q / (1 - q) * (tokenizer.size - 1))
-    lines = filled(sedd, folder, "--suffix", "a", "--batch-size", 2000, num=2000)
-    # Special tokens and escapes are one token each.
-    lengths = Counter(len(re.findall(r"<[a-z]+>|\\.|.", line)) for line in lines)
-    # Such a model ends after k tokens with chance (1 - q)^k q; here 1 to 7 of them fit.
-    chances = {length: (1 - q) ** length * q for length in range(1, 8)}
-    used = 2000 * sum(chances.values())
-    for length, chance in chances.items():
-        share = chance * 2000 / used
-        stderr = (share * (1 - share) * (1 / used + 1 / 2000)) ** 0.5
-        assert abs(lengths[length] / 2000 - share) < 4.5 * stderr
-    assert set(lengths) <= set(chances)
+def test_lengths_of_gaps_are_those_of_training_texts(sedd, elsewhere, make_model, tokenizer):
+    counts = (50, 10, 0, 30, 20, 0, 0, 40)
+    folder = make_model(says=tokenizer.encode("b")[0], text_lengths=counts)
+    lines = filled(sedd, folder, "--suffix", "a", num=2000)
+    lengths = Counter(map(len, lines))
+    assert set(lengths) == {1, 3, 4, 7}
+    for length, drawn in lengths.items():
+        chance = counts[length] / 100
+        assert abs(drawn / 2000 - chance) < 4.5 * (chance * (1 - chance) / 2000) ** 0.5
 
 
 def test_seed_decides(sedd, elsewhere, model):
@@ -196,13 +211,18 @@ def test_what_is_given_must_make_sense(refusal, elsewhere, model, arguments):
     refusal("infill", "--model", model, "--steps", 2, *arguments)
 
 
-def test_no_drawn_text_is_long_enough(sedd, elsewhere, says_eos, says_b):
-    for folder in (says_eos, says_b):
-        result = sedd("infill", "--model", folder, "--steps", 2, "--prefix", "a", "--suffix", "cd")
-        assert result.exit_code == 1
-        assert result.stdout == ""
-        assert "none has the 3 tokens" in result.stderr
-        assert "--gap N" in result.stderr
+@pytest.mark.parametrize(
+    ("text_lengths", "message"),
+    [
+        ((0, 5, 5, 0, 0, 0, 0, 0), "no training text has the 3 tokens"),
+        (None, "does not know how long its training texts were"),
+    ],
+)
+def test_no_length_for_a_gap(refusal, elsewhere, make_model, text_lengths, message):
+    folder = make_model(text_lengths=text_lengths)
+    said = refusal("infill", "--model", folder, "--steps", 2, "--prefix", "a", "--suffix", "cd")
+    assert message in said
+    assert "--gap N" in said
 
 
 def test_all_divisions_are_equally_likely():

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from pipeline.cli import app
 from pipeline.cli.project import _duration, leftovers
 
 COMMANDS = ["sample", "infill", "perturb", "loss", "shift", "compare", "ui", "check", "clean"]
+COMMANDS += ["verify", "import"]
 SLOW = ["torch", "transformers", "mlflow", "pyarrow", "numpy", "oxen", "matplotlib", "tokenizers"]
 
 
@@ -42,7 +44,8 @@ def test_every_command_is_listed_with_what_it_does(sedd):
     assert all(listed.values())
 
 
-def test_check_passes(sedd, project):
+def test_check_passes(sedd, project, monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert sedd("check").exit_code == 0
 
 

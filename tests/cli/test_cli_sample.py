@@ -27,14 +27,15 @@ def test_prints_what_the_sampler_draws_and_nothing_else(
         load_checkpoint(folder, torch.device("cpu")),
         5,
         num_steps=4,
-        predictor="analytic",
+        predictor="auto",
         generator=torch.Generator().manual_seed(7),
     )
     result = sedd("sample", "--model", folder, "--num", 5, "--steps", 4, "--seed", 7)
     assert result.exit_code == 0
     lines = [one_line(tokenizer.decode(ids)) for ids in samples.tokens.tolist()]
     assert result.stdout == "".join(f"{line}\n" for line in lines)
-    assert result.stderr.startswith("analytic, 4 steps, seed 7, cpu\n")
+    name = "cached" if variant[1] == "conditional" else "analytic"
+    assert result.stderr.startswith(f"{name}, 4 steps, seed 7, cpu\n")
 
 
 def test_seed_decides(sedd, elsewhere, model):
@@ -54,7 +55,8 @@ def test_drawn_seed_is_told_and_draws_the_same_again(sedd, elsewhere, model):
 
 def test_predictor_decides(sedd, elsewhere, model):
     options = ("--model", model, "--steps", 2, "--num", 20, "--seed", 1)
-    assert drawn(sedd, *options, "--predictor", "euler") != drawn(sedd, *options)
+    assert drawn(sedd, *options, "--predictor", "first_hitting") != drawn(sedd, *options)
+    assert drawn(sedd, *options, "--predictor", "cached") == drawn(sedd, *options)
 
 
 @pytest.mark.parametrize("num", [1, 3, 7])
@@ -110,9 +112,35 @@ def test_intermediate_states_go_to_stderr(sedd, elsewhere, make_model, parameter
 
 def test_project_supplies_steps_and_predictor(sedd, project, model):
     text = (project / "params.yaml").read_text()
-    text = text.replace("steps: 128 ", "steps: 3 ").replace("analytic #", "euler #")
+    text = text.replace("steps: 128 ", "steps: 3 ").replace("predictor: auto ", "predictor: euler ")
     (project / "params.yaml").write_text(text)
     assert "euler, 3 steps, seed" in sedd("sample", "--model", model, "--num", 1).stderr
+
+
+def test_project_supplies_temperature_and_top_p(sedd, project, model):
+    text = (project / "params.yaml").read_text()
+    text = text.replace("temperature: 1.0 ", "temperature: 0.5 ").replace(
+        "top_p: 1.0 ", "top_p: 0.9 "
+    )
+    (project / "params.yaml").write_text(text)
+    options = ("sample", "--model", model, "--num", 1, "--steps", 2)
+    assert "temperature 0.5, top-p 0.9" in sedd(*options).stderr
+    assert "temperature 2, top-p 0.9" in sedd(*options, "--temperature", 2).stderr
+    assert "temperature 0.5, top-p 1:" in sedd(*options, "--top-p", 1).stderr
+
+
+@pytest.mark.parametrize("variant", ["conditional", "raw"])
+def test_temperature_and_top_p(sedd, elsewhere, make_model, tokenizer, variant):
+    """A model that says b three times as often as any of the 15 others, 1 in 6 times in all."""
+    folder = make_model("absorb", variant, says=tokenizer.encode_known("b")[0], odds=3)
+    options = ("--model", folder, "--steps", 4, "--num", 20, "--seed", 1)
+    off = sedd("sample", *options)
+    assert "temperature" not in off.stderr
+    assert drawn(sedd, *options, "--temperature", 1, "--top-p", "1.0") == off.stdout
+    for sharp in (("--temperature", 0.05), ("--top-p", 0.1)):
+        result = sedd("sample", *options, *sharp)
+        assert result.stdout == "bbbbbbbb\n" * 20
+        assert "not the model's own law" in result.stderr
 
 
 def test_default_model_is_the_one_just_trained(sedd, project, model):
@@ -143,12 +171,37 @@ def test_no_steps_outside_a_project(refusal, elsewhere, model):
         ("--seed", 2**63),
         ("--device", "tpu"),
         ("--device", "cuda:99"),
+        ("--temperature", 0.0),
+        ("--temperature", -1.0),
+        ("--temperature", "nan"),
+        ("--temperature", "inf"),
+        ("--top-p", 0.0),
+        ("--top-p", 1.5),
     ],
 )
 def test_bad_values_are_named(refusal, project, model, option, value):
     message = refusal("sample", "--model", model, option, value)
     assert option.strip("-") in message
     assert str(value) in message
+
+
+@pytest.mark.parametrize(
+    ("graph", "options", "messages"),
+    [
+        ("absorb", ("--predictor", "cached"), ("analytic or euler", "raw", "got cached")),
+        ("uniform", ("--predictor", "first_hitting"), ("raw", "got first_hitting")),
+        ("uniform", ("--temperature", 0.5), ("uniform graph", "got 0.5 and 1.0")),
+        ("uniform", ("--top-p", 0.5), ("uniform graph", "got 1.0 and 0.5")),
+    ],
+)
+@pytest.mark.parametrize("command", [("sample",), ("infill", "--prefix", "a")])
+def test_what_a_model_cannot_do_is_said(
+    refusal, elsewhere, make_model, command, graph, options, messages
+):
+    folder = make_model(graph, "raw")
+    text = refusal(*command, "--model", folder, "--steps", 2, *options)
+    assert text.startswith(str(folder))
+    assert all(message in text for message in messages)
 
 
 def test_bad_params_are_named(refusal, project, model):

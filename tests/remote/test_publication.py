@@ -30,6 +30,9 @@ SAMPLE = {
     "text": "Zoë",
     "ids": [5, 4, 1],
     "nfe": 3,
+    "predictor": "cached",
+    "temperature": 1.0,
+    "top_p": 0.9,
 }
 
 

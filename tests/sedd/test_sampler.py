@@ -2,121 +2,65 @@ import itertools
 
 import pytest
 import torch
-from toy import all_states, check_law, exact_model, index_of
+from chains import NUM, SAMPLERS, draw, n_step_law, small_support, transformer
+from toy import all_states, check_law, exact_model, index_of, total_variation
 
-from pipeline.sedd.sampler import (
-    FREE,
-    categorical,
-    denoise_weights,
-    reveal_chances,
-    sample,
-    step_weights,
-)
+from pipeline.sedd.reveal import masked_chances
+from pipeline.sedd.sampler import resolve, sample, step_weights
 
 CASES = [
-    ("absorb", "conditional", "analytic"),
-    ("absorb", "conditional", "euler"),
-    ("absorb", "raw", "analytic"),
-    ("absorb", "raw", "euler"),
-    ("uniform", "raw", "analytic"),
-    ("uniform", "raw", "euler"),
+    ("absorb", "conditional", "cached", "loglinear"),
+    ("absorb", "conditional", "cached", "geometric"),
+    ("absorb", "conditional", "analytic", "loglinear"),
+    ("absorb", "conditional", "euler", "geometric"),
+    ("absorb", "raw", "analytic", "loglinear"),
+    ("absorb", "raw", "euler", "geometric"),
+    ("uniform", "raw", "analytic", "loglinear"),
+    ("uniform", "raw", "euler", "loglinear"),
+    ("uniform", "raw", "euler", "geometric"),
 ]
-NUM = 20_000
+VARIANTS = [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")]
 
 
-def kernel(weights, targets):
-    """Chance [S, S'] of each target [S', L] from position-wise weights [S, L, V]."""
-    # What float64 leaves of a difference that is 0 is no weight.
-    chances = torch.where(weights < 1e-12, 0.0, weights.double())
-    chances = chances / chances.sum(-1, keepdim=True)
-    joint = torch.ones(len(weights), len(targets), dtype=torch.float64)
-    for position in range(targets.shape[1]):
-        joint *= chances[:, position, targets[:, position]]
-    return joint
-
-
-def n_step_law(model, num_steps, predictor, fixed=None):
-    """The exact law over clean sequences of the n-step chain with its final denoise."""
-    graph, length = model.graph, model.length
-    states = all_states(graph.num_states, length)
-    clean = all_states(graph.num_states - (graph.mask_id is not None), length)
-    if graph.mask_id is None:
-        law = torch.full((len(states),), 1 / len(states), dtype=torch.float64)
-    else:
-        law = (states == graph.mask_id).all(-1).double()
-    if fixed is not None:
-        law = impose(law, states, fixed, graph.num_states)
-    times = torch.linspace(1, model.t_min, num_steps + 1, dtype=torch.float64)
-    alive = law > 0
-    for t, next_t in itertools.pairwise(times):
-        step = torch.zeros(len(states), len(states), dtype=torch.float64)
-        step[alive] = kernel(step_weights(model, states[alive], t, next_t, predictor), states)
-        law = law @ step
-        if fixed is not None:
-            law = impose(law, states, fixed, graph.num_states)
-        alive = law > 0
-    last = torch.zeros(len(states), len(clean), dtype=torch.float64)
-    last[alive] = kernel(denoise_weights(model, states[alive], times[-1]), clean)
-    law = law @ last
-    return law if fixed is None else impose(law, clean, fixed, int(clean.max()) + 1)
-
-
-def impose(law, states, fixed, num_states):
-    """The law after the fixed positions are overwritten."""
-    moved = torch.where(fixed == FREE, states, fixed)
-    return torch.zeros_like(law).index_add(0, index_of(moved, num_states), law)
-
-
-def draw(model, num_steps, predictor, seed=0, **options):
-    generator = torch.Generator().manual_seed(seed)
-    return sample(
-        model, NUM, num_steps=num_steps, predictor=predictor, generator=generator, **options
-    )
-
-
-@pytest.mark.parametrize(("graph", "parameterization", "predictor"), CASES)
+@pytest.mark.parametrize(("graph", "parameterization", "predictor", "noise"), CASES)
 @pytest.mark.parametrize("num_steps", [1, 3])
-def test_samples_follow_the_exact_law_of_their_chain(graph, parameterization, predictor, num_steps):
-    model, _ = small_support(graph, parameterization)
+def test_samples_follow_the_exact_law_of_their_chain(
+    graph, parameterization, predictor, noise, num_steps
+):
+    model, _ = small_support(graph, parameterization, noise=noise, length=3)
     samples = draw(model, num_steps, predictor)
-    num_tokens = model.config.vocab_size
-    assert samples.tokens.min() >= 0
-    assert samples.tokens.max() < num_tokens
-    check_law(index_of(samples.tokens, num_tokens), n_step_law(model, num_steps, predictor))
+    assert 0 <= samples.tokens.min() <= samples.tokens.max() < 3
+    check_law(index_of(samples.tokens, 3), n_step_law(model, num_steps, predictor))
 
 
-def small_support(graph, parameterization):
-    """An exact model that answers from a table: the same states come up thousands of times."""
-    model, p0 = exact_model(graph, parameterization)
-    exact, states = model.network.forward, all_states(model.graph.num_states, model.length)
-    tables = {}
+@pytest.mark.parametrize("num_steps", [1, 50])
+def test_first_hitting_follows_the_data_at_any_number_of_steps(num_steps):
+    model, p0 = small_support("absorb", "conditional", length=3)
+    samples = draw(model, num_steps, "first_hitting")
+    check_law(index_of(samples.tokens, 3), p0.flatten())
+    assert total_variation(n_step_law(model, 1, "analytic"), p0.flatten()) > 0.1
 
-    def answer(xt, sigma=None):
-        key = None if sigma is None else float(sigma[0])
-        if key not in tables:
-            tables[key] = exact(states, None if sigma is None else sigma[:1].expand(len(states)))
-        return tables[key][index_of(xt, model.graph.num_states)]
 
-    model.network.forward = answer
-    return model, p0
+@pytest.mark.parametrize("predictor", ["first_hitting", "cached", "analytic"])
+@pytest.mark.parametrize("noise", ["loglinear", "geometric"])
+def test_positions_are_masked_as_often_as_the_process_says(predictor, noise):
+    model, _ = small_support("absorb", "conditional", noise=noise, length=3)
+    seen = {}
+    draw(model, 4, predictor, on_state=lambda step, t, xt: seen.update({t: xt}))
+    for t in (0.75, 0.25):
+        ends = model.noise.sigma(torch.tensor([t, 1.0], dtype=torch.float64))
+        masked = torch.expm1(-ends[0]) / torch.expm1(-ends[1])
+        num_masks = all_states(2, 3).sum(-1)
+        law = masked**num_masks * (1 - masked) ** (3 - num_masks)
+        check_law(index_of((seen[t] == 3).long(), 2), law)
 
 
 @pytest.mark.parametrize("predictor", ["analytic", "euler"])
-@pytest.mark.parametrize("parameterization", ["conditional", "raw"])
-def test_infilling_follows_the_exact_law_given_the_fixed_tokens(parameterization, predictor):
-    model, _ = small_support("absorb", parameterization)
-    fixed = torch.tensor([FREE, 2])
-    samples = draw(model, 3, predictor, fixed=fixed)
-    assert bool((samples.tokens[:, 1] == 2).all())
-    check_law(index_of(samples.tokens, 3), n_step_law(model, 3, predictor, fixed))
-
-
-@pytest.mark.parametrize("graph", ["absorb", "uniform"])
-def test_bias_of_n_steps_falls_as_one_over_n(graph):
-    model, p0 = small_support(graph, "raw")
+@pytest.mark.parametrize(("graph", "parameterization"), VARIANTS)
+def test_bias_of_n_steps_falls_as_one_over_n(graph, parameterization, predictor):
+    model, p0 = small_support(graph, parameterization, length=3)
     distance = [
-        (n_step_law(model, n, "analytic") - p0.flatten()).abs().sum().item() / 2
-        for n in (16, 32, 64)
+        total_variation(n_step_law(model, n, predictor), p0.flatten()) for n in (16, 32, 64)
     ]
     assert distance[0] > 1e-4
     assert distance[1] / distance[0] == pytest.approx(0.5, abs=0.06)
@@ -129,35 +73,87 @@ def test_conditional_and_raw_share_the_law_of_the_analytic_step():
     torch.testing.assert_close(*laws, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("predictor", ["analytic", "euler"])
-def test_nfe_counts_the_evaluations_that_included_a_row(predictor):
-    model, _ = exact_model("absorb", "conditional", length=3)
-    seen = []
-    exact = model.network
+@pytest.mark.parametrize("predictor", ["analytic", "euler", "cached"])
+@pytest.mark.parametrize("changes", [{"eps": 0.2}, {"noise": "geometric"}])
+def test_reveals_are_placed_with_the_chances_of_the_step(predictor, changes):
+    model, _ = small_support("absorb", "conditional", **changes)
+    times = torch.linspace(1, 0, 6, dtype=torch.float64)
+    masked = masked_chances(model, times, predictor)
+    assert (masked[0], masked[-1]) == (1, 0)
+    all_masks = torch.full((1, 2), 3)
+    rule = "euler" if predictor == "euler" else "analytic"
+    for step, (t, next_t) in enumerate(itertools.pairwise(times)):
+        weights = step_weights(model, all_masks, t, next_t, rule)[0, 0].clamp(min=0)
+        stay = (weights[3] / weights.sum()).item()
+        assert masked[step + 1].item() == pytest.approx(masked[step].item() * stay, abs=1e-8)
 
-    def counting(xt, sigma=None):
+
+@torch.no_grad()
+def test_head_at_chosen_positions_is_the_full_head_there():
+    model = transformer()
+    generator = torch.Generator().manual_seed(0)
+    xt = torch.randint(8, (5, 8), generator=generator)
+    at = torch.rand(5, 8, generator=generator) < 0.3
+    torch.testing.assert_close(model.log_p(xt, at), model.log_p(xt)[at], rtol=1e-12, atol=1e-12)
+
+
+def test_cached_draws_the_tokens_of_analytic_under_a_shared_stream():
+    model, texts = transformer(), set()
+    for seed in range(20):
+        one, other = (draw(model, 4, name, seed, num=1) for name in ("analytic", "cached"))
+        assert torch.equal(one.tokens, other.tokens)
+        assert torch.equal(one.nfe, other.nfe)
+        assert one.calls == other.calls == int(one.nfe)
+        texts.add(tuple(one.tokens[0].tolist()))
+    assert len(texts) == 20
+
+
+def test_rows_of_cached_share_calls_and_leave_nfe_as_it_is():
+    model = transformer()
+    stepwise, cached = (draw(model, 200, name, num=50) for name in ("analytic", "cached"))
+    assert torch.equal(stepwise.nfe, cached.nfe)
+    assert cached.calls == int(cached.nfe.max()) <= 8
+    assert stepwise.calls > 100
+
+
+@pytest.mark.parametrize(("graph", "parameterization", "predictor"), SAMPLERS)
+@pytest.mark.parametrize("num", [1, 200])
+def test_nfe_counts_the_evaluations_that_included_a_row(graph, parameterization, predictor, num):
+    model, _ = small_support(graph, parameterization, length=3)
+    seen, answer = [], model.network.forward
+
+    def counting(xt, *arguments, **options):
         seen.append(len(xt))
-        return exact.__class__.forward(exact, xt, sigma)
+        return answer(xt, *arguments, **options)
 
     model.network.forward = counting
-    generator = torch.Generator().manual_seed(1)
-    samples = sample(model, 200, num_steps=5, predictor=predictor, generator=generator)
+    samples = draw(model, 5, predictor, seed=1, num=num)
     assert samples.calls == len(seen)
     assert int(samples.nfe.sum()) == sum(seen)
-    assert int(samples.nfe.max()) <= 3
+    assert int(samples.nfe.max()) <= (3 if parameterization == "conditional" else 6)
 
 
-def test_mean_nfe_is_the_expected_number_of_steps_that_reveal_something():
-    model, _ = small_support("absorb", "conditional")
+@pytest.mark.parametrize("predictor", ["cached", "analytic"])
+@pytest.mark.parametrize("noise", ["loglinear", "geometric"])
+def test_mean_nfe_is_the_expected_number_of_steps_that_reveal_something(predictor, noise):
+    model, _ = small_support("absorb", "conditional", length=3, noise=noise, eps=0.2)
     num_steps = 7
     times = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
-    chances = reveal_chances(model, times, "analytic")
+    chances = -masked_chances(model, times, predictor).diff()
     assert chances.sum().item() == pytest.approx(1)
-    expected = (1 - (1 - chances) ** model.length).sum().item()
-    nfe = draw(model, num_steps, "analytic").nfe.double()
+    expected = (1 - (1 - chances) ** 3).sum().item()
+    nfe = draw(model, num_steps, predictor).nfe.double()
     assert nfe.mean().item() == pytest.approx(expected, abs=4 * nfe.std().item() / NUM**0.5)
-    in_closed_form = num_steps * (1 - (1 - 1 / num_steps) ** model.length)
-    assert expected == pytest.approx(in_closed_form, rel=1e-6)
+    if noise == "loglinear":
+        in_closed_form = num_steps * (1 - (1 - 1 / num_steps) ** 3)
+        assert expected == pytest.approx(in_closed_form, rel=1e-12)
+
+
+def test_first_hitting_evaluates_each_row_once_a_position():
+    model = transformer()
+    samples = draw(model, 3, "first_hitting", num=50)
+    assert samples.calls == 8
+    assert bool((samples.nfe == 8).all())
 
 
 def test_raw_rows_stop_being_evaluated_once_nothing_can_change():
@@ -169,14 +165,17 @@ def test_raw_rows_stop_being_evaluated_once_nothing_can_change():
     assert bool((uniform.nfe == 5).all())
 
 
-@pytest.mark.parametrize("parameterization", ["conditional", "raw"])
-def test_states_run_from_all_masks_to_the_samples(parameterization):
+@pytest.mark.parametrize(
+    ("parameterization", "predictor"),
+    [name[1:] for name in SAMPLERS if name[0] == "absorb"],
+)
+def test_states_run_from_all_masks_to_the_samples(parameterization, predictor):
     model, _ = small_support("absorb", parameterization)
     states = []
-    samples = draw(model, 4, "analytic", on_state=lambda step, t, xt: states.append((step, t, xt)))
+    samples = draw(model, 4, predictor, on_state=lambda step, t, xt: states.append((step, t, xt)))
     assert [step for step, _, _ in states] == list(range(6))
-    assert states[0][1] == 1.0
-    assert states[-1][1] == 0.0
+    times = [1.0, 0.75, 0.5, 0.25, model.t_min, 0.0]
+    assert [t for _, t, _ in states] == pytest.approx(times, abs=1e-5)
     assert bool((states[0][2] == 3).all())
     torch.testing.assert_close(states[-1][2], samples.tokens)
     for (_, _, before), (_, _, after) in itertools.pairwise(states):
@@ -184,34 +183,59 @@ def test_states_run_from_all_masks_to_the_samples(parameterization):
         torch.testing.assert_close(before[kept], after[kept])
 
 
-def test_same_seed_same_samples():
-    model, _ = small_support("absorb", "conditional")
-    first, again, other = (draw(model, 3, "analytic", seed=seed).tokens for seed in (5, 5, 6))
+@pytest.mark.parametrize("predictor", ["analytic", "cached", "first_hitting"])
+def test_states_are_shown_as_soon_as_they_are_settled(predictor):
+    model, events = transformer(), []
+    answer = model.network.forward
+
+    def telling(*arguments, **options):
+        events.append("call")
+        return answer(*arguments, **options)
+
+    model.network.forward = telling
+    draw(model, 50, predictor, num=1, on_state=lambda *state: events.append("state"))
+    calls = [place for place, event in enumerate(events) if event == "call"]
+    assert events.count("state") == 52
+    assert events[0] == "state"
+    assert all(later > sooner + 1 for sooner, later in itertools.pairwise(calls))
+
+
+@pytest.mark.parametrize(("graph", "parameterization", "predictor"), SAMPLERS)
+def test_same_seed_same_samples(graph, parameterization, predictor):
+    model, _ = small_support(graph, parameterization)
+    first, again, other = (draw(model, 3, predictor, seed=seed).tokens for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize(("graph", "parameterization"), VARIANTS)
+def test_auto_is_the_fastest_with_the_law_of_analytic(graph, parameterization):
+    model, _ = small_support(graph, parameterization)
+    name = resolve(model, "auto")
+    assert name == ("cached" if parameterization == "conditional" else "analytic")
+    assert torch.equal(draw(model, 3, "auto").tokens, draw(model, 3, name).tokens)
+
+
 @pytest.mark.parametrize(
-    "options", [{"num_steps": 0}, {"length": 3}, {"length": 0}, {"fixed": torch.zeros(5)}]
+    ("variant", "options", "message"),
+    [
+        (VARIANTS[0], {"num_steps": 0}, "num_steps 0"),
+        (VARIANTS[0], {"length": 3}, r"length 3 not in 1\.\.2"),
+        (VARIANTS[0], {"length": 0}, "length 0"),
+        (VARIANTS[0], {"fixed": torch.zeros(5)}, r"shape \(5,\), expected \(2,\)"),
+        (VARIANTS[1], {"predictor": "cached"}, r"analytic or euler with the raw .*\(got cached\)"),
+        (VARIANTS[2], {"predictor": "first_hitting"}, r"\(got first_hitting\)"),
+        (VARIANTS[0], {"predictor": "ddim"}, r"cached or first_hitting .*\(got ddim\)"),
+        (VARIANTS[0], {"temperature": 0.0}, r"above 0.*\(got 0\.0 and 1\.0\)"),
+        (VARIANTS[0], {"temperature": float("nan")}, r"\(got nan"),
+        (VARIANTS[1], {"top_p": 1.5}, r"at most 1 \(got 1\.0 and 1\.5\)"),
+        (VARIANTS[2], {"temperature": 0.5}, "must be 1 with the uniform graph"),
+        (VARIANTS[2], {"top_p": 0.5}, "must be 1 with the uniform graph"),
+    ],
 )
-def test_impossible_requests_are_refused(options):
-    model, _ = exact_model("absorb", "conditional")
+def test_impossible_requests_are_refused(variant, options, message):
+    model, _ = exact_model(*variant)
     generator = torch.Generator().manual_seed(0)
-    options = {"num_steps": 2} | options
-    with pytest.raises(ValueError, match=r"length|shape"):
-        sample(model, 1, predictor="analytic", generator=generator, **options)
-
-
-def test_draws_are_right_in_the_tails():
-    """A state of mass 1e-9 must come up at that rate: here from uniforms near its interval."""
-    probs = torch.full((1_000_000, 2), 1e-6, dtype=torch.float32)
-    probs[:, 0] = 1 - 1e-6
-    generator = torch.Generator().manual_seed(0)
-    drawn = sum(int(categorical(probs, generator).sum()) for _ in range(20))
-    assert 20 - 4 * 20**0.5 < drawn < 20 + 4 * 20**0.5
-
-
-def test_a_draw_never_picks_a_state_without_mass():
-    probs = torch.tensor([0.0, 0.3, 0.0, 0.7, 0.0]).expand(100_000, -1)
-    drawn = categorical(probs, torch.Generator().manual_seed(0))
-    assert set(drawn.tolist()) == {1, 3}
+    options = {"num_steps": 2, "predictor": "analytic"} | options
+    with pytest.raises(ValueError, match=message):
+        sample(model, 1, generator=generator, **options)

@@ -1,6 +1,7 @@
 """The sample stage: its bytes depend on inputs and seed alone, its clock stands apart."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ from tiny_project import TINY, write_params
 
 from pipeline.data.packing import Packed
 from pipeline.data.tokenizer import TextTokenizer
+from pipeline.evaluation.samples import Samples
 from pipeline.files import read_json, read_jsonl
 from pipeline.params import load_params
 from pipeline.sedd.model import SEDD
-from pipeline.training.checkpoint import save_checkpoint
+from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from stages.sample import main
 from stages.train import model_config
 
@@ -40,6 +42,7 @@ def test_rows_are_complete_and_trace_ends_at_them(trained):
         assert row["text"] == tokenizer.decode(row["ids"])
         assert 1 <= row["nfe"] <= 5
         assert (row["num_steps"], row["seed"]) == (4, 0)
+        assert (row["predictor"], row["temperature"], row["top_p"]) == ("cached", 1.0, 1.0)
     trace = read_json(Path("out/4.trace.json"))["samples"]
     assert len(trace) == 2
     for states, row in zip(trace, rows, strict=False):
@@ -48,6 +51,7 @@ def test_rows_are_complete_and_trace_ends_at_them(trained):
         assert states[-1]["text"] == tokenizer.show(row["ids"])
     timing = read_json(Path("out/4.timing.json"))
     assert timing["device"] == "cpu"
+    assert timing["predictor"] == "cached"
     assert timing["samples_per_second"] == pytest.approx(16 / timing["seconds"])
 
 
@@ -66,6 +70,62 @@ def test_batches_make_up_the_number_asked_for(trained):
     main(2, CHECKPOINT, TOKENIZER, Path("out"))
     assert len(read_jsonl(Path("out/2.jsonl"))) == 7
     assert len(read_json(Path("out/2.trace.json"))["samples"]) == 3
+
+
+@pytest.mark.parametrize("predictor", ["analytic", "euler", "first_hitting"])
+def test_every_sampler_is_recorded_and_traced(trained, predictor):
+    sharp = {"sample.temperature": 0.5, "sample.top_p": 0.9}
+    write_params(trained, TINY | {"sample.predictor": predictor} | sharp)
+    main(5, CHECKPOINT, TOKENIZER, Path("out"))
+    rows = read_jsonl(Path("out/5.jsonl"))
+    for row in rows:
+        assert (row["predictor"], row["temperature"], row["top_p"]) == (predictor, 0.5, 0.9)
+        assert row["nfe"] == 16 if predictor == "first_hitting" else row["nfe"] <= 6
+    texts = Samples.read(Path("out/5.jsonl"))
+    assert (texts.num_steps, len(texts)) == (5, 16)
+    trace = read_json(Path("out/5.trace.json"))["samples"]
+    assert [state["t"] for state in trace[0]] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0, 0])
+    assert set(trace[0][0]["text"]) == {"░"}
+    assert "░" not in trace[0][-1]["text"]
+
+
+def test_temperature_and_top_p_make_other_samples(trained):
+    changes = [{}, {"sample.temperature": 0.5}, {"sample.top_p": 0.5}, {"sample.temperature": 1}]
+    written = []
+    for place, change in enumerate(changes):
+        write_params(trained, TINY | change)
+        main(4, CHECKPOINT, TOKENIZER, Path(str(place)))
+        written.append(Path(str(place), "4.jsonl").read_bytes())
+    assert written[0] == written[3]
+    assert len(set(written)) == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "message"),
+    [
+        ({"parameterization": "raw"}, {"sample.predictor": "cached"}, "(got cached)"),
+        (
+            {"graph": "uniform", "parameterization": "raw"},
+            {"sample.top_p": 0.5},
+            "must be 1 with the uniform graph",
+        ),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_sampled_so_is_refused(
+    trained, capsys, config, change, message
+):
+    """As when the checkpoint was not made under these parameters."""
+    made = load_checkpoint(CHECKPOINT, torch.device("cpu")).config
+    model = SEDD(replace(made, **config))
+    sha256 = Packed.open(Path("artifacts/packed")).meta.tokenizer_sha256
+    save_checkpoint(CHECKPOINT, model, tokenizer=TOKENIZER, tokenizer_sha256=sha256)
+    write_params(trained, TINY | change)
+    with pytest.raises(SystemExit):
+        main(4, CHECKPOINT, TOKENIZER, Path("out"))
+    error = capsys.readouterr().err
+    assert error.startswith("error: sample: ")
+    assert message in error
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("num_steps", [0, -3])
