@@ -49,7 +49,8 @@ class Data(Section):
 class Tokenizer(Section):
     """How text becomes ids."""
 
-    kind: Literal["char"]
+    kind: Literal["char", "gpt2"]
+    source: Text
 
 
 class Pack(Section):
@@ -157,14 +158,19 @@ class Optimizing(Section):
 class Train(Optimizing):
     """Training of the score network."""
 
-    num_steps: Count
+    init: Text | None
+    num_steps: Annotated[int, Field(ge=0)]
     sample_every: Count
     sample_num: Count
     sample_steps: Count
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> Self:
-        if self.warmup_steps >= self.num_steps:
+    def _trains(self) -> Self:
+        if self.num_steps == 0 and self.init is None:
+            raise ValueError(
+                "num_steps must be at least 1 (got 0), unless init names weights to keep"
+            )
+        if 0 < self.num_steps <= self.warmup_steps:
             raise ValueError(
                 f"warmup_steps ({self.warmup_steps}) must be less than num_steps ({self.num_steps})"
             )
@@ -181,7 +187,8 @@ class Evaluate(Section):
     """The Monte Carlo bound."""
 
     num_replicates: Annotated[int, Field(ge=16)]
-    num_draws: Count
+    # Draws come in antithetic pairs.
+    num_draws: Annotated[int, Field(ge=2, multiple_of=2)]
     batch_size: Count
     seed: Seed
 
@@ -190,7 +197,9 @@ class Sample(Section):
     """Sampling at each step count."""
 
     num: Count
-    predictor: Literal["analytic", "euler"]
+    predictor: Literal["auto", "analytic", "euler", "cached", "first_hitting"]
+    temperature: Positive
+    top_p: Annotated[Real, Field(gt=0, le=1)]
     batch_size: Count
     num_traced: Annotated[int, Field(ge=0)]
     seed: Seed
@@ -245,6 +254,23 @@ class Params(Section):
     tracking: Tracking
     publish: Publish
 
+    @model_validator(mode="after")
+    def _samples_its_model(self) -> Self:
+        graph, sample = self.diffusion.graph, self.sample
+        score = getattr(self.diffusion, graph).parameterization
+        if score == "raw" and sample.predictor in ("cached", "first_hitting"):
+            raise ValueError(
+                f"sample.predictor must be auto, analytic or euler with diffusion.{graph}."
+                f"parameterization raw (got {sample.predictor!r})"
+            )
+        for key in ("temperature", "top_p"):
+            if graph == "uniform" and getattr(sample, key) != 1:
+                raise ValueError(
+                    f"sample.{key} must be 1 with diffusion.graph uniform "
+                    f"(got {getattr(sample, key)})"
+                )
+        return self
+
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check `path`.
@@ -262,11 +288,12 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [_line(mistake) for mistake in error.errors()]
+        lines = [mistake_line(mistake) for mistake in error.errors()]
         raise ParamsError("\n".join(f"{path}: {line}" for line in lines)) from None
 
 
-def _line(mistake: ErrorDetails) -> str:
+def mistake_line(mistake: ErrorDetails) -> str:
+    """What is wrong at which key, and the value got."""
     key = ".".join(map(str, mistake["loc"])) or "(top)"
     message = mistake["msg"].removeprefix("Value error, ")
     # A check across keys names their values itself; its input is the whole section.

@@ -13,7 +13,7 @@ from pipeline.device import device_label, memory_for, pick_device
 from pipeline.errors import reported
 from pipeline.files import write_json
 from pipeline.params import Baseline, load_params
-from pipeline.training.loop import Fitted, Settings, fit, write_losses
+from pipeline.training.loop import Fitted, Settings, Watch, fit, write_losses
 from pipeline.training.state import TrainingState, hash_files, training_state
 
 CODE = [Path(__file__).parents[1] / "pipeline" / room for room in ("baseline", "training")]
@@ -51,11 +51,9 @@ def train(
         NextToken(model),
         packed.train,
         settings,
+        Watch(lambda: block_nats(model, held_out, batch_size=params.batch_size)[0].mean().item()),
         device=device,
         state=state,
-        evaluate=lambda: block_nats(model, held_out, batch_size=params.batch_size)[0].mean().item(),
-        snapshot=None,
-        sample_every=None,
         desc="baseline",
     )
     return model, fitted

@@ -9,13 +9,14 @@ import typer
 
 from pipeline.baseline.gpt2 import block_nats, check_baseline, load_baseline
 from pipeline.data.packing import Packed
+from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import memory_for, pick_device
 from pipeline.errors import PipelineError, reported
 from pipeline.files import write_json
 from pipeline.params import load_params
 from pipeline.progress import progress
 from pipeline.sedd.bound import Bound, Rate, draw_bound, rate
-from pipeline.training.checkpoint import check_tokenizer, load_checkpoint
+from pipeline.training.checkpoint import TOKENIZER, check_tokenizer, load_checkpoint
 
 
 def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
     check_tokenizer(checkpoint, tokenizer_sha256)
     check_baseline(baseline, tokenizer_sha256=tokenizer_sha256, length=blocks.meta.length)
     model = load_checkpoint(checkpoint, device)
+    tokenizer = TextTokenizer.load(checkpoint / TOKENIZER)
     x0 = torch.from_numpy(blocks.test.astype("int64")).to(device)
     settings = params.evaluate
     bar = progress(total=settings.num_replicates, desc="bound", unit="replicate")
@@ -79,7 +81,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
             generator=torch.Generator(device).manual_seed(settings.seed),
             on_replicate=bar.update,
         )
-        exact, num_chars = block_nats(
+        exact, _ = block_nats(
             load_baseline(baseline, device), blocks.test, batch_size=settings.batch_size
         )
     if impossible := int((~bound.total.isfinite()).any(0).sum()):
@@ -87,8 +89,9 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
             f"the bound is infinite for {impossible} of {len(x0)} texts: the final denoise gives "
             "them no chance; train longer, or change diffusion.t_min"
         )
+    num_chars = [tokenizer.num_chars(ids) + 1 for ids in blocks.test]
     values = likelihood(
-        bound, torch.as_tensor(exact, device=device), torch.as_tensor(num_chars, device=device)
+        bound, torch.as_tensor(exact, device=device), torch.tensor(num_chars, device=device)
     )
     repeats = {"num_replicates": settings.num_replicates, "num_draws": settings.num_draws}
     write_json(out, values | repeats)

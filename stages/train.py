@@ -9,13 +9,18 @@ from pipeline.data.packing import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.errors import reported
-from pipeline.files import write_json, write_jsonl
+from pipeline.files import from_root, write_json, write_jsonl
 from pipeline.params import Params, Train, load_params
 from pipeline.sedd.loss import ScoreEntropy
 from pipeline.sedd.model import SEDD, SEDDConfig
 from pipeline.sedd.sampler import sample
-from pipeline.training.checkpoint import save_checkpoint
-from pipeline.training.loop import Fitted, Settings, fit, write_losses
+from pipeline.training.checkpoint import (
+    check_tokenizer,
+    save_checkpoint,
+    warm_start,
+    weights_sha256,
+)
+from pipeline.training.loop import Fitted, Settings, Watch, fit, write_losses
 from pipeline.training.schedule import step_seed
 from pipeline.training.state import TrainingState, hash_files, training_state
 
@@ -41,6 +46,11 @@ def model_config(params: Params, vocab_size: int, length: int) -> SEDDConfig:
     )
 
 
+def init_sha256(params: Params) -> str | None:
+    """Hash of the weights that training starts from; None where they are random."""
+    return None if params.train.init is None else weights_sha256(from_root(params.train.init))
+
+
 @torch.no_grad()
 def held_out_loss(model: SEDD, blocks: torch.Tensor, params: Train) -> float:
     """Mean loss of blocks [N, L] in nats a block, always under the same noise."""
@@ -60,7 +70,7 @@ def texts_at(
         model,
         params.train.sample_num,
         num_steps=params.train.sample_steps,
-        predictor="analytic",
+        predictor="auto",
         generator=torch.Generator(device).manual_seed(seed),
     )
     return [tokenizer.decode(ids) for ids in samples.tokens.tolist()]
@@ -72,8 +82,11 @@ def train(
     """The trained model, with what was logged."""
     device = pick_device(params.device)
     torch.manual_seed(params.train.seed)
-    config = model_config(params, packed.meta.vocab_size, packed.meta.length)
-    model = SEDD(config).to(device)
+    model = SEDD(model_config(params, packed.meta.vocab_size, packed.meta.length)).to(device)
+    if params.train.init is not None:
+        folder = from_root(params.train.init)
+        check_tokenizer(folder, tokenizer.sha256)
+        warm_start(model, folder)
     # Evenly spread: a split in alphabetical order begins with names of one kind.
     stride = max(1, len(packed.test) // params.train.eval_blocks)
     blocks = packed.test[::stride][: params.train.eval_blocks]
@@ -82,11 +95,14 @@ def train(
         ScoreEntropy(model),
         packed.train,
         Settings(**params.train.model_dump(include=set(Settings.__annotations__))),
+        Watch(
+            lambda: held_out_loss(model, held_out, params.train),
+            lambda step: texts_at(step, model, tokenizer, params, device),
+            params.train.sample_every,
+            from_start=params.train.init is not None,
+        ),
         device=device,
         state=state,
-        evaluate=lambda: held_out_loss(model, held_out, params.train),
-        snapshot=lambda step: texts_at(step, model, tokenizer, params, device),
-        sample_every=params.train.sample_every,
         desc="train",
     )
     return model, fitted
@@ -105,13 +121,18 @@ def main(
         "train": params.train.model_dump(exclude={"checkpoint_every"}),
         "data": hash_files([packed / "train.bin", packed / "test.bin"]),
         "tokenizer": text.sha256,
+        "init": init_sha256(params),
         "code": hash_files([*CODE, Path(__file__)]),
         "torch": torch.__version__,
     }
     with training_state("train", identity) as state, memory_for("train.batch_size"):
         model, fitted = train(params, blocks, text, state)
         sha256 = save_checkpoint(
-            checkpoint, model, tokenizer=tokenizer, tokenizer_sha256=text.sha256
+            checkpoint,
+            model,
+            tokenizer=tokenizer,
+            tokenizer_sha256=text.sha256,
+            text_lengths=blocks.meta.text_lengths,
         )
         write_jsonl(snapshots, fitted.snapshots)
         write_losses(losses, fitted.losses)
@@ -123,10 +144,11 @@ def main(
                 "num_tokens": num_tokens,
                 "num_steps": params.train.num_steps,
                 "seconds": fitted.seconds,
-                "tokens_per_second": num_tokens / fitted.seconds,
+                "tokens_per_second": num_tokens / fitted.seconds if num_tokens else None,
                 "device": device_label(pick_device(params.device)),
                 "torch": torch.__version__,
                 "sha256": sha256,
+                "init_sha256": identity["init"],
             },
         )
         state.finish()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from published_files import NARROW, config_of, write_byte_level, write_published
+from pyarrow.parquet import read_table, write_table
 from tiny_project import PROJECT, TINY, changed, readme_commands, shipped_params
 
 pytestmark = pytest.mark.slow
@@ -138,6 +140,12 @@ print(repo.commit("as it is").id)
 """
 
 
+def oxen_commit(clone: Path, folder: Path) -> str:
+    """Commit the files of `folder` in a process of its own; returns the commit's id."""
+    environment = f"OXEN_CONFIG_DIR={folder.parent}/config"
+    return run(clone, "env", environment, "python", "-c", OXEN_COMMIT, str(folder)).split()[-1]
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_commit_that_leaves_the_data_alone_reruns_what_names_it(clone, tmp_path):
     """A repository of one's own: first another commit of the same bytes, then one of a note."""
@@ -147,10 +155,8 @@ def test_a_commit_that_leaves_the_data_alone_reruns_what_names_it(clone, tmp_pat
     for note in (None, "another commit"):
         if note:
             (names / "note.txt").write_text(note)
-        environment = f"OXEN_CONFIG_DIR={tmp_path}/config"
-        output = run(clone, "env", environment, "python", "-c", OXEN_COMMIT, str(names))
         values = yaml.safe_load((clone / "params.yaml").read_text())
-        source = {"data.repo": str(names), "data.revision": output.split()[-1]}
+        source = {"data.repo": str(names), "data.revision": oxen_commit(clone, names)}
         (clone / "params.yaml").write_text(yaml.safe_dump(changed(values, source)))
         assert ran(run(clone, "dvc", "repro")) == {"fetch", "report", "track", "publish"}
     run(clone, "git", "checkout", "params.yaml")
@@ -167,6 +173,47 @@ def test_commands_of_the_readme(clone):
             assert {"train", "evaluate", "report", "track", "publish"} <= ran(output)
             assert "baseline" not in ran(output)
             assert command.split("=")[-1] in (clone / "reports" / "index.html").read_text()
+    run(clone, "git", "checkout", "params.yaml")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_published_checkpoint_goes_through_the_pipeline(clone, tmp_path):
+    """Imported with a tokenizer of bytes, then evaluated, sampled, scored, tracked, published."""
+    published, model, names = (tmp_path / name for name in ("published", "model", "names"))
+    names.mkdir()
+    for split, num in (("train", 400), ("test", 80)):
+        table = read_table(clone / "pipeline" / "data" / "baby_names" / f"{split}.parquet")
+        write_table(table.slice(0, num), names / f"{split}.parquet")
+    revision = oxen_commit(clone, names)
+    config = config_of(NARROW, tokens=257 + 20)
+    write_published(published, "pth", config, prefix="module.", ema=True)
+    write_byte_level(published, num_merges=20)
+    run(clone, "sedd", "import", str(published), str(model))
+    given = {
+        "data.repo": str(names),
+        "data.revision": revision,
+        "tokenizer.kind": "gpt2",
+        "tokenizer.source": str(model / "tokenizer"),
+        "diffusion.absorb.parameterization": "raw",
+        "model.width": NARROW["hidden_size"],
+        "model.num_blocks": NARROW["n_blocks"],
+        "model.num_heads": NARROW["n_heads"],
+        "model.cond_dim": NARROW["cond_dim"],
+        "train.init": str(model),
+        "train.num_steps": 0,
+    }
+    values = changed(shipped_params(), TINY | given)
+    (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    before = len(runs(clone)), publications(clone)
+    assert ran(run(clone, "dvc", "repro")) == ALL
+    weights = "model.safetensors"
+    kept = (clone / "artifacts" / "checkpoint" / weights).read_bytes()
+    assert kept == (model / weights).read_bytes()
+    assert (len(runs(clone)), publications(clone)) == (before[0] + 1, before[1] + 1)
+    assert "as they were" in (clone / "reports" / "index.html").read_text()
+    by_steps = json.loads((clone / "reports" / "metrics.json").read_text())["by_steps"]
+    # Bytes drawn from random weights seldom make up characters.
+    assert all(row["invalid_utf8"] > 0.5 for row in by_steps.values())
     run(clone, "git", "checkout", "params.yaml")
 
 

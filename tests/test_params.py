@@ -72,11 +72,35 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ({"model.num_heads": 3}, "num_heads must divide width"),
         ({"train.accumulate": 3}, "accumulate (3) must divide batch_size (64)"),
         ({"evaluate.num_replicates": 8}, "evaluate.num_replicates"),
+        ({"evaluate.num_draws": 3}, "evaluate.num_draws: Input should be a multiple of 2"),
         ({"train.lr": float("nan")}, "train.lr"),
+        ({"train.num_steps": 0}, "train: num_steps must be at least 1 (got 0)"),
+        ({"train.num_steps": -1, "train.init": "here"}, "train.num_steps: "),
         ({"train.warmup_steps": 5100}, "train: warmup_steps (5100) must be less than num_steps"),
         ({"data.files.test": "train.parquet"}, "data.files: train and test must be different"),
         ({"diffusion.geometric.sigma_max": 100.0}, "diffusion.geometric.sigma_max"),
-        ({"sample.predictor": "ancestral"}, "'analytic' or 'euler'"),
+        ({"sample.predictor": "ancestral"}, "sample.predictor: "),
+        ({"sample.temperature": 0.0}, "sample.temperature: "),
+        ({"sample.temperature": "inf"}, "sample.temperature: "),
+        ({"sample.top_p": 0.0}, "sample.top_p: "),
+        ({"sample.top_p": 1.1}, "sample.top_p: "),
+        (
+            {"sample.predictor": "cached", "diffusion.graph": "uniform"},
+            "sample.predictor must be auto, analytic or euler with "
+            "diffusion.uniform.parameterization raw (got 'cached')",
+        ),
+        (
+            {"sample.predictor": "first_hitting", "diffusion.absorb.parameterization": "raw"},
+            "diffusion.absorb.parameterization raw (got 'first_hitting')",
+        ),
+        (
+            {"sample.temperature": 0.5, "diffusion.graph": "uniform"},
+            "sample.temperature must be 1 with diffusion.graph uniform (got 0.5)",
+        ),
+        (
+            {"sample.top_p": 0.9, "diffusion.graph": "uniform"},
+            "sample.top_p must be 1 with diffusion.graph uniform (got 0.9)",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path, changes, message):

@@ -84,12 +84,13 @@ def _losses(experiment: Experiment) -> str:
 
 
 def _loss(axes: Axes, curve: LossCurve, colour: str) -> None:
-    axes.plot(curve.step, curve.train_loss, color=colour, linewidth=1, alpha=0.5)
-    held_out = [
-        (s, loss) for s, loss in zip(curve.step, curve.eval_loss, strict=True) if loss is not None
-    ]
-    if held_out:
-        axes.plot(*zip(*held_out, strict=True), color=colour, marker="o")
+    for losses, style in (
+        (curve.train_loss, {"linewidth": 1, "alpha": 0.5}),
+        (curve.eval_loss, {"marker": "o"}),
+    ):
+        known = [(s, loss) for s, loss in zip(curve.step, losses, strict=True) if loss is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), color=colour, **style)
 
 
 def _settled(curve: LossCurve) -> list[float]:

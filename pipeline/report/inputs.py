@@ -110,13 +110,17 @@ def _read_rows(path: Path, kind: type[R]) -> list[R]:
     return [_parse(f"{path}:{i}", line, kind) for i, line in enumerate(lines, 1) if line]
 
 
+def _optional(cell: str) -> float | None:
+    return None if cell == "" else float(cell)
+
+
 def _read_losses(path: Path) -> LossCurve:
     try:
         rows = list(csv.DictReader(_text(path).splitlines()))
         return LossCurve(
             step=[int(row["step"]) for row in rows],
-            train_loss=[float(row["train_loss"]) for row in rows],
-            eval_loss=[float(row["eval_loss"]) if row["eval_loss"] else None for row in rows],
+            train_loss=[_optional(row["train_loss"]) for row in rows],
+            eval_loss=[_optional(row["eval_loss"]) for row in rows],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PipelineError(

@@ -21,11 +21,12 @@ SCORES = (
     "novelty",
     "held_out",
     "well_formed",
+    "invalid_utf8",
     "nfe",
 )
 
 
-def _row(scores: Scores, seconds: float) -> dict[str, float | None]:
+def _row(scores: Scores, seconds: float | None) -> dict[str, float | None]:
     return {name: getattr(scores, name) for name in SCORES} | {"seconds": seconds}
 
 
@@ -41,7 +42,7 @@ def metrics(experiment: Experiment, steps: int) -> dict[str, Any]:
             str(num_steps): _row(found.scores, found.timing.seconds)
             for num_steps, found in experiment.by_steps.items()
         },
-        "real_text": _row(experiment.real_text, 0.0),
+        "real_text": _row(experiment.real_text, seconds=None),
     }
 
 

@@ -65,17 +65,18 @@ class Run(Record):
     num_tokens: int
     num_steps: int
     seconds: float
-    tokens_per_second: float
+    tokens_per_second: float | None
     device: str
     torch: str
     sha256: str
+    init_sha256: str | None = None
 
 
 class Snapshot(Record):
     """Samples in the middle of training; losses in nats a block."""
 
     step: int
-    loss: float
+    loss: float | None
     eval_loss: float | None
     texts: list[str]
 
@@ -153,6 +154,8 @@ class Scores(Record):
     held_out_stderr: Measured = None
     well_formed: Finite
     well_formed_stderr: Measured = None
+    invalid_utf8: Finite
+    invalid_utf8_stderr: Measured = None
     nfe: Finite
     nfe_stderr: Measured = None
 
@@ -189,10 +192,10 @@ class Likelihood(Record):
 
 @dataclass(frozen=True)
 class LossCurve:
-    """Losses in nats a block; `eval_loss` is None where it was not evaluated."""
+    """Losses in nats a block; None before the first step, or where it was not evaluated."""
 
     step: list[int]
-    train_loss: list[float]
+    train_loss: list[float | None]
     eval_loss: list[float | None]
 
 

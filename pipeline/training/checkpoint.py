@@ -2,31 +2,53 @@
 
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pipeline.errors import CheckpointError
 from pipeline.files import whole, write_json
 from pipeline.sedd.model import SEDD, SEDDConfig
+from pipeline.weights import check_weights, read_safetensors
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
+# What config.json says beside the SEDDConfig.
+ABOUT = {"tokenizer_sha256", "text_lengths"}
+# Where params.yaml decides what a model's weights must agree in.
+ARCHITECTURE = {
+    "graph": "diffusion.graph",
+    "parameterization": "diffusion.absorb.parameterization",
+    "vocab_size": "the tokenizer's size",
+    "width": "model.width",
+    "num_blocks": "model.num_blocks",
+    "num_heads": "model.num_heads",
+}
 
 
-def save_checkpoint(folder: Path, model: SEDD, *, tokenizer: Path, tokenizer_sha256: str) -> str:
-    """Write `model` and a copy of its tokenizer's folder; returns the SHA-256 of the weights."""
+def save_checkpoint(
+    folder: Path,
+    model: SEDD,
+    *,
+    tokenizer: Path,
+    tokenizer_sha256: str,
+    text_lengths: list[int] | None = None,
+) -> str:
+    """Write `model` and a copy of its tokenizer's folder; returns the SHA-256 of the weights.
+
+    Args:
+        text_lengths: training texts of 0, 1, … tokens; None where they are not known.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for file in tokenizer.iterdir():
         with whole(folder / TOKENIZER / file.name) as partial:
             partial.write_bytes(file.read_bytes())
-    config = model.config.asdict() | {"tokenizer_sha256": tokenizer_sha256}
-    write_json(folder / CONFIG, config)
+    about = {"tokenizer_sha256": tokenizer_sha256, "text_lengths": text_lengths}
+    write_json(folder / CONFIG, model.config.asdict() | about)
     weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}
     with whole(folder / WEIGHTS) as partial:
         partial.write_bytes(save(weights))
@@ -34,9 +56,16 @@ def save_checkpoint(folder: Path, model: SEDD, *, tokenizer: Path, tokenizer_sha
 
 
 def weights_sha256(folder: Path) -> str:
-    """SHA-256 of a checkpoint's weights."""
-    with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a checkpoint's weights.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    try:
+        with (folder / WEIGHTS).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint in {folder}: {WEIGHTS} is missing") from None
 
 
 def checkpoint_config(folder: Path) -> dict[str, Any]:
@@ -54,7 +83,7 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    expected = {field.name for field in fields(SEDDConfig)} | {"tokenizer_sha256"}
+    expected = {field.name for field in fields(SEDDConfig)} | ABOUT
     if not isinstance(config, dict) or set(config) != expected:
         keys = sorted(expected.symmetric_difference(config))
         raise CheckpointError(f"{path} is not a config of this project (keys: {', '.join(keys)})")
@@ -68,21 +97,37 @@ def load_checkpoint(folder: Path, device: torch.device) -> SEDD:
         CheckpointError: a file is missing or damaged, or tensors do not fit the config.
     """
     config = checkpoint_config(folder)
-    del config["tokenizer_sha256"]
     try:
         with torch.device(device):
-            model = SEDD(SEDDConfig(**config))
+            model = SEDD(SEDDConfig(**{key: config[key] for key in config.keys() - ABOUT}))
     except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{folder / CONFIG} describes no model: {error}") from error
     path = folder / WEIGHTS
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    _check_shapes(path, model.network.state_dict(), weights)
+    weights = read_safetensors(path, device)
+    check_weights(path, model.network.state_dict(), weights)
     model.network.load_state_dict(weights)
     return model.eval()
+
+
+def warm_start(model: SEDD, folder: Path) -> None:
+    """Give `model` the weights of the checkpoint in `folder`.
+
+    Noise, dropout and t_min may differ; so may the length, where no weight depends on it.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or of another architecture.
+    """
+    found = load_checkpoint(folder, next(model.parameters()).device)
+    mistakes = [
+        f"{key} is {getattr(model.config, name)} here and {getattr(found.config, name)} there"
+        for name, key in ARCHITECTURE.items()
+        if getattr(model.config, name) != getattr(found.config, name)
+    ]
+    if mistakes:
+        raise CheckpointError(f"train.init: {folder} is another model: {'; '.join(mistakes)}")
+    check_weights(folder / WEIGHTS, model.network.state_dict(), found.network.state_dict())
+    model.network.load_state_dict(found.network.state_dict())
+    model.config = replace(model.config, scale_by_sigma=found.config.scale_by_sigma)
 
 
 def check_tokenizer(folder: Path, tokenizer_sha256: str) -> None:
@@ -97,16 +142,3 @@ def check_tokenizer(folder: Path, tokenizer_sha256: str) -> None:
             f"{folder} was trained with tokenizer {trained_with[:12]}, this one is "
             f"{tokenizer_sha256[:12]}"
         )
-
-
-def _check_shapes(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> None:
-    mistakes = [f"{name} is missing" for name in expected if name not in found]
-    mistakes += [f"{name} is unexpected" for name in found if name not in expected]
-    mistakes += [
-        f"{name} has shape {list(found[name].shape)}, expected {list(expected[name].shape)}"
-        for name in expected
-        if name in found and found[name].shape != expected[name].shape
-    ]
-    if mistakes:
-        listed = "; ".join(mistakes[:5]) + ("; …" if len(mistakes) > 5 else "")
-        raise CheckpointError(f"{path} does not fit its config: {listed}")

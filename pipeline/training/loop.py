@@ -65,12 +65,30 @@ class Settings:
     checkpoint_every: int
 
 
+@dataclass(frozen=True)
+class Watch:
+    """How training is looked at; its functions are called with the averages in the module.
+
+    Attributes:
+        evaluate: held-out nats a block.
+        snapshot: texts sampled at a step; None for a method that does not sample.
+        sample_every: steps between snapshots.
+        from_start: also look before the first step, where the weights are not random.
+    """
+
+    evaluate: Callable[[], float]
+    snapshot: Callable[[int], list[str]] | None = None
+    sample_every: int | None = None
+    from_start: bool = False
+
+
 @dataclass
 class Fitted:
     """What training leaves beside the weights.
 
     Attributes:
-        losses: rows of step, train_loss (mean since the last row), eval_loss or None, lr.
+        losses: rows of step, train_loss (mean since the last row), eval_loss, lr; None for what
+            a row does not have.
         snapshots: rows of step, loss, eval_loss, texts.
         seconds: time spent in the loop, all resumed pieces together.
     """
@@ -147,18 +165,35 @@ class Trainer:
             num_steps=settings.num_steps,
         )
 
-    def log(self, eval_loss: float | None) -> float:
-        """Add a row with the mean loss since the last one; returns that mean.
+    def look(self, watch: Watch) -> float | None:
+        """Evaluate, log and sample where this step asks for it; returns the loss if it was logged.
 
         Raises:
             PipelineError: the loss is not finite.
         """
-        train_loss = self._window.item() / self._window_steps
-        if not math.isfinite(train_loss):
+        settings = self.settings
+        last = self.step == settings.num_steps
+        evaluates = last or self.step % settings.eval_every == 0
+        samples = watch.sample_every is not None and (last or self.step % watch.sample_every == 0)
+        if not (evaluates or samples or self.step % settings.log_every == 0):
+            return None
+        with self.ema.in_module():
+            self.method.module.eval()
+            eval_loss = watch.evaluate() if evaluates or samples else None
+            loss = self._log(eval_loss)
+            if samples and watch.snapshot is not None:
+                row = {"step": self.step, "loss": loss, "eval_loss": eval_loss}
+                self.fitted.snapshots.append(row | {"texts": watch.snapshot(self.step)})
+        return loss
+
+    def _log(self, eval_loss: float | None) -> float | None:
+        """Add a row with the mean loss of the steps since the last one; returns that mean."""
+        train_loss = self._window.item() / self._window_steps if self._window_steps else None
+        if train_loss is not None and not math.isfinite(train_loss):
             raise PipelineError(
                 f"training diverged: the loss is {train_loss} at step {self.step}; lower lr or clip"
             )
-        lr = self.learning_rate(self.step - 1)
+        lr = self.learning_rate(self.step - 1) if self.step else None
         row = {"step": self.step, "train_loss": train_loss, "eval_loss": eval_loss, "lr": lr}
         self.fitted.losses.append(row)
         self._window.zero_()
@@ -194,12 +229,10 @@ def fit(
     method: Method,
     blocks: npt.NDArray[Any],
     settings: Settings,
+    watch: Watch,
     *,
     device: torch.device,
     state: TrainingState,
-    evaluate: Callable[[], float],
-    snapshot: Callable[[int], list[str]] | None,
-    sample_every: int | None,
     desc: str,
 ) -> Fitted:
     """Train `method` on blocks [N, L] from where `state` stands; its module ends with the averages.
@@ -208,11 +241,9 @@ def fit(
         method: what is trained; its module is on `device`.
         blocks: token ids, an array or a memory map.
         settings: how.
+        watch: how it is looked at meanwhile.
         device: where.
         state: checkpoints are written here every `checkpoint_every` steps and at the end.
-        evaluate: held-out nats a block; called with the averages in the module.
-        snapshot: texts sampled at a step, likewise; None for a method that does not sample.
-        sample_every: steps between snapshots.
         desc: the name shown with progress.
     Returns:
         what was logged.
@@ -224,25 +255,23 @@ def fit(
     saved = state.load(device)
     if saved is not None:
         trainer.load_state_dict(saved)
+    elif watch.from_start:
+        trainer.look(watch)
     order = Order(len(blocks), settings.seed)
     started = time.monotonic() - trainer.fitted.seconds
-
-    def save() -> None:
-        trainer.fitted.seconds = time.monotonic() - started
-        state.save(trainer.state_dict())
-
     bar = progress(total=settings.num_steps, done=trainer.step, desc=desc, unit="step")
     with stop_requested() as stopping, bar:
         while trainer.step < settings.num_steps:
             method.module.train()
             trainer.train_step(blocks, order)
             bar.update()
-            loss = _after_step(trainer, evaluate, snapshot, sample_every)
+            loss = trainer.look(watch)
             if loss is not None:
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             stop, last = stopping(), trainer.step == settings.num_steps
             if stop or last or trainer.step % settings.checkpoint_every == 0:
-                save()
+                trainer.fitted.seconds = time.monotonic() - started
+                state.save(trainer.state_dict())
             if stop and not last:
                 raise Interrupted(
                     f"{desc} stopped at step {trainer.step} of {settings.num_steps}; "
@@ -251,31 +280,6 @@ def fit(
     trainer.ema.copy_to_module()
     method.module.eval()
     return trainer.fitted
-
-
-def _after_step(
-    trainer: Trainer,
-    evaluate: Callable[[], float],
-    snapshot: Callable[[int], list[str]] | None,
-    sample_every: int | None,
-) -> float | None:
-    """Evaluate, log and sample where this step asks for it; returns the loss if it was logged."""
-    step, settings = trainer.step, trainer.settings
-    last = step == settings.num_steps
-    evaluates = last or step % settings.eval_every == 0
-    samples = sample_every is not None and (last or step % sample_every == 0)
-    if not (evaluates or samples or step % settings.log_every == 0):
-        return None
-    eval_loss = None
-    with trainer.ema.in_module():
-        trainer.method.module.eval()
-        if evaluates or samples:
-            eval_loss = evaluate()
-        loss = trainer.log(eval_loss)
-        if samples and snapshot is not None:
-            row = {"step": step, "loss": loss, "eval_loss": eval_loss, "texts": snapshot(step)}
-            trainer.fitted.snapshots.append(row)
-    return loss
 
 
 def write_losses(path: Path, rows: list[Row]) -> None:

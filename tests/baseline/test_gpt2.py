@@ -18,7 +18,7 @@ from pipeline.baseline.gpt2 import (
 )
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import CheckpointError
-from pipeline.training.loop import Settings, fit
+from pipeline.training.loop import Settings, Watch, fit
 
 PAD, EOS = 0, 1
 SIZES = SimpleNamespace(width=16, num_blocks=2, num_heads=2, dropout=0.0)
@@ -148,11 +148,9 @@ def test_training_reaches_the_entropy_of_the_data():
         NextToken(model),
         blocks,
         settings,
+        Watch(lambda: block_nats(model, blocks, batch_size=64)[0].mean().item()),
         device=CPU,
         state=SimpleNamespace(load=lambda device: None, save=lambda state: None),
-        evaluate=lambda: block_nats(model, blocks, batch_size=64)[0].mean().item(),
-        snapshot=None,
-        sample_every=None,
         desc="baseline",
     )
     nats, _ = block_nats(model, blocks, batch_size=64)

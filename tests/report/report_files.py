@@ -96,6 +96,7 @@ def scores(num_steps: int) -> dict[str, Any]:
         "novelty": 0.71,
         "held_out": 0.0234,
         "well_formed": 1 - 0.5 / num_steps,
+        "invalid_utf8": 0.25 / num_steps,
     }
     errors = {f"{name}_stderr": value * 0.03 for name, value in figures.items()}
     return {
@@ -137,7 +138,7 @@ def likelihood() -> dict[str, Any]:
         "num_texts": 5212,
         "num_chars": 38547,
         "num_replicates": 16,
-        "num_draws": 1,
+        "num_draws": 2,
     }
 
 

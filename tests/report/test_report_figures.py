@@ -71,6 +71,7 @@ def test_perplexities_close_together_still_have_ticks(files: Path) -> None:
     [
         LossCurve([], [], []),
         LossCurve([5], [60.0], [None]),
+        LossCurve([0], [None], [40.0]),
         LossCurve([10, 20], [float("nan"), float("inf")], [None, float("nan")]),
     ],
 )

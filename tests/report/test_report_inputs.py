@@ -7,6 +7,8 @@ from report_files import STEP_COUNTS, write_json
 
 from pipeline.errors import PipelineError
 from pipeline.report.inputs import read_experiment
+from pipeline.report.page import render
+from pipeline.report.records import LossCurve
 
 
 def read(files: Path) -> Any:
@@ -72,6 +74,17 @@ def test_a_loss_that_diverged_is_still_reported(files: Path) -> None:
     path = files / "artifacts/snapshots.jsonl"
     path.write_text('{"step": 200, "loss": NaN, "eval_loss": null, "texts": []}\n')
     assert read(files).snapshots[0].loss != read(files).snapshots[0].loss
+
+
+def test_given_weights_have_a_held_out_loss_and_no_other(files: Path) -> None:
+    (files / "reports/loss.csv").write_text("step,train_loss,eval_loss,lr\n0,,17.5,\n")
+    run = {"num_steps": 0, "num_tokens": 0, "tokens_per_second": None, "init_sha256": "ab" * 32}
+    change(files / "artifacts/runs/train.json", **run)
+    experiment = read(files)
+    assert experiment.loss == LossCurve([0], [None], [17.5])
+    page = render(experiment, steps=max(STEP_COUNTS), num_samples=2)
+    assert "its weights as they were given" in " ".join(page.split())
+    assert f'from <code class="hash">{"ab" * 32}</code>' in page
 
 
 def test_figures_of_different_scorers_are_refused(files: Path) -> None:

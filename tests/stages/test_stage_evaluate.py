@@ -32,6 +32,8 @@ def test_likelihood_in_every_unit():
     assert values["bound_stderr"] == pytest.approx(
         math.hypot(values["bound_mc_stderr"], values["bound_data_stderr"])
     )
+    # The baseline here is the same for every character, and adds no error of its own.
+    assert values["gap_stderr"] == pytest.approx(values["bound_stderr"])
     assert (values["num_texts"], values["num_chars"]) == (4, 20)
 
 

@@ -5,6 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+from published_files import write_byte_level
+from tiny_project import write_params
 from typer.testing import CliRunner
 
 from pipeline.data.tokenizer import TextTokenizer
@@ -19,6 +21,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table({"Names": ["Bea", "Al"]}), tmp_path / "data/train.parquet")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     return tmp_path
 
 
@@ -34,6 +37,24 @@ def test_learns_the_training_split(project):
     assert tokenizer.encode("ABael") == [3, 4, 5, 6, 7]
     content = (project / "tokenizer/tokenizer.json").read_bytes()
     assert tokenizer.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_takes_gpt2s_from_its_source(project):
+    write_byte_level(project / "source", num_merges=5)
+    write_params(project, {"tokenizer.kind": "gpt2", "tokenizer.source": "source"})
+    assert run().exit_code == 0
+    tokenizer = TextTokenizer.load(project / "tokenizer")
+    assert (tokenizer.size, tokenizer.eos_id, tokenizer.unk_id) == (262, 261, None)
+    assert len(tokenizer.encode("é")) == 2
+
+
+def test_a_source_that_is_no_tokenizer_is_one_message(project):
+    (project / "source").mkdir()
+    write_params(project, {"tokenizer.kind": "gpt2", "tokenizer.source": "source"})
+    result = run()
+    assert result.exit_code == 1
+    assert "tokenizer.json is missing: no tokenizer in" in result.stderr
+    assert not (project / "tokenizer").exists()
 
 
 def test_bad_data_is_one_message(project):

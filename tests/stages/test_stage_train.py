@@ -167,12 +167,12 @@ def test_twenty_random_kills_change_nothing(tiny):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_and_the_next_run_goes_on(tiny, number):
-    write_params(tiny, TINY | {"train.num_steps": 2000, "train.checkpoint_every": 1000})
+    write_params(tiny, TINY | {"train.num_steps": 500, "train.checkpoint_every": 1000})
     process = start()
     for line in process.stderr:
         if "train:" in line:
             break
-    time.sleep(0.5)
+    time.sleep(0.2)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -180,9 +180,9 @@ def test_a_signal_saves_and_ends_and_the_next_run_goes_on(tiny, number):
     assert "Traceback" not in errors
     assert states()
     step = int(errors.split("stopped at step ")[1].split()[0])
-    assert 0 < step < 2000
+    assert 0 < step < 500
     assert not Path("artifacts/checkpoint").exists()
-    assert f"{step}/2000" in finish(resumes=True)
+    assert f"{step}/500" in finish(resumes=True)
 
 
 def test_a_second_trainer_is_refused(tiny):

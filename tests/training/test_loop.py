@@ -9,6 +9,7 @@ from pipeline.errors import BusyError, CheckpointError, PipelineError, reported
 from pipeline.training.ema import Ema
 from pipeline.training.loop import (
     Settings,
+    Watch,
     accumulate_gradient,
     fit,
 )
@@ -60,11 +61,9 @@ def train(state, settings=SETTINGS, blocks=BLOCKS, method=None, evaluate=None, s
         method,
         blocks,
         settings,
+        Watch(evaluate or (lambda: 1.0), lambda step: [f"text {step}"], sample_every),
         device=CPU,
         state=state,
-        evaluate=evaluate or (lambda: 1.0),
-        snapshot=lambda step: [f"text {step}"],
-        sample_every=sample_every,
         desc="test",
     )
     return method, fitted

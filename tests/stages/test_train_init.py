@@ -1,0 +1,120 @@
+"""`train.init`: training that starts from given weights, or leaves them as they are."""
+
+import csv
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_project import TINY, stage_command, write_params
+
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.errors import CheckpointError
+from pipeline.params import load_params
+from pipeline.sedd.model import SEDD, SEDDConfig
+from pipeline.training.checkpoint import ABOUT, checkpoint_config, save_checkpoint, warm_start
+from stages.train import model_config
+
+OUTS = ("checkpoint", "snapshots.jsonl", "run.json", "loss.csv")
+GIVEN = Path("given")
+
+
+def train(tiny: Path, out: Path, changes: dict[str, object]) -> str:
+    """Run the stage; returns what it says on stderr if it fails."""
+    write_params(tiny, TINY | changes)
+    inputs = ("artifacts/packed", "artifacts/tokenizer")
+    command = stage_command("train", *inputs, *(str(out / name) for name in OUTS))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tiny)
+    return done.stderr if done.returncode else ""
+
+
+def losses(out: Path) -> list[dict[str, str]]:
+    with (out / "loss.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def given(tiny):
+    """A checkpoint of the tiny model, its weights random."""
+    write_params(tiny, TINY)
+    text = TextTokenizer.load(Path("artifacts/tokenizer"))
+    torch.manual_seed(1)
+    model = SEDD(model_config(load_params(), text.size, 16))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_checkpoint(
+        GIVEN, model, tokenizer=Path("artifacts/tokenizer"), tokenizer_sha256=text.sha256
+    )
+    return tiny
+
+
+def test_no_steps_leave_the_weights_as_they_are(given):
+    out = Path("kept")
+    assert train(given, out, {"train.init": str(GIVEN), "train.num_steps": 0}) == ""
+    weights = "model.safetensors"
+    assert (out / "checkpoint" / weights).read_bytes() == (GIVEN / weights).read_bytes()
+    [row] = losses(out)
+    assert (row["step"], row["train_loss"], row["lr"]) == ("0", "", "")
+    assert float(row["eval_loss"]) > 0
+    [snapshot] = map(json.loads, (out / "snapshots.jsonl").read_text().splitlines())
+    assert (snapshot["step"], snapshot["loss"], len(snapshot["texts"])) == (0, None, 2)
+    run = json.loads((out / "run.json").read_text())
+    assert run["num_tokens"] == 0
+    assert run["tokens_per_second"] is None
+    assert run["init_sha256"] == run["sha256"]
+    assert list(Path(".store/train").iterdir()) == []
+
+
+def test_a_warm_start_goes_on_from_where_the_weights_are(given):
+    init = {"train.init": str(GIVEN)}
+    assert train(given, Path("kept"), init | {"train.num_steps": 0}) == ""
+    assert train(given, Path("warm"), init) == ""
+    rows = losses(Path("warm"))
+    assert rows[0] == losses(Path("kept"))[0]
+    assert rows[-1]["step"] == "40"
+    assert float(rows[-1]["eval_loss"]) < 0.95 * float(rows[0]["eval_loss"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.width": 32, "model.num_heads": 4}, "model.width is 32 here and 16 there"),
+        ({"diffusion.absorb.parameterization": "raw"}, "is raw here and conditional there"),
+        ({"train.init": "nowhere"}, "no checkpoint in"),
+    ],
+)
+def test_other_weights_are_refused_in_one_line(given, changes, message):
+    errors = train(given, Path("refused"), {"train.init": str(GIVEN)} | changes)
+    assert message in errors.splitlines()[-1]
+    assert not Path("refused").exists()
+
+
+def test_weights_of_another_tokenizer_are_refused(given):
+    config = checkpoint_config(GIVEN)
+    (GIVEN / "config.json").write_text(json.dumps(config | {"tokenizer_sha256": "0" * 64}))
+    errors = train(given, Path("refused"), {"train.init": str(GIVEN)})
+    assert "was trained with tokenizer 000000000000" in errors.splitlines()[-1]
+
+
+def test_what_no_weight_depends_on_may_differ_and_the_scale_is_kept(given):
+    raw = checkpoint_config(GIVEN) | {"parameterization": "raw", "scale_by_sigma": False}
+    about = {key: raw.pop(key) for key in ABOUT}
+    torch.manual_seed(0)
+    folder = Path("raw")
+    shutil.copytree(GIVEN, folder)
+    source = SEDD(SEDDConfig(**raw))
+    save_file(source.network.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(raw | about))
+    other = raw | {"length": 32, "eps": 1e-4, "dropout": 0.1, "scale_by_sigma": True}
+    model = SEDD(SEDDConfig(**other))
+    warm_start(model, folder)
+    assert model.config.length == 32
+    assert model.config.scale_by_sigma is False
+    for name, value in source.network.state_dict().items():
+        assert torch.equal(model.network.state_dict()[name], value)
+    longer = SEDD(SEDDConfig(**(raw | {"cond_dim": 4})))
+    with pytest.raises(CheckpointError, match=r"sigma_map.mlp.0.weight has shape"):
+        warm_start(longer, folder)
