@@ -76,7 +76,7 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ({"train.lr": float("nan")}, "train.lr"),
         ({"train.num_steps": 0}, "train: num_steps must be at least 1 (got 0)"),
         ({"train.num_steps": -1, "train.init": "here"}, "train.num_steps: "),
-        ({"train.warmup_steps": 4600}, "train: warmup_steps (4600) must be less than num_steps"),
+        ({"train.warmup_steps": 4400}, "train: warmup_steps (4400) must be less than num_steps"),
         ({"data.files.test": "train.parquet"}, "data.files: train and test must be different"),
         ({"diffusion.geometric.sigma_max": 100.0}, "diffusion.geometric.sigma_max"),
         ({"sample.predictor": "ancestral"}, "sample.predictor: "),
