@@ -1,8 +1,9 @@
 """Sample at one step count."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -44,7 +45,7 @@ def sample_all(
     generator: torch.Generator,
     trace: Trace,
 ) -> Samples:
-    """Draw the samples in batches; the first one is traced."""
+    """Draw the samples in batches, the first one traced; they end on the CPU."""
     batches: list[Samples] = []
     num, most = settings.num, settings.batch_size
     sizes = [min(most, num - first) for first in range(0, num, most)]
@@ -70,9 +71,18 @@ def sample_all(
                     on_state=watch,
                 )
             )
-    tokens = torch.cat([batch.tokens for batch in batches])
-    nfe = torch.cat([batch.nfe for batch in batches])
+    tokens = torch.cat([batch.tokens for batch in batches]).cpu()
+    nfe = torch.cat([batch.nfe for batch in batches]).cpu()
     return Samples(tokens, nfe, sum(batch.calls for batch in batches))
+
+
+def rows_of(
+    samples: Samples, tokenizer: TextTokenizer, drawn_by: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """One row a sample, each of which says what it was drawn by."""
+    drawn = zip(samples.tokens.tolist(), samples.nfe.tolist(), strict=True)
+    for index, (ids, nfe) in enumerate(drawn):
+        yield {"index": index, **drawn_by, "text": tokenizer.decode(ids), "ids": ids, "nfe": nfe}
 
 
 @reported
@@ -102,25 +112,15 @@ def main(
             generator=torch.Generator(device).manual_seed(settings.seed),
             trace=trace,
         )
-        tokens, nfe = samples.tokens.tolist(), samples.nfe.tolist()
     seconds = time.monotonic() - started
-    write_jsonl(
-        out / f"{num_steps}.jsonl",
-        (
-            {
-                "index": index,
-                "num_steps": num_steps,
-                "predictor": predictor,
-                "temperature": settings.temperature,
-                "top_p": settings.top_p,
-                "seed": settings.seed,
-                "text": text.decode(ids),
-                "ids": ids,
-                "nfe": evaluations,
-            }
-            for index, (ids, evaluations) in enumerate(zip(tokens, nfe, strict=True))
-        ),
-    )
+    drawn_by = {
+        "num_steps": num_steps,
+        "predictor": predictor,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "seed": settings.seed,
+    }
+    write_jsonl(out / f"{num_steps}.jsonl", rows_of(samples, text, drawn_by))
     traced = [
         [{"t": t, "text": text.show(states[row].tolist())} for t, states in trace.states]
         for row in range(min(settings.num_traced, settings.num, settings.batch_size))
