@@ -99,16 +99,11 @@ class Sampling:
     def draw(self, batches: Sequence[Batch]) -> Iterator[list[list[int]]]:
         """The samples of each batch as ids; states or progress go to stderr."""
         total = len(batches) * (self.num_steps + 1)
-        bar = (
-            nullcontext()
-            if self.show_states
-            else progress(total=total, desc="sampling", unit="step")
-        )
+        show = self.show_states
+        bar = nullcontext() if show else progress(total=total, desc="sampling", unit="step")
         with bar:
             for batch in batches:
-                watch = (
-                    _Printer(self.tokenizer, batch.indices) if self.show_states else _Counter(bar)
-                )
+                watch = _Printer(self.tokenizer, batch.indices) if show else _Counter(bar)
                 with memory_for("--batch-size"):
                     samples = sample(
                         self.model,
