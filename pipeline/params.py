@@ -49,14 +49,24 @@ class Data(Section):
 class Tokenizer(Section):
     """How text becomes ids."""
 
-    kind: Literal["char", "gpt2"]
+    kind: Literal["char", "bpe", "gpt2"]
+    vocab_size: int
     source: Text
+
+    @model_validator(mode="after")
+    def _holds_all_bytes(self) -> Self:
+        if self.vocab_size < 258:
+            raise ValueError(
+                "vocab_size must be at least 258, for the 256 bytes, pad and eos "
+                f"(got {self.vocab_size})"
+            )
+        return self
 
 
 class Pack(Section):
     """How documents become blocks of `length` tokens."""
 
-    mode: Literal["pad"]
+    mode: Literal["pad", "concat"]
     length: Annotated[int, Field(ge=2)]
 
 
@@ -140,6 +150,7 @@ class Optimizing(Section):
     beta2: Fraction
     clip: Positive
     ema: Fraction
+    precision: Literal["float32", "bfloat16"]
     seed: Seed
     log_every: Count
     eval_every: Count
@@ -160,6 +171,8 @@ class Train(Optimizing):
 
     init: Text | None
     num_steps: Annotated[int, Field(ge=0)]
+    compile: bool
+    activation_checkpointing: bool
     sample_every: Count
     sample_num: Count
     sample_steps: Count

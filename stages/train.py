@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 import typer
 
-from pipeline.data.packing import Packed
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.packed import Packed
+from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.errors import reported
 from pipeline.files import from_root, write_json, write_jsonl
@@ -58,11 +58,16 @@ def held_out_loss(model: SEDD, blocks: torch.Tensor, params: Train) -> float:
     generator = torch.Generator(blocks.device).manual_seed(step_seed(params.seed, "evaluate", 0))
     drawn = method.draw(blocks, generator)
     pieces = zip(*(torch.split(part, params.batch_size) for part in drawn), strict=True)
-    return torch.cat([method.loss(*piece) for piece in pieces]).mean().item()
+    return sum(method.loss(*piece).item() for piece in pieces) / len(blocks)
 
 
 def texts_at(
-    step: int, model: SEDD, tokenizer: TextTokenizer, params: Params, device: torch.device
+    step: int,
+    model: SEDD,
+    tokenizer: TextTokenizer,
+    mode: Mode,
+    params: Params,
+    device: torch.device,
 ) -> list[str]:
     """A snapshot of samples, the same for the same step and weights."""
     seed = step_seed(params.train.seed, "snapshot", step)
@@ -73,7 +78,7 @@ def texts_at(
         predictor="auto",
         generator=torch.Generator(device).manual_seed(seed),
     )
-    return [tokenizer.decode(ids) for ids in samples.tokens.tolist()]
+    return [tokenizer.decode(ids, mode) for ids in samples.tokens.tolist()]
 
 
 def train(
@@ -87,6 +92,9 @@ def train(
         folder = from_root(params.train.init)
         check_tokenizer(folder, tokenizer.sha256)
         warm_start(model, folder)
+    model.network.activation_checkpointing = params.train.activation_checkpointing
+    if params.train.compile:
+        model.network.compile_blocks()
     # Evenly spread: a split in alphabetical order begins with names of one kind.
     stride = max(1, len(packed.test) // params.train.eval_blocks)
     blocks = packed.test[::stride][: params.train.eval_blocks]
@@ -97,7 +105,7 @@ def train(
         Settings(**params.train.model_dump(include=set(Settings.__annotations__))),
         Watch(
             lambda: held_out_loss(model, held_out, params.train),
-            lambda step: texts_at(step, model, tokenizer, params, device),
+            lambda step: texts_at(step, model, tokenizer, packed.meta.mode, params, device),
             params.train.sample_every,
             from_start=params.train.init is not None,
         ),

@@ -79,7 +79,7 @@ def test_loss_and_gradient_are_those_of_the_cpu(graph, parameterization):
     drawn = method.draw(x0, torch.Generator().manual_seed(0))
     for device in ("cpu", "cuda"):
         method = ScoreEntropy(model(graph, parameterization).to(device))
-        loss = method.loss(*(tensor.to(device) for tensor in drawn)).mean()
+        loss = method.loss(*(tensor.to(device) for tensor in drawn)) / len(drawn[0])
         loss.backward()
         losses.append(loss.item())
         gradients.append([p.grad.cpu() for p in method.module.parameters()])

@@ -80,9 +80,9 @@ class NextToken:
         return (x0,)
 
     def loss(self, *drawn: Tensor) -> Tensor:
-        """Nats a block [b] of x0 [b, L]: the sum over its scored tokens."""
+        """Nats, a scalar: the sum over the scored tokens of x0 [b, L]."""
         (x0,) = drawn
-        return _nats(self.module, x0)
+        return _nats(self.module, x0).sum()
 
 
 @torch.inference_mode()

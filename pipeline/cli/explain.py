@@ -65,7 +65,7 @@ def loss(
     with torch.no_grad():
         sigma = sedd.noise.sigma(times).to(next(sedd.parameters()).dtype)
         score = sedd.log_score(xt, sigma).exp()
-        losses = score_entropy(sedd, x0, xt, times)
+        losses = score_entropy(sedd, x0, xt, times).positions
     print(f"score        {list(score.shape)}")
     print(f"loss         {list(losses.shape)}")
     print("position  x0  xt  loss")

@@ -27,7 +27,7 @@ def recompute(model: SEDD, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     t, x0, xt = (arrays[name].to(device) for name in ("t", "x0", "x_t"))
     t = t.double()
     dsigma = model.noise.dsigma(t)
-    entropy = score_entropy(model, x0, xt, t) / dsigma[:, None]
+    entropy = score_entropy(model, x0, xt, t).positions / dsigma[:, None]
     if isinstance(model.graph, Uniform):
         entropy = entropy + reference_rounding(model.graph, x0, xt, model.noise.sigma(t))
     step_size = float(arrays["step_size"])

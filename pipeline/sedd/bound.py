@@ -130,8 +130,8 @@ def draw_integral(
     limit = model.graph.sample_limit(tuple(x0.shape), generator)
     xt = torch.where(u < move_chance[:, None], limit, x0)
     if model.conditional:
-        return masked_cross_entropy(model, x0, xt).double()
-    return (1 - model.t_min) * score_entropy(model, x0, xt, t).double().sum(-1)
+        return masked_cross_entropy(model, x0, xt).positions.double().sum(-1)
+    return (1 - model.t_min) * score_entropy(model, x0, xt, t).positions.double().sum(-1)
 
 
 def prior_nats(model: SEDD, x0: Tensor) -> Tensor:

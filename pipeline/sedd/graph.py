@@ -54,6 +54,15 @@ class Graph(Protocol):
         """Denoising score entropy [B, L] in nats, SEDD eq. 8, with its constant: never below 0."""
         ...
 
+    def score_entropy_(
+        self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor, weight: Tensor
+    ) -> Tensor:
+        """weight * score entropy [N] of N positions; log_score [N, V] becomes its gradient.
+
+        What log_score holds at y = xt does not matter. With absorb, every xt must be the mask.
+        """
+        ...
+
     def prior_nats(self, sigma: Tensor) -> Tensor:
         """KL from p(x at sigma | x0) to the prior, in nats a position, shape of sigma."""
         ...
@@ -115,6 +124,18 @@ class Absorb:
         entropy = total + ratio * (log_ratio - 1 - at_x0)
         return torch.where(xt == self.mask_id, entropy, 0.0)
 
+    def score_entropy_(
+        self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor, weight: Tensor
+    ) -> Tensor:
+        log_ratio = -log_expm1(sigma)
+        weighted_ratio = weight * log_ratio.exp()
+        at_x0 = log_score.gather(-1, x0[:, None]).squeeze(-1)
+        gradient = log_score.add_(weight.log()[:, None]).exp_()
+        gradient[:, self.mask_id] = 0
+        total = gradient.sum(-1)
+        gradient.scatter_add_(-1, x0[:, None], -weighted_ratio[:, None])
+        return total + weighted_ratio * (log_ratio - 1 - at_x0)
+
     def prior_nats(self, sigma: Tensor) -> Tensor:
         # A token that survives to the end would cost infinitely much against an all-mask prior, so
         # the prior gives the survivors' mass exp(-sigma) to the tokens, evenly.
@@ -160,20 +181,34 @@ class Uniform:
         return stayed - torch.expm1(-sigma) / self.num_states
 
     def score_entropy(self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
-        log_same, log_other = self._log_transition(_per_row(sigma, xt.dim()))
-        log_gap = log_same - log_other
-        # log of p(y | x0) / p(xt | x0) for every y: only x0 and xt stand out.
-        log_ratio = torch.where(xt == x0, -log_gap, 0.0)[..., None].expand_as(log_score)
-        at_x0 = torch.where(xt == x0, 0.0, log_gap)
-        log_ratio = log_ratio.scatter(-1, x0[..., None], at_x0[..., None])
+        log_ratio = self._log_ratio(x0, xt, _per_row(sigma, xt.dim()))
         entropy = log_score.exp() + log_ratio.exp() * (log_ratio - 1 - log_score)
         return entropy.scatter(-1, xt[..., None], 0.0).sum(-1) / self.num_states
+
+    def score_entropy_(
+        self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor, weight: Tensor
+    ) -> Tensor:
+        entropy = self.score_entropy(log_score, x0, xt, sigma)
+        gradient = log_score.exp_().sub_(self._log_ratio(x0, xt, sigma).exp_())
+        gradient *= (weight / self.num_states)[:, None]
+        gradient.scatter_(-1, xt[:, None], 0.0)
+        return weight * entropy
 
     def prior_nats(self, sigma: Tensor) -> Tensor:
         log_same, log_other = self._log_transition(sigma)
         log_v = math.log(self.num_states)
         others = (self.num_states - 1) * log_other.exp() * (log_other + log_v)
         return log_same.exp() * (log_same + log_v) + others
+
+    def _log_ratio(self, x0: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
+        """Log of p(y | x0) / p(xt | x0) [..., V] for every y: only x0 and xt stand out."""
+        log_same, log_other = self._log_transition(sigma)
+        log_gap = log_same - log_other
+        log_ratio = torch.where(xt == x0, -log_gap, 0.0)[..., None].expand(
+            *xt.shape, self.num_states
+        )
+        at_x0 = torch.where(xt == x0, 0.0, log_gap)
+        return log_ratio.scatter(-1, x0[..., None], at_x0[..., None])
 
     def _log_transition(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Log probability of ending where one began, and of ending at one given other state."""

@@ -1,9 +1,9 @@
 """Training losses: diffusion-weighted denoising score entropy, SEDD eq. 10."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.sedd.chunked import Nats, chunked_nats
 from pipeline.sedd.graph import log_expm1
 from pipeline.sedd.model import SEDD
 
@@ -18,8 +18,8 @@ def stratified_times(num: int, t_min: float, generator: torch.Generator) -> Tens
     return t_min + (1 - t_min) * (1 - (u + grid) % 1)
 
 
-def score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-    """Diffusion-weighted score entropy of each position.
+def score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
+    """Diffusion-weighted score entropy.
 
     With the conditional parameterisation it is a cross-entropy at masked positions, weighted
     dsigma / (e^sigma - 1) (arXiv 2406.03736, eq. 3.5): the same number, by fewer operations.
@@ -30,24 +30,20 @@ def score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         xt: noised tokens [B, L], int64.
         t: times [B] in (0, 1].
     Returns:
-        loss [B, L], nats a position and unit of time.
+        nats a unit of time, by position [B, L].
     Raises:
         ValueError: t outside (0, 1].
     """
     if t.numel() and not bool(((t > 0) & (t <= 1)).all()):
         raise ValueError("t must lie in (0, 1]")
-    sigma, dsigma = model.noise.sigma(t), model.noise.dsigma(t)
-    if model.conditional:
-        weight = dsigma * torch.exp(-log_expm1(sigma))
-        nats = F.nll_loss(model.log_p(xt).flatten(0, 1), x0.flatten(), reduction="none")
-        nats = torch.where(xt == model.graph.num_states - 1, nats.view_as(x0), 0.0)
-        return weight[:, None].to(nats.dtype) * nats
-    log_score = model.log_score(xt, sigma.to(model.dtype))
-    entropy = model.graph.score_entropy(log_score, x0, xt, sigma.to(log_score.dtype))
-    return dsigma[:, None].to(entropy.dtype) * entropy
+    if not model.conditional:
+        return _weighted_score_entropy(model, x0, xt, t)
+    sigma = model.noise.sigma(t)
+    weight = model.noise.dsigma(t) * torch.exp(-log_expm1(sigma))
+    return _weighted_cross_entropy(model, x0, xt, weight)
 
 
-def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor) -> Tensor:
+def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor) -> Nats:
     """Integral over the move chance m in (0, 1] of the conditional loss, from one draw of xt.
 
     With m uniform and L positions masked by m, the weight 1 / m of the cross-entropy (arXiv
@@ -60,12 +56,54 @@ def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor) -> Tensor:
         x0: clean tokens [B, L], int64, no mask.
         xt: noised tokens [B, L], each position a mask with the row's own chance m ~ U(0, 1].
     Returns:
-        loss [B], nats a sequence.
+        nats by position [B, L].
     """
-    is_mask = xt == model.graph.num_states - 1
-    nats = F.nll_loss(model.log_p(xt).flatten(0, 1), x0.flatten(), reduction="none").view_as(x0)
-    num_masks = is_mask.sum(-1).clamp(min=1).to(nats.dtype)
-    return (x0.shape[1] + 1) / num_masks * torch.where(is_mask, nats, 0.0).sum(-1)
+    num_masks = (xt == model.graph.num_states - 1).sum(-1).clamp(min=1)
+    return _weighted_cross_entropy(model, x0, xt, (x0.shape[1] + 1) / num_masks.double())
+
+
+def _weighted_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, weight: Tensor) -> Nats:
+    """Cross-entropy of x0 [B, L] at the masks of xt [B, L], each row's times weight [B]."""
+    at = xt == model.graph.num_states - 1
+    clean, factor = x0[at], weight[:, None].expand_as(xt)[at]
+
+    def criterion(outputs: Tensor, rows: slice) -> Tensor:
+        target, scale = clean[rows, None], factor[rows].to(outputs.dtype)
+        outputs -= outputs.amax(-1, keepdim=True)
+        at_target = outputs.gather(-1, target).squeeze(-1)
+        total = outputs.exp_().sum(-1)
+        outputs *= (scale / total)[:, None]
+        outputs.scatter_add_(-1, target, -scale[:, None])
+        return scale * (total.log() - at_target)
+
+    hidden = model.network.hidden(xt, at=at)
+    return _placed(chunked_nats(hidden, model.network.head, criterion), at)
+
+
+def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
+    """Score entropy times dsigma, from the raw network's output."""
+    sigma, dsigma = model.noise.sigma(t), model.noise.dsigma(t)
+    # Where absorb left a token, the score entropy is 0 whatever the score.
+    at = torch.ones_like(xt, dtype=torch.bool)
+    if model.graph.mask_id is not None:
+        at = xt == model.graph.mask_id
+    clean, noised = x0[at], xt[at]
+    by_row = torch.stack([sigma, dsigma, model.log_shift(sigma)])
+    by_position = by_row[..., None].expand(-1, *xt.shape)[:, at]
+
+    def criterion(outputs: Tensor, rows: slice) -> Tensor:
+        here, weight, shift = by_position[:, rows].to(outputs.dtype)
+        outputs -= shift[:, None]
+        return model.graph.score_entropy_(outputs, clean[rows], noised[rows], here, weight)
+
+    hidden = model.network.hidden(xt, sigma.to(model.dtype), at)
+    return _placed(chunked_nats(hidden, model.network.head, criterion), at)
+
+
+def _placed(nats: Nats, at: Tensor) -> Nats:
+    """Nats of the positions that `at` [B, L] marks, as [B, L] with 0 elsewhere."""
+    positions = nats.positions.new_zeros(at.shape).masked_scatter(at, nats.positions)
+    return Nats(nats.total, positions)
 
 
 def mask_by_chance(
@@ -95,8 +133,8 @@ class ScoreEntropy:
         return x0, xt, t
 
     def loss(self, *drawn: Tensor) -> Tensor:
-        """Loss [b] in nats a sequence, summed over L; its mean over t estimates the bound."""
+        """Nats, a scalar: the sum over the rows of what `draw` returned, and over L."""
         x0, xt, t = drawn
         if self.module.conditional:
-            return masked_cross_entropy(self.module, x0, xt)
-        return score_entropy(self.module, x0, xt, t).sum(-1)
+            return masked_cross_entropy(self.module, x0, xt).total
+        return _weighted_score_entropy(self.module, x0, xt, t).total

@@ -87,23 +87,33 @@ class SEDD(nn.Module):
         """The smallest time that the score is used at; below it stands the final denoise."""
         return 0.0 if self.conditional else self.config.t_min
 
-    def log_score(self, xt: Tensor, sigma: Tensor) -> Tensor:
+    def log_shift(self, sigma: Tensor) -> Tensor:
+        """What is taken off the raw network's output, "scale by sigma", shape of sigma."""
+        if self.graph.mask_id is None or not self.config.scale_by_sigma:
+            return torch.zeros_like(sigma)
+        return log_expm1(sigma) + math.log(self.graph.num_states - 1)
+
+    def log_score(self, xt: Tensor, sigma: Tensor, at: Tensor | None = None) -> Tensor:
         """Log of p(y) / p(xt) for every state y, SEDD eq. 12.
 
         Args:
             xt: noised tokens [B, L], int64.
             sigma: total noise [B], of `dtype` or wider.
+            at: positions [B, L] that alone are asked for.
         Returns:
-            log score [B, L, V], 0 at y = xt. The conditional parameterisation says nothing of
-            positions that hold a token, which absorb never changes: -inf there.
+            log score [B, L, V], 0 at y = xt; of the N positions `at` [N, V]. The conditional
+            parameterisation says nothing of positions that hold a token, which absorb never
+            changes: -inf there.
         """
+        by_position = sigma[:, None].expand_as(xt)
+        if at is not None:
+            by_position = by_position[at]
+        here = xt if at is None else xt[at]
         if self.conditional:
-            return self._implied_log_score(xt, sigma)
-        log_score = widened(self.network(xt, sigma))
-        if self.graph.mask_id is not None and self.config.scale_by_sigma:
-            scale = log_expm1(sigma) + math.log(self.graph.num_states - 1)
-            log_score = log_score - scale[:, None, None].to(log_score.dtype)
-        return log_score.scatter(-1, xt[..., None], 0.0)
+            return self._implied_log_score(self.log_p(xt, at), here, by_position)
+        log_score = widened(self.network(xt, sigma, at))
+        log_score = log_score - self.log_shift(by_position)[..., None].to(log_score.dtype)
+        return log_score.scatter(-1, here[..., None], 0.0)
 
     def log_p(self, xt: Tensor, at: Tensor | None = None) -> Tensor:
         """Log probability [B, L, V - 1] of each clean token given the unmasked ones of xt [B, L].
@@ -117,9 +127,9 @@ class SEDD(nn.Module):
             raise ValueError("only the conditional parameterisation has a distribution of x0")
         return widened(self.network(xt, at=at)).log_softmax(-1)
 
-    def _implied_log_score(self, xt: Tensor, sigma: Tensor) -> Tensor:
+    def _implied_log_score(self, log_p: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
         mask_id = self.graph.num_states - 1
-        log_score = self.log_p(xt) - log_expm1(sigma)[:, None, None]
+        log_score = log_p - log_expm1(sigma)[..., None]
         log_score = log_score.masked_fill((xt != mask_id)[..., None], -math.inf)
         log_score = torch.cat([log_score, torch.full_like(log_score[..., :1], -math.inf)], -1)
         return log_score.scatter(-1, xt[..., None], 0.0)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 FREQUENCY_DIM = 256
 Attention = Literal["sdpa", "flash"]
@@ -148,7 +149,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """The last norm and the linear map to outputs."""
+    """The last norm, and the linear map to outputs."""
 
     def __init__(self, width: int, num_outputs: int, cond_dim: int | None) -> None:
         super().__init__()
@@ -158,12 +159,13 @@ class Head(nn.Module):
         if cond_dim is not None:
             self.adaLN_modulation = zeroed(nn.Linear(cond_dim, 2 * width))
 
-    def forward(self, x: Tensor, cond: Tensor | None) -> Tensor:
+    def hidden(self, x: Tensor, cond: Tensor | None) -> Tensor:
+        """What the linear map takes."""
         x = self.norm_final(x)
         if self.adaLN_modulation is not None and cond is not None:
             shift, scale = self.adaLN_modulation(cond)[:, None].chunk(2, -1)
             x = torch.addcmul(shift, x, 1 + scale)
-        return self.linear(x)
+        return x
 
 
 def zeroed(linear: nn.Linear) -> nn.Linear:
@@ -176,10 +178,10 @@ def zeroed(linear: nn.Linear) -> nn.Linear:
 class Transformer(nn.Module):
     """Tokens [B, L], and sigma [B] where cond_dim is given, to outputs [B, L, num_outputs].
 
-    Without sigma, the N positions that `at` [B, L] marks can be had alone: [N, num_outputs].
-
     Attributes:
         attention: which kernels attention runs on; may be changed at any time.
+        activation_checkpointing: compute each block again in the backward pass, instead of keeping
+            what it computed; may be changed at any time.
     """
 
     def __init__(
@@ -196,6 +198,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.attention: Attention = "sdpa"
+        self.activation_checkpointing = False
         self.vocab_embed = Embedding(num_states, width)
         # Rotary positions are relative: among masks alone, nothing tells the first from the last.
         self.position_embed = Embedding(num_positions, width) if num_positions else None
@@ -211,7 +214,31 @@ class Transformer(nn.Module):
         )
         self.output_layer = Head(width, num_outputs, cond_dim)
 
+    @property
+    def head(self) -> nn.Linear:
+        """The linear map from `hidden` to outputs."""
+        return self.output_layer.linear
+
+    def compile_blocks(self) -> None:
+        """Let torch.compile fuse what blocks do between their matrix products.
+
+        The head is left alone: how many positions it sees changes with every step.
+        """
+        for block in self.blocks:
+            block.compile()
+
     def forward(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Outputs [B, L, num_outputs], or [N, num_outputs] at the N positions `at` [B, L] marks."""
+        return self.head(self.hidden(xt, sigma, at))
+
+    def hidden(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """What the head takes, [B, L, D], or [N, D] at the N positions that `at` [B, L] marks.
+
+        One sigma [1] serves all rows.
+
+        Raises:
+            ValueError: the network takes sigma, and there is none.
+        """
         cond = None
         if self.sigma_map is not None:
             if sigma is None:
@@ -223,7 +250,12 @@ class Transformer(nn.Module):
             x = x + self.position_embed.embedding[: xt.shape[1]]
         cos, sin = self.rotary_emb.angles(xt.shape[1])
         for block in self.blocks:
-            x = block(x, cos, sin, cond, self.attention)
-        if at is not None:
-            x = x[at]
-        return self.output_layer(x, cond)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, cos, sin, cond, self.attention, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, cond, self.attention)
+        hidden = self.output_layer.hidden(x, cond)
+        if at is None:
+            return hidden
+        # Its gradient is a plain sum of rows; that of a boolean index sorts first.
+        return hidden.flatten(0, 1).index_select(0, at.flatten().nonzero().squeeze(-1))

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save
@@ -41,7 +41,8 @@ def save_checkpoint(
     """Write `model` and a copy of its tokenizer's folder; returns the SHA-256 of the weights.
 
     Args:
-        text_lengths: training texts of 0, 1, … tokens; None where they are not known.
+        text_lengths: training texts of 0, 1, … tokens; None where blocks are no single texts but
+            windows of running text, as those of the paper's checkpoints.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in tokenizer.iterdir():
@@ -88,6 +89,15 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
         keys = sorted(expected.symmetric_difference(config))
         raise CheckpointError(f"{path} is not a config of this project (keys: {', '.join(keys)})")
     return config
+
+
+def block_mode(folder: Path) -> Literal["pad", "concat"]:
+    """What the blocks of the model in `folder` are: one text each, or windows of running text.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    return "concat" if checkpoint_config(folder)["text_lengths"] is None else "pad"
 
 
 def load_checkpoint(folder: Path, device: torch.device) -> SEDD:

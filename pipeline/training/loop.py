@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class Method(Protocol):
         ...
 
     def loss(self, *drawn: Tensor) -> Tensor:
-        """Nats a block [b] for rows of what `draw` returned."""
+        """Nats, a scalar: the sum over rows of what `draw` returned."""
         ...
 
 
@@ -59,6 +59,7 @@ class Settings:
     beta2: float
     clip: float
     ema: float
+    precision: Literal["float32", "bfloat16"]
     seed: int
     log_every: int
     eval_every: int
@@ -98,12 +99,21 @@ class Fitted:
     seconds: float = 0.0
 
 
-def accumulate_gradient(method: Method, drawn: tuple[Tensor, ...], pieces: int) -> Tensor:
-    """Gradient of the mean loss over the whole batch, computed in `pieces`; returns that mean."""
-    num_rows = len(drawn[0])
-    total = torch.zeros((), device=drawn[0].device)
+def accumulate_gradient(
+    method: Method,
+    drawn: tuple[Tensor, ...],
+    pieces: int,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Tensor:
+    """Gradient of the mean loss over the whole batch, computed in `pieces`; returns that mean.
+
+    With bfloat16, matrix products are in it; weights, sums of gradients and losses are not.
+    """
+    num_rows, device = len(drawn[0]), drawn[0].device
+    total = torch.zeros((), device=device)
     for piece in zip(*(torch.chunk(tensor, pieces) for tensor in drawn), strict=True):
-        loss = method.loss(*piece).sum() / num_rows
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = method.loss(*piece) / num_rows
         torch.autograd.backward(loss)
         total += loss.detach()
     return total
@@ -147,7 +157,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         drawn = self.method.draw(x0, generator)
-        self._window += accumulate_gradient(self.method, drawn, settings.accumulate)
+        self._window += accumulate_gradient(
+            self.method, drawn, settings.accumulate, settings.precision
+        )
         nn.utils.clip_grad_norm_(self.method.module.parameters(), settings.clip, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from chains import kernel, law_of_orders
 from torch import Tensor, nn
-from toy import all_states, index_of, toy_config, toy_distribution
+from toy import AnsweringNetwork, all_states, index_of, toy_config, toy_distribution
 
 from pipeline.sedd.bound import Bound, prior_nats
 from pipeline.sedd.graph import Graph
@@ -36,11 +36,11 @@ def tanh_sinh(low: float, num: int) -> tuple[Tensor, Tensor]:
     return low + (1 - low) * share, (1 - low) * weight * (s[1] - s[0])
 
 
-class Tabulated(nn.Module):
+class Tabulated(AnsweringNetwork):
     """A network that is asked about many rows at one sigma, and answers each state once."""
 
     def __init__(self, network: nn.Module, states: Tensor) -> None:
-        super().__init__()
+        super().__init__(network.head.out_features)
         self.network, self.states = network, states
         self.num_states = int(states.max()) + 1
 
@@ -74,7 +74,7 @@ def _bound(model: SEDD, num_nodes: int) -> Bound:
     integral = torch.zeros(len(clean), dtype=torch.float64)
     for t, weight in zip(*tanh_sinh(model.t_min, num_nodes), strict=True):
         chances = transition(model.graph, clean, model.noise.sigma(t))
-        nats = score_entropy(model, x0, xt, t.expand(len(xt))).sum(-1).view_as(chances)
+        nats = score_entropy(model, x0, xt, t.expand(len(xt))).positions.sum(-1).view_as(chances)
         integral += weight * (chances * nats).sum(-1)
     end = torch.tensor(model.t_min, dtype=torch.float64)
     chances = transition(model.graph, clean, model.noise.sigma(end))
@@ -89,7 +89,7 @@ def _masked_integral(model: SEDD, clean: Tensor) -> Tensor:
     nodes, weights = np.polynomial.legendre.leggauss(model.length + 1)
     x0 = clean.repeat_interleave(len(masks), 0)
     xt = torch.where(masks.repeat(len(clean), 1), model.graph.num_states - 1, x0)
-    nats = masked_cross_entropy(model, x0, xt).view(len(clean), len(masks))
+    nats = masked_cross_entropy(model, x0, xt).positions.sum(-1).view(len(clean), len(masks))
     num_masks = masks.sum(-1).double()
     total = torch.zeros(len(clean), dtype=torch.float64)
     for chance, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
@@ -164,6 +164,6 @@ def trained_model(graph: str, parameterization: str, **changes: object) -> SEDD:
     for _ in range(200):
         x0 = clean_states(model)[torch.multinomial(p0, 64, replacement=True, generator=generator)]
         optimizer.zero_grad()
-        method.loss(*method.draw(x0, generator)).mean().backward()
+        (method.loss(*method.draw(x0, generator)) / len(x0)).backward()
         optimizer.step()
     return model.eval()

@@ -51,10 +51,13 @@ def test_narrow_weights_leave_sigma_and_sums_in_float32(graph):
     cast_weights(model, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
-    sigmas, sums = inputs_of(model.network.sigma_map), inputs_of(model.network.output_layer)
+    sigmas, sums = (
+        inputs_of(model.network.sigma_map),
+        inputs_of(model.network.output_layer.norm_final),
+    )
     xt = torch.randint(11, (4, 16), generator=torch.Generator().manual_seed(0))
     t = torch.tensor(0.97, dtype=torch.float64)
-    losses = score_entropy(model, xt, xt, t.expand(4))
+    losses = score_entropy(model, xt, xt, t.expand(4)).positions
     step_weights(model, xt, t, t - 0.1, "analytic")
     denoise_weights(model, xt, t)
     assert set(sigmas) == set(sums) == {torch.float32}

@@ -42,11 +42,26 @@ def all_states(num_states: int, length: int) -> Tensor:
     return torch.tensor(list(itertools.product(range(num_states), repeat=length)))
 
 
-class ExactNetwork(nn.Module):
+class AnsweringNetwork(nn.Module):
+    """A network by its answers alone: what its head takes is its output already."""
+
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(num_outputs, num_outputs, bias=True, dtype=torch.float64)
+        self.head.requires_grad_(False)
+        self.head.weight.copy_(torch.eye(num_outputs))
+        self.head.bias.zero_()
+
+    def hidden(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        # An infinity times a 0 of the head would be no number.
+        return self(xt, sigma, at).clamp(min=-1e300)
+
+
+class ExactNetwork(AnsweringNetwork):
     """The exact score, or conditional distribution, of a toy distribution under a graph."""
 
     def __init__(self, model: SEDD, p0: Tensor) -> None:
-        super().__init__()
+        super().__init__(model.graph.num_states - model.conditional)
         self.unused = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.graph, self.p0 = model.graph, p0
         if model.conditional:
@@ -62,7 +77,7 @@ class ExactNetwork(nn.Module):
             p = self.marginal(value)
             for row in (sigma == value).nonzero().flatten():
                 answer[row] = self._log_score(xt[row], p)
-        return answer
+        return answer if at is None else answer[at]
 
     def marginal(self, sigma: Tensor) -> Tensor:
         """p(x at sigma), [V] * L."""

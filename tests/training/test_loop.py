@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ SETTINGS = Settings(
     beta2=0.99,
     clip=1.0,
     ema=0.9,
+    precision="float32",
     seed=0,
     log_every=7,
     eval_every=10,
@@ -48,7 +50,7 @@ class Regression:
 
     def loss(self, *drawn):
         x0, noise = drawn
-        return (self.module(x0 + 0.1 * noise).squeeze(-1) - x0.sum(-1)) ** 2
+        return ((self.module(x0 + 0.1 * noise).squeeze(-1) - x0.sum(-1)) ** 2).sum()
 
 
 class Killed(BaseException):
@@ -166,6 +168,24 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(pieces):
     torch.testing.assert_close(loss, whole_loss, rtol=1e-6, atol=0)
     for parameter, expected in zip(method.module.parameters(), whole, strict=True):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_bfloat16_is_for_products_alone(tmp_path):
+    dtypes = set()
+
+    class Watched(Regression):
+        def loss(self, *drawn):
+            dtypes.add(self.module[0](torch.ones(1, 3)).dtype)
+            return super().loss(*drawn)
+
+    settings = replace(SETTINGS, precision="bfloat16")
+    method, _ = train(TrainingState(tmp_path / "narrow"), settings, method=Watched())
+    exact, _ = train(TrainingState(tmp_path / "wide"))
+    assert dtypes == {torch.bfloat16}
+    for narrow, wide in zip(method.module.parameters(), exact.module.parameters(), strict=True):
+        assert narrow.dtype == torch.float32
+        assert not torch.equal(narrow, wide)
+        torch.testing.assert_close(narrow, wide, rtol=0.05, atol=0.05)
 
 
 def test_every_block_comes_once_an_epoch_in_an_order_of_its_own():

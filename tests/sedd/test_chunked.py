@@ -1,0 +1,178 @@
+"""Chunked loss and gradient: those of the plain formulation, in less memory."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from toy import toy_config
+
+from benchmarks.plain import plain_conditional_loss, plain_score_entropy
+from pipeline.sedd import chunked
+from pipeline.sedd.chunked import chunked_nats
+from pipeline.sedd.loss import ScoreEntropy, masked_cross_entropy, score_entropy
+from pipeline.sedd.model import SEDD
+
+VOCAB, LENGTH, ROWS = 101, 12, 16
+every_variant = pytest.mark.parametrize(
+    ("graph", "parameterization"),
+    [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")],
+)
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Seven positions a chunk: several chunks, and a last one that is not full."""
+    monkeypatch.setattr(chunked, "CHUNK", 7 * (VOCAB + 1))
+
+
+def random_model(graph, parameterization, dtype=torch.float64, **changes):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCAB, "length": LENGTH, "width": 16, "num_blocks": 2}
+    usual = {"noise": "geometric", "scale_by_sigma": graph == "absorb", "sigma_min": 1e-2}
+    model = SEDD(toy_config(graph, parameterization, **(sizes | usual | changes)))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.to(dtype).eval()
+
+
+def drawn_for(model):
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randint(VOCAB, (ROWS, LENGTH), generator=generator)
+    return ScoreEntropy(model).draw(x0, generator)
+
+
+def plain_total(model, x0, xt, t):
+    if model.conditional:
+        return plain_conditional_loss(model, x0, xt).sum()
+    return plain_score_entropy(model, x0, xt, t).sum()
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def assert_same_gradients(ours, plain, bar):
+    """To `bar` of each parameter's largest entry."""
+    for name, expected in plain.items():
+        assert expected.abs().max() > 0, name
+        error = (ours[name] - expected).abs().max() / expected.abs().max()
+        assert error <= bar, (name, error.item())
+
+
+@every_variant
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_training_loss_and_gradient_are_those_of_the_plain_formulation(
+    graph, parameterization, dtype, bar
+):
+    model = random_model(graph, parameterization, dtype)
+    drawn = drawn_for(model)
+    ours, plain = ScoreEntropy(model).loss(*drawn), plain_total(model, *drawn)
+    torch.testing.assert_close(ours, plain, rtol=bar, atol=0)
+    assert_same_gradients(gradients(model, ours / ROWS), gradients(model, plain / ROWS), bar)
+
+
+@every_variant
+def test_how_many_positions_a_chunk_holds_makes_no_difference(graph, parameterization, monkeypatch):
+    model = random_model(graph, parameterization)
+    found = []
+    for size in 1, 7 * (VOCAB + 1), 2**24:
+        monkeypatch.setattr(chunked, "CHUNK", size)
+        loss = ScoreEntropy(model).loss(*drawn_for(model))
+        found.append((loss, gradients(model, loss)))
+    for loss, by_parameter in found[1:]:
+        torch.testing.assert_close(loss, found[0][0], rtol=1e-12, atol=0)
+        assert_same_gradients(by_parameter, found[0][1], 1e-12)
+
+
+@every_variant
+def test_positions_are_the_plain_formulations_and_sum_to_the_total(graph, parameterization):
+    model = random_model(graph, parameterization)
+    x0, xt, t = drawn_for(model)
+    ours = score_entropy(model, x0, xt, t)
+    expected = plain_score_entropy(model, x0, xt, t)
+    torch.testing.assert_close(ours.positions, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours.total, ours.positions.sum(), rtol=1e-12, atol=0)
+    assert not ours.positions.requires_grad
+    if model.conditional:
+        by_text = masked_cross_entropy(model, x0, xt).positions.sum(-1)
+        torch.testing.assert_close(by_text, plain_conditional_loss(model, x0, xt))
+
+
+class Largest(TorchDispatchMode):
+    """Notes the shapes of all tensors that operations return."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.shapes.add(tuple(result.shape))
+        return result
+
+
+@every_variant
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_no_tensor_of_a_step_is_as_large_as_all_outputs(graph, parameterization, precision):
+    model = random_model(graph, parameterization, torch.float32).train()
+    drawn = drawn_for(model)
+    with Largest() as seen, torch.autocast("cpu", torch.bfloat16, enabled=precision.itemsize == 2):
+        loss = ScoreEntropy(model).loss(*drawn)
+    with seen:
+        loss.backward()
+    weights = {tuple(parameter.shape) for parameter in model.parameters()}
+    by_vocabulary = [s for s in seen.shapes if VOCAB <= max(s, default=0) <= VOCAB + 1]
+    others = [s for s in by_vocabulary if s not in weights and s[::-1] not in weights]
+    assert (7, model.network.head.out_features) in others
+    assert max(torch.Size(shape).numel() for shape in others) <= 7 * (VOCAB + 1)
+
+
+@every_variant
+def test_bfloat16_products_leave_loss_and_gradient_near(graph, parameterization):
+    model = random_model(graph, parameterization, torch.float32)
+    drawn = drawn_for(model)
+    exact = ScoreEntropy(model).loss(*drawn)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, plain = ScoreEntropy(model).loss(*drawn), plain_total(model, *drawn)
+    assert ours.dtype == torch.float32
+    assert abs(ours / exact - 1) <= abs(plain / exact - 1) + 0.01
+    by_exact, by_ours, by_plain = (gradients(model, loss) for loss in (exact, ours, plain))
+    for name, expected in by_exact.items():
+        assert by_ours[name].dtype == torch.float32
+        error, plain_error = (
+            (found[name] - expected).norm() / expected.norm() for found in (by_ours, by_plain)
+        )
+        assert error <= 1.5 * plain_error + 0.01, name
+
+
+@pytest.mark.parametrize("parameterization", ["conditional", "raw"])
+def test_a_batch_without_a_mask_costs_nothing(parameterization):
+    model = random_model("absorb", parameterization)
+    x0, _, t = drawn_for(model)
+    loss = ScoreEntropy(model).loss(x0, x0, t)
+    assert loss.item() == 0
+    assert all(not gradient.any() for gradient in gradients(model, loss).values())
+
+
+@pytest.mark.parametrize("parameterization", ["conditional", "raw"])
+def test_activation_checkpointing_changes_no_bit(parameterization):
+    model = random_model("absorb", parameterization, torch.float32, dropout=0.1).train()
+    found = []
+    for checkpointing in False, True:
+        model.network.activation_checkpointing = checkpointing
+        torch.manual_seed(1)
+        loss = ScoreEntropy(model).loss(*drawn_for(model))
+        found.append((loss, gradients(model, loss)))
+    assert torch.equal(found[0][0], found[1][0])
+    for name, gradient in found[0][1].items():
+        assert torch.equal(gradient, found[1][1][name]), name
+
+
+def test_a_second_backward_pass_is_refused():
+    head = torch.nn.Linear(3, VOCAB)
+    nats = chunked_nats(torch.zeros(5, 3), head, lambda outputs, rows: outputs.exp_().sum(-1))
+    nats.total.backward(retain_graph=True)
+    with pytest.raises(AttributeError):
+        nats.total.backward()
