@@ -1,5 +1,7 @@
 """Where and how a model runs, and what to say when a device cannot do it."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -42,6 +44,24 @@ def check_attention(attention: str, device: torch.device, dtype: torch.dtype) ->
         else:
             return
     raise ParamsError(f"attention: flash cannot run, {cause}; use sdpa")
+
+
+def check_compile(device: torch.device) -> None:
+    """Raise ParamsError unless torch.compile has on this machine what it needs for `device`."""
+    if device.type == "cpu" and not has_cpp_compiler():
+        raise ParamsError(
+            "train.compile: on a CPU it needs a C++ compiler, and there is no "
+            f"{_cpp_compiler()} (got true); install one, name it in CXX, or use false"
+        )
+
+
+def has_cpp_compiler() -> bool:
+    """Whether there is the compiler that torch.compile calls on a CPU."""
+    return shutil.which(_cpp_compiler()) is not None
+
+
+def _cpp_compiler() -> str:
+    return os.environ.get("CXX", "g++")
 
 
 def device_label(device: torch.device) -> str:

@@ -222,6 +222,7 @@ class Score(Section):
     """Scoring of samples and of real text."""
 
     scorer: Text
+    precision: Literal["float32", "bfloat16"]
     batch_size: Count
     num_bootstrap: Annotated[int, Field(ge=2)]
     num_real_draws: Annotated[int, Field(ge=2)]

@@ -29,15 +29,21 @@ def progress(
     desc: str,
     unit: str,
     done: int = 0,
+    delay: float = 0,
 ) -> "tqdm[Any]":
-    """A tqdm over `items`, or one to update by hand, on stderr; `done` of `total` come first."""
+    """A tqdm over `items`, or one to update by hand, on stderr; `done` of `total` come first.
+
+    Bytes (unit "B") are shown as kB, MB and so on. Work of less than `delay` seconds shows nothing.
+    """
     on_terminal = sys.stderr.isatty()
     return tqdm(
         items,
         total=total,
         desc=desc,
         unit=unit,
+        unit_scale=unit == "B",
         initial=done,
+        delay=delay,
         file=sys.stderr if on_terminal else _Lines(sys.stderr),
         mininterval=0.1 if on_terminal else 10,
         maxinterval=10 if on_terminal else 60,

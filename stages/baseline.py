@@ -8,7 +8,7 @@ import typer
 from transformers import GPT2LMHeadModel
 
 from pipeline.baseline.gpt2 import NextToken, block_nats, new_baseline, save_baseline
-from pipeline.data.packing import Packed
+from pipeline.data.packed import Packed
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.errors import reported
 from pipeline.files import write_json

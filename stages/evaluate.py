@@ -8,7 +8,7 @@ import torch
 import typer
 
 from pipeline.baseline.gpt2 import block_nats, check_baseline, load_baseline
-from pipeline.data.packing import Packed
+from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import memory_for, pick_device
 from pipeline.errors import PipelineError, reported
@@ -25,7 +25,7 @@ def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> di
     Args:
         bound: the bound's terms [R, N], nats a text.
         exact: the baseline's nats a text [N].
-        num_chars: characters a text [N], its end counted as one.
+        num_chars: characters a block [N], each eos counted as one.
     """
     ours, theirs = rate(bound.total, num_chars), rate(exact[None], num_chars)
     gap = rate(bound.total - exact, num_chars)
@@ -89,7 +89,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
             f"the bound is infinite for {impossible} of {len(x0)} texts: the final denoise gives "
             "them no chance; train longer, or change diffusion.t_min"
         )
-    num_chars = [tokenizer.num_chars(ids) + 1 for ids in blocks.test]
+    num_chars = [tokenizer.num_chars(ids, blocks.meta.mode) for ids in blocks.test]
     values = likelihood(
         bound, torch.as_tensor(exact, device=device), torch.tensor(num_chars, device=device)
     )

@@ -6,7 +6,8 @@ from pathlib import Path
 import typer
 
 from pipeline.data.corpus import read_documents
-from pipeline.data.packing import Meta, pack
+from pipeline.data.packed import Meta
+from pipeline.data.packing import pack
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
 from pipeline.params import load_params
@@ -24,8 +25,22 @@ def main(data: Path, tokenizer: Path, packed: Path) -> None:
         mode=params.pack.mode,
         length=params.pack.length,
     )
+    if meta.mode == "concat":
+        print(blocks_line(meta), file=sys.stderr)
     if any(meta.num_unknown.values()):
         print(unknown_line(meta), file=sys.stderr)
+
+
+def blocks_line(meta: Meta) -> str:
+    """How many blocks the running text of each split fills, and what was left of it."""
+    blocks, dropped = (
+        ", ".join(f"{split} {num:,}" for split, num in counts.items())
+        for counts in (meta.num_blocks, meta.num_dropped)
+    )
+    return (
+        f"blocks of {meta.length:,} tokens: {blocks}; "
+        f"tokens at the end that fill no block, dropped: {dropped}"
+    )
 
 
 def unknown_line(meta: Meta) -> str:

@@ -1,13 +1,12 @@
-"""Score held-out documents as samples are scored: what the figures of real text are."""
+"""Score held-out blocks as samples are scored: what the figures of real text are."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import typer
 
 from pipeline.data.corpus import read_documents
-from pipeline.data.packing import Packed, pack
+from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import memory_for, pick_device
 from pipeline.errors import DataError, reported
@@ -16,45 +15,45 @@ from pipeline.evaluation.samples import Ints, Samples
 from pipeline.evaluation.scorer import load_scorer
 from pipeline.evaluation.scores import draw_weights, score_draws, statistics
 from pipeline.files import write_json
-from pipeline.params import Pack, load_params
+from pipeline.params import load_params
 
 
-def packed_texts(index: Ints, texts: list[str], tokenizer: TextTokenizer, how: Pack) -> Samples:
-    """Documents in the form that samples have, `index` [N] being their places in the split."""
-    with tempfile.TemporaryDirectory() as folder:
-        splits = {"test": texts, "train": texts}
-        pack(Path(folder), splits, tokenizer, mode=how.mode, length=how.length)
-        ids = Packed.open(Path(folder)).test.astype(np.int64)
+def held_out_blocks(packed: Packed, index: Ints, tokenizer: TextTokenizer) -> Samples:
+    """Blocks of the held-out split as samples are, `index` [N] being their places in it."""
+    ids = packed.test[index].astype(np.int64)
     return Samples(
         num_steps=None,
         index=index,
         ids=ids,
-        texts=[tokenizer.decode(row) for row in ids],
+        texts=[tokenizer.decode(row, packed.meta.mode) for row in ids],
         nfe=np.zeros(len(ids)),
+        mode=packed.meta.mode,
     )
 
 
 @reported
-def main(data: Path, tokenizer: Path, baseline: Path, out: Path) -> None:
-    """Write every figure to OUT, averaged over draws of as many documents as there are samples."""
+def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -> None:
+    """Write every figure to OUT, averaged over draws of as many blocks as there are samples."""
     params = load_params()
     settings, files, column = params.score, params.data.files, params.data.column
-    text = TextTokenizer.load(tokenizer)
-    documents = list(read_documents(data / files.test, column))
-    if len(documents) < params.sample.num:
+    text, blocks = TextTokenizer.load(tokenizer), Packed.open(packed)
+    if len(blocks.test) < params.sample.num:
         raise DataError(
-            f"the held-out split has {len(documents)} documents, fewer than sample.num "
+            f"the held-out split has {len(blocks.test)} blocks, fewer than sample.num "
             f"(got {params.sample.num}): lower it, or real text cannot be compared"
         )
-    draws = draw_weights(len(documents), params.sample.num, settings.num_real_draws, settings.seed)
+    draws = draw_weights(
+        len(blocks.test), params.sample.num, settings.num_real_draws, settings.seed
+    )
     index = np.flatnonzero(draws.any(axis=0))
-    drawn = packed_texts(index, [documents[i] for i in index], text, params.pack)
+    drawn = held_out_blocks(blocks, index, text)
     scorer = load_scorer(
         settings.scorer,
         baseline=baseline,
         tokenizer=text.definition,
         eos_id=text.eos_id,
         device=pick_device(params.device),
+        precision=settings.precision,
     )
     with memory_for("score.batch_size"):
         scored = likelihood(
@@ -65,12 +64,17 @@ def main(data: Path, tokenizer: Path, baseline: Path, out: Path) -> None:
             desc="score real text",
         )
     texts = set(drawn.texts)
+    # No window of running text is a document: there is none to look for.
+    train, held_out = (
+        texts.intersection(read_documents(data / name, column)) if drawn.mode == "pad" else set()
+        for name in (files.train, files.test)
+    )
     figures = statistics(
         drawn,
         scored,
         vocabulary=text,
-        train=texts.intersection(read_documents(data / files.train, column)),
-        held_out=texts.intersection(documents),
+        train=train,
+        held_out=held_out,
     )
     write_json(out, score_draws(drawn, scored, scorer, figures, draws=draws[:, index]))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import typer
 
+from pipeline.data.byte_level import train_bpe_tokenizer
 from pipeline.data.corpus import read_documents
 from pipeline.data.gpt2 import fetch_gpt2_tokenizer
 from pipeline.data.tokenizer import train_char_tokenizer
@@ -19,7 +20,10 @@ def main(data: Path, tokenizer: Path) -> None:
         fetch_gpt2_tokenizer(params.tokenizer.source).save(tokenizer)
         return
     documents = read_documents(data / params.data.files.train, params.data.column)
-    train_char_tokenizer(documents).save(tokenizer)
+    if params.tokenizer.kind == "bpe":
+        train_bpe_tokenizer(documents, params.tokenizer.vocab_size).save(tokenizer)
+    else:
+        train_char_tokenizer(documents).save(tokenizer)
 
 
 if __name__ == "__main__":

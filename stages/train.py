@@ -7,7 +7,7 @@ import typer
 
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import Mode, TextTokenizer
-from pipeline.device import device_label, memory_for, pick_device
+from pipeline.device import check_compile, device_label, memory_for, pick_device
 from pipeline.errors import reported
 from pipeline.files import from_root, write_json, write_jsonl
 from pipeline.params import Params, Train, load_params
@@ -94,6 +94,7 @@ def train(
         warm_start(model, folder)
     model.network.activation_checkpointing = params.train.activation_checkpointing
     if params.train.compile:
+        check_compile(device)
         model.network.compile_blocks()
     # Evenly spread: a split in alphabetical order begins with names of one kind.
     stride = max(1, len(packed.test) // params.train.eval_blocks)

@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from published_files import NARROW, config_of, write_byte_level, write_published
+from published_files import (
+    NARROW,
+    SHARED_GPT2,
+    config_of,
+    write_byte_level,
+    write_published,
+)
 from pyarrow.parquet import read_table, write_table
 from tiny_project import PROJECT, TINY, changed, readme_commands, shipped_params
 
 pytestmark = pytest.mark.slow
+
+WEBTEXT = SHARED_GPT2.parent / "webtext"
 
 ALL = {
     "fetch", "tokenizer", "pack", "train", "baseline", "evaluate", "real_text",
@@ -215,6 +223,74 @@ def test_a_published_checkpoint_goes_through_the_pipeline(clone, tmp_path):
     # Bytes drawn from random weights seldom make up characters.
     assert all(row["invalid_utf8"] > 0.5 for row in by_steps.values())
     run(clone, "git", "checkout", "params.yaml")
+
+
+WINDOWS = {
+    "data.column": "text",
+    "tokenizer.source": str(SHARED_GPT2),
+    "pack.length": 64,
+    "baseline.num_tokens": 20480,
+    "evaluate.batch_size": 16,
+    "train.eval_blocks": 16,
+    "baseline.eval_blocks": 16,
+    "train.batch_size": 8,
+    "train.num_steps": 12,
+    "train.eval_every": 6,
+    "train.sample_every": 6,
+}
+
+
+@pytest.fixture
+def web_text(clone, tmp_path):
+    """Some hundred documents in a local Oxen repository, in a clone whose parameters take them."""
+    if not (WEBTEXT.is_dir() and SHARED_GPT2.is_dir()):
+        pytest.skip("needs web text and GPT-2's tokenizer in ../shared/data")
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    # Short ones of the held-out: each position of theirs costs 50,257 logits a draw.
+    for split, first, num in (("train", 0, 300), ("test", 2, 3)):
+        table = read_table(WEBTEXT / f"{split}.parquet")
+        write_table(table.slice(first, num), texts / f"{split}.parquet")
+    source = {"data.repo": str(texts), "data.revision": oxen_commit(clone, texts)}
+    values = changed(shipped_params(), TINY | WINDOWS | source)
+    (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    yield clone
+    run(clone, "git", "checkout", "params.yaml")
+
+
+@pytest.mark.filterwarnings("default")
+def test_web_text_goes_through_the_pipeline(web_text):
+    """As windows of running text in GPT-2's tokens, chosen by `-S` alone."""
+    before = len(runs(web_text)) if (web_text / ".store" / "mlflow").exists() else 0
+    command = "dvc exp run -S tokenizer.kind=gpt2 -S pack.mode=concat"
+    assert f"\n{command}\n" in (PROJECT / "README.md").read_text()
+    output = run(web_text, *command.split())
+    assert ran(output) == ALL
+    assert "blocks of 64 tokens: train " in output
+    meta = json.loads((web_text / "artifacts" / "packed" / "meta.json").read_text())
+    assert (meta["mode"], meta["vocab_size"], meta["text_lengths"]) == ("concat", 50257, None)
+    metrics = json.loads((web_text / "reports" / "metrics.json").read_text())
+    for row in (*metrics["by_steps"].values(), metrics["real_text"]):
+        assert row["novelty"] is None
+        assert row["well_formed"] == 1
+    # All 64 tokens of each of 16 samples are scored.
+    scores = json.loads((web_text / "artifacts" / "scores" / "128.json").read_text())
+    assert (scores["num_scored"], scores["num_tokens"]) == (16, 16 * 64)
+    likelihood = metrics["likelihood"]
+    assert likelihood["num_texts"] == meta["num_blocks"]["test"]
+    assert likelihood["num_chars"] > 3 * 64 * meta["num_blocks"]["test"]
+    page = (web_text / "reports" / "index.html").read_text()
+    assert "nats per block" in page
+    assert "nats per name" not in page
+    assert len(runs(web_text)) == before + 1
+    assert run(web_text, "sedd", "sample", "--num", "1", "--steps", "2", "--seed", "0")
+    output = run(web_text, "sedd", "infill", "--prefix", "The ", "--suffix", ".", status=1)
+    assert "trained on running text" in output
+    assert ran(run(web_text, "dvc", "exp", "run", "-S", "tokenizer.kind=bpe", "pack")) == {
+        "tokenizer", "pack",
+    }  # fmt: skip
+    meta = json.loads((web_text / "artifacts" / "packed" / "meta.json").read_text())
+    assert 1000 < meta["vocab_size"] <= 16384
 
 
 @pytest.mark.filterwarnings("default")

@@ -10,7 +10,7 @@ from pipeline.errors import ParamsError, reported
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.data.tokenizer import TextTokenizer
+    from pipeline.data.tokenizer import Mode, TextTokenizer
     from pipeline.sedd.model import SEDD
 
 Text = Annotated[str, typer.Argument(metavar="TEXT")]
@@ -33,9 +33,10 @@ def perturb(
     import torch
 
     from pipeline.cli.model import load_model
+    from pipeline.training.checkpoint import block_mode
 
     sedd, tokenizer = load_model(model, torch.device("cpu"))
-    _perturbed(sedd, tokenizer, text, t, options.pick_seed(seed))
+    _perturbed(sedd, tokenizer, block_mode(model), text, t, options.pick_seed(seed))
 
 
 @reported
@@ -59,9 +60,10 @@ def loss(
     from pipeline.cli.model import load_model
     from pipeline.device import pick_device
     from pipeline.sedd.loss import score_entropy
+    from pipeline.training.checkpoint import block_mode
 
     sedd, tokenizer = load_model(model, pick_device(device))
-    x0, xt, times = _perturbed(sedd, tokenizer, text, t, options.pick_seed(seed))
+    x0, xt, times = _perturbed(sedd, tokenizer, block_mode(model), text, t, options.pick_seed(seed))
     with torch.no_grad():
         sigma = sedd.noise.sigma(times).to(next(sedd.parameters()).dtype)
         score = sedd.log_score(xt, sigma).exp()
@@ -102,7 +104,7 @@ def shift(
 
 
 def _perturbed(
-    sedd: "SEDD", tokenizer: "TextTokenizer", text: str, t: float, seed: int
+    sedd: "SEDD", tokenizer: "TextTokenizer", mode: "Mode", text: str, t: float, seed: int
 ) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
     """Print and return x0 [1, L], xt [1, L] and the time [1]."""
     import torch
@@ -110,7 +112,7 @@ def _perturbed(
     from pipeline.cli.model import block_of
 
     device = next(sedd.parameters()).device
-    x0 = torch.tensor([block_of(text, tokenizer, sedd.length)], device=device)
+    x0 = torch.tensor([block_of(text, tokenizer, sedd.length, mode)], device=device)
     times = torch.tensor([t], dtype=torch.float64, device=device)
     sigma = sedd.noise.sigma(times)
     # Drawn on the CPU, so that a seed means the same noise on every device.

@@ -26,8 +26,9 @@ def sample(
 ) -> None:
     """Draw texts from a model.
 
-    Each is one line on stdout, up to its eos: an empty line for an empty text. Special tokens of
-    a malformed text stay visible; line ends, control characters and backslashes are escaped.
+    Each is one line on stdout, up to its eos: an empty line for an empty text. A model of running
+    text gives windows of it, in which each eos is visible. Special tokens of a malformed text stay
+    visible; line ends, control characters and backslashes are escaped.
     """
     options.check_range("--num", num, 1)
     chosen = options.choose(
@@ -42,8 +43,8 @@ def sample(
     num_invalid = 0
     for drawn in sampling.draw(sampling.batches(range(num))):
         for ids in drawn:
-            print(one_line(sampling.tokenizer.decode(ids)), flush=True)
-            num_invalid += sampling.tokenizer.is_invalid_utf8(ids)
+            print(one_line(sampling.tokenizer.decode(ids, sampling.mode)), flush=True)
+            num_invalid += sampling.tokenizer.is_invalid_utf8(ids, sampling.mode)
     _tell_invalid(num_invalid, num)
 
 
@@ -105,7 +106,9 @@ def infill(
 
     sampling = Sampling.start(model, chosen)
     tokenizer = sampling.tokenizer
-    layouts = sampling.choose_layouts(Template(parts, tokenizer, sampling.model.length), num)
+    layouts = sampling.choose_layouts(
+        Template(parts, tokenizer, sampling.model.length, sampling.mode), num
+    )
     sampling.announce()
     if sampling.model.graph.mask_id is None:
         note(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import category
 
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
     return TextTokenizer.load(folder / "tokenizer")
 
 
-def block_of(text: str, tokenizer: TextTokenizer, length: int) -> list[int]:
-    """`text` as `length` ids: its tokens, eos, then pad.
+def block_of(text: str, tokenizer: TextTokenizer, length: int, mode: Mode) -> list[int]:
+    """`text` as `length` ids: its tokens, eos, then pad; of running text as far as the eos.
 
     Raises:
         DataError: the tokenizer does not know a character, or the text is too long.
@@ -53,7 +53,8 @@ def block_of(text: str, tokenizer: TextTokenizer, length: int) -> list[int]:
             f"the text has {len(ids)} tokens; a block of this model holds at most {length - 1} "
             "and their eos"
         )
-    return [*ids, tokenizer.eos_id, *[tokenizer.pad_id] * (length - 1 - len(ids))]
+    num_pad = length - 1 - len(ids) if mode == "pad" else 0
+    return [*ids, tokenizer.eos_id, *[tokenizer.pad_id] * num_pad]
 
 
 def one_line(text: str) -> str:

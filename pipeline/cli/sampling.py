@@ -13,16 +13,16 @@ import torch
 from pipeline.cli import options
 from pipeline.cli.model import load_model
 from pipeline.cli.template import Layout, Template
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.errors import DataError, ParamsError
 from pipeline.progress import progress
 from pipeline.sedd.draw import Predictor
 from pipeline.sedd.model import SEDD
 from pipeline.sedd.sampler import resolve, sample
-from pipeline.training.checkpoint import checkpoint_config
+from pipeline.training.checkpoint import block_mode, checkpoint_config
 
-# A step of the raw score takes about 50 bytes for each, so that this is some 6 GB.
+# States at positions that are drawn together: larger batches gain little, and a text shows late.
 MAX_ENTRIES = 2**27
 
 
@@ -54,6 +54,7 @@ class Sampling:
     batch_size: int
     show_states: bool
     text_lengths: list[int] | None
+    mode: Mode
 
     @classmethod
     def start(cls, folder: Path, chosen: options.Chosen) -> "Sampling":
@@ -80,6 +81,7 @@ class Sampling:
             batch_size=chosen.batch_size or default_batch_size(model),
             show_states=chosen.show_states,
             text_lengths=checkpoint_config(folder)["text_lengths"],
+            mode=block_mode(folder),
         )
 
     def announce(self) -> None:
@@ -136,8 +138,8 @@ class Sampling:
         given = "give its gaps a length (--gap N, or [N] in a template)"
         if self.text_lengths is None:
             raise DataError(
-                "this model is imported and does not know how long its training texts were: "
-                f"{given}"
+                "this model was trained on running text, in windows that say nothing of how long "
+                f"its texts were: {given}"
             )
         totals = [n for n, count in enumerate(self.text_lengths) if count and n >= least]
         if not totals:
@@ -161,7 +163,7 @@ class Sampling:
 
 
 def default_batch_size(model: SEDD) -> int:
-    """As many texts as keep a table of all states at all positions in bounds, 128 at most."""
+    """128 texts, fewer where each takes long: they are shown when their batch is done."""
     return max(1, min(128, MAX_ENTRIES // (model.length * model.graph.num_states)))
 
 

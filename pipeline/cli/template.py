@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.errors import DataError
 
 FREE = -1
@@ -25,7 +25,7 @@ class Layout:
 
     Attributes:
         fixed: L ids, FREE where the model decides.
-        end: how many of them the template takes; what follows is eos and pad, or left open.
+        end: how many of them the template takes; what follows is its end, or left open.
     """
 
     fixed: tuple[int, ...]
@@ -57,18 +57,21 @@ def parse_template(template: str) -> list[str | Gap]:
 class Template:
     """Pieces of text with gaps between them, for blocks of `length` tokens.
 
-    It is closed by eos and pad, unless its last part is a gap of any length: then the model ends
-    the text.
+    It is closed by eos, unless its last part is a gap of any length: then the model ends the text.
+    After the eos comes pad, in a window of running text whatever the model makes of it.
     """
 
-    def __init__(self, parts: Sequence[str | Gap], tokenizer: TextTokenizer, length: int) -> None:
+    def __init__(
+        self, parts: Sequence[str | Gap], tokenizer: TextTokenizer, length: int, mode: Mode = "pad"
+    ) -> None:
         """Encode the pieces.
 
         Raises:
             DataError: the tokenizer does not know a character, or the parts fill more than a block.
         """
         self.length = length
-        self._close = [tokenizer.eos_id] + [tokenizer.pad_id] * length
+        after = tokenizer.pad_id if mode == "pad" else FREE
+        self._close = [tokenizer.eos_id] + [after] * length
         self._parts: list[list[int] | Gap] = [
             part if isinstance(part, Gap) else tokenizer.encode_known(part) for part in parts
         ]

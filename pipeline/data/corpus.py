@@ -7,7 +7,9 @@ from typing import Any
 
 from pipeline.errors import DataError
 
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 64
+# Else a row group's whole column would be read at once, however large it is.
+READ_AT_ONCE = {"buffer_size": 2**20, "pre_buffer": False}
 
 
 def read_documents(path: Path, column: str) -> Iterator[str]:
@@ -38,7 +40,7 @@ def _parquet(path: Path, column: str) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, **READ_AT_ONCE) as file:
             _check_column(path, file.schema_arrow, column)
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column]):
                 yield from batch.column(0).to_pylist()
@@ -67,8 +69,9 @@ def _jsonl(path: Path, column: str) -> Iterator[Any]:
                 continue
             try:
                 row = json.loads(line)
-                # JSON can spell half a surrogate pair, which no file can hold.
-                json.dumps(row, ensure_ascii=False).encode()
+                if b"\\u" in line:
+                    # JSON can spell half a surrogate pair, which no file can hold.
+                    json.dumps(row, ensure_ascii=False).encode()
             except ValueError as error:
                 raise DataError(f"{path}: line {number} is not valid JSON: {error}") from error
             if not isinstance(row, dict):

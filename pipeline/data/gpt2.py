@@ -2,13 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
+from pipeline.data.byte_level import byte_level, merges_of, not_byte_level
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError
 from pipeline.files import from_root
@@ -48,11 +46,12 @@ def read_gpt2_tokenizer(folder: Path) -> TextTokenizer:
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"{path} is no tokenizer: {error}") from error
     parts = json.loads(found.to_str())
-    _check_byte_level(path, parts)
-    model = parts["model"]
-    tokenizer = Tokenizer(BPE(model["vocab"], [tuple(pair) for pair in model["merges"]]))
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = ByteLevelDecoder()
+    if wrong := not_byte_level(parts):
+        raise DataError(f"{path} does not encode as GPT-2 does: its {', '.join(wrong)} is another")
+    vocab = parts["model"]["vocab"]
+    if not {*ByteLevel.alphabet(), END_OF_TEXT} <= set(vocab):
+        raise DataError(f"{path} lacks {END_OF_TEXT} or some of the 256 bytes")
+    tokenizer = byte_level(vocab, merges_of(parts))
     tokenizer.add_special_tokens([END_OF_TEXT])
     if tokenizer.get_vocab() != found.get_vocab():
         raise DataError(f"{path} adds tokens to its vocabulary; GPT-2's has only {END_OF_TEXT}")
@@ -69,22 +68,3 @@ def read_tokenizer(folder: Path) -> TextTokenizer:
     if path.is_file() and END_OF_TEXT.encode() in path.read_bytes():
         return read_gpt2_tokenizer(folder)
     return TextTokenizer.load(folder)
-
-
-def _check_byte_level(path: Path, parts: dict[str, Any]) -> None:
-    """Refuse what does not split and merge bytes as GPT-2 does."""
-    model, split = parts["model"], parts["pre_tokenizer"] or {}
-    wrong = {
-        "model": model["type"] != "BPE"
-        or any(model[key] for key in ("dropout", "ignore_merges", "byte_fallback"))
-        or any(model[key] for key in ("continuing_subword_prefix", "end_of_word_suffix")),
-        "normalizer": parts["normalizer"] is not None,
-        "pre_tokenizer": split.get("type") != "ByteLevel"
-        or split["add_prefix_space"]
-        or not split["use_regex"],
-    }
-    if any(wrong.values()):
-        names = ", ".join(name for name in wrong if wrong[name])
-        raise DataError(f"{path} does not encode as GPT-2 does: its {names} is another")
-    if not {*ByteLevel.alphabet(), END_OF_TEXT} <= set(model["vocab"]):
-        raise DataError(f"{path} lacks {END_OF_TEXT} or some of the 256 bytes")

@@ -1,78 +1,64 @@
-"""Documents as blocks of tokens [N, L] in one flat file a split, read as a memory map."""
+"""Documents to blocks of token ids: streamed, encoded by threads, written in order."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.encoding import Encoder, Ids, Ints
+from pipeline.data.packed import Meta
+from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.errors import DataError
 from pipeline.files import whole
+from pipeline.progress import progress
 
+# What one thread takes at once: the first of these that is reached.
 DOCUMENTS_AT_ONCE = 1024
+CHARACTERS_AT_ONCE = 2**20
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Meta:
-    """meta.json: what the blocks are.
+class Batch:
+    """Neighbouring documents of a split; `first` is the place of the first one."""
+
+    first: int
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What becomes of a batch.
 
     Attributes:
-        vocab_size: the tokenizer's, the mask not counted.
-        text_lengths: training documents of 0, 1, … tokens, eos not counted.
-        num_unknown, unknown: characters by split that the tokenizer does not know.
+        tokens: what goes to the file, in its type.
+        lengths: tokens of each document, eos not counted [N].
+        unknown: characters that the tokenizer does not know.
+        num_bytes: of the texts in UTF-8.
     """
 
-    dtype: str
-    length: int
-    mode: str
-    vocab_size: int
-    pad_id: int
-    eos_id: int
-    unk_id: int | None
-    num_blocks: dict[str, int]
-    text_lengths: list[int]
-    num_unknown: dict[str, int]
-    unknown: dict[str, dict[str, int]]
-    tokenizer_sha256: str
+    tokens: np.ndarray[Any, np.dtype[Any]]
+    lengths: Ints
+    unknown: Counter[str]
+    num_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Seen:
     """What packing counts in one split."""
 
+    num_tokens: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Both splits, token ids [N, L] as read-only memory maps."""
-
-    train: np.ndarray[Any, np.dtype[Any]]
-    test: np.ndarray[Any, np.dtype[Any]]
-    meta: Meta
-
-    @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Map the files that `pack` wrote.
-
-        Raises:
-            DataError: a file is missing, damaged or of another size than meta.json says.
-        """
-        try:
-            meta = Meta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
-            train, test = (_map_blocks(folder, split, meta) for split in ("train", "test"))
-        except FileNotFoundError as error:
-            raise DataError(f"{error.filename} is missing: no packed data in {folder}") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"the packed data in {folder} are damaged: {error}") from error
-        return cls(train, test, meta)
 
 
 def pack(
@@ -80,37 +66,41 @@ def pack(
     documents: Mapping[str, Iterable[str]],
     tokenizer: TextTokenizer,
     *,
-    mode: Literal["pad"],
+    mode: Mode,
     length: int,
+    num_workers: int | None = None,
 ) -> Meta:
-    """Write a split's documents to `folder`, one a block: its tokens, eos, then pad.
+    """Write the documents of each split to `folder` as blocks of `length` tokens.
+
+    With `pad` each block is one document: its tokens, eos, then pad. With `concat` the documents,
+    an eos after each, make one stream that is cut into blocks; the tail that fills none is dropped.
 
     Args:
-        documents: texts of the splits "train" and "test"; each is read once.
-        length: tokens a block, eos included.
+        documents: texts of the splits "train" and "test"; each is read once, as it is needed.
+        num_workers: threads that encode, one a core unless given; the bytes do not depend on it.
     Returns:
         What meta.json holds.
     Raises:
-        DataError: a document does not fit a block, or a split has none. Nothing is written then.
+        DataError: a document does not fit a block, or a split fills none. Nothing is written then.
     """
-    dtype = np.dtype("<u2" if tokenizer.size <= 65535 else "<u4")
+    num_workers = num_workers or num_cores()
+    packer = Packer(tokenizer, mode, length)
     num_blocks: dict[str, int] = {}
-    seen = {split: Seen() for split in documents}
+    seen: dict[str, Seen] = {}
     with ExitStack() as files:
         # Left last, so that meta.json appears when the blocks are there.
         partial_meta = files.enter_context(whole(folder / "meta.json"))
         for split, texts in documents.items():
             partial = files.enter_context(whole(folder / f"{split}.bin"))
             with partial.open("wb") as file:
-                num_blocks[split] = 0
-                for blocks in _pad_blocks(split, texts, tokenizer, length, seen[split]):
-                    # numpy's own tofile hides that a disk is full.
-                    file.write(blocks.astype(dtype).tobytes())
-                    num_blocks[split] += len(blocks)
+                seen[split] = packer.write(file, split, texts, num_workers)
+                num_blocks[split] = seen[split].num_tokens // length
+                file.truncate(num_blocks[split] * length * packer.dtype.itemsize)
             if not num_blocks[split]:
-                raise DataError(f"the {split} split has no document")
+                raise DataError(_no_block(split, seen[split], length))
+        lengths = seen["train"].lengths
         meta = Meta(
-            dtype=dtype.name,
+            dtype=packer.dtype.name,
             length=length,
             mode=mode,
             vocab_size=tokenizer.size,
@@ -118,7 +108,8 @@ def pack(
             eos_id=tokenizer.eos_id,
             unk_id=tokenizer.unk_id,
             num_blocks=num_blocks,
-            text_lengths=[seen["train"].lengths[n] for n in range(length)],
+            num_dropped={split: counts.num_tokens % length for split, counts in seen.items()},
+            text_lengths=[lengths[n] for n in range(length)] if mode == "pad" else None,
             num_unknown={split: counts.unknown.total() for split, counts in seen.items()},
             unknown={split: dict(sorted(counts.unknown.items())) for split, counts in seen.items()},
             tokenizer_sha256=tokenizer.sha256,
@@ -129,40 +120,112 @@ def pack(
     return meta
 
 
-def _pad_blocks(
-    split: str,
-    texts: Iterable[str],
-    tokenizer: TextTokenizer,
-    length: int,
-    seen: Seen,
-) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Blocks [n, L] of some documents at a time; adds to what is `seen`."""
-    remaining, first = iter(texts), 0
-    while batch := list(islice(remaining, DOCUMENTS_AT_ONCE)):
-        blocks = np.full((len(batch), length), tokenizer.pad_id)
-        for row, ids in enumerate(tokenizer.encode_batch(batch)):
-            if len(ids) > length - 1:
-                raise DataError(
-                    f"{split} split: document {first + row} ({_short(batch[row])}) has {len(ids)} "
-                    f"tokens, and a block holds at most {length - 1} and their eos: "
-                    f"raise pack.length (got {length})"
-                )
-            blocks[row, : len(ids)] = ids
-            blocks[row, len(ids)] = tokenizer.eos_id
-            seen.lengths[len(ids)] += 1
-            if tokenizer.unk_id in ids:
-                seen.unknown.update(tokenizer.unknown(batch[row]))
-        yield blocks
-        first += len(batch)
+class Packer:
+    """Turns batches of documents to tokens in the form of the file."""
+
+    def __init__(self, tokenizer: TextTokenizer, mode: Mode, length: int) -> None:
+        self.dtype = np.dtype("<u2" if tokenizer.size <= 65535 else "<u4")
+        self._tokenizer, self._encoder = tokenizer, Encoder(tokenizer)
+        self._mode, self._length = mode, length
+
+    def write(self, file: BinaryIO, split: str, texts: Iterable[str], num_workers: int) -> Seen:
+        """Write the tokens of `texts` in order, encoded by `num_workers` threads."""
+        seen = Seen()
+        pieces = in_order(lambda batch: self.piece(split, batch), batches(texts), num_workers)
+        # Only long work is worth a bar.
+        with progress(desc=f"pack {split}", unit="B", delay=2) as bar:
+            for piece in pieces:
+                # numpy's own tofile hides that a disk is full.
+                file.write(piece.tokens.tobytes())
+                seen.num_tokens += piece.tokens.size
+                seen.lengths.update(piece.lengths.tolist() if self._mode == "pad" else ())
+                seen.unknown.update(piece.unknown)
+                bar.update(piece.num_bytes)
+        return seen
+
+    def piece(self, split: str, batch: Batch) -> Piece:
+        """The tokens of a batch.
+
+        Raises:
+            DataError: a document does not fit a block.
+        """
+        ids, lengths = self._encoder.encode(batch.texts)
+        if self._mode == "pad":
+            tokens = self._padded(split, batch, ids, lengths)
+        else:
+            tokens = np.insert(ids.astype(self.dtype), np.cumsum(lengths), self._tokenizer.eos_id)
+        return Piece(
+            tokens=tokens,
+            lengths=lengths,
+            unknown=self._unknown(batch, ids, lengths),
+            num_bytes=sum(len(text.encode()) for text in batch.texts),
+        )
+
+    def _padded(
+        self, split: str, batch: Batch, ids: Ids, lengths: Ints
+    ) -> np.ndarray[Any, np.dtype[Any]]:
+        """Blocks [n, L], a document each."""
+        most = self._length - 1
+        if lengths.max() > most:
+            row = int(np.argmax(lengths > most))
+            raise DataError(
+                f"{split} split: document {batch.first + row} ({_short(batch.texts[row])}) has "
+                f"{lengths[row]} tokens, and a block holds at most {most} and their eos: "
+                f"raise pack.length (got {self._length}), or set pack.mode to concat"
+            )
+        blocks = np.full((len(lengths), self._length), self._tokenizer.pad_id, self.dtype)
+        blocks[np.arange(self._length) < lengths[:, None]] = ids
+        blocks[np.arange(len(lengths)), lengths] = self._tokenizer.eos_id
+        return blocks
+
+    def _unknown(self, batch: Batch, ids: Ids, lengths: Ints) -> Counter[str]:
+        unknown: Counter[str] = Counter()
+        if self._tokenizer.unk_id is not None:
+            places = np.flatnonzero(ids == self._tokenizer.unk_id)
+            for row in np.unique(np.searchsorted(np.cumsum(lengths), places, side="right")):
+                unknown.update(self._tokenizer.unknown(batch.texts[row]))
+        return unknown
 
 
-def _map_blocks(folder: Path, split: str, meta: Meta) -> np.ndarray[Any, np.dtype[Any]]:
-    path, dtype = folder / f"{split}.bin", np.dtype(meta.dtype).newbyteorder("<")
-    shape = (meta.num_blocks[split], meta.length)
-    expected = shape[0] * shape[1] * dtype.itemsize
-    if path.stat().st_size != expected:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, not {expected}")
-    return np.memmap(path, dtype=dtype, mode="r", shape=shape)
+def batches(texts: Iterable[str]) -> Iterator[Batch]:
+    """Neighbouring texts together, until they are many or long."""
+    first, batch, num_characters = 0, list[str](), 0
+    for text in texts:
+        batch.append(text)
+        num_characters += len(text)
+        if len(batch) == DOCUMENTS_AT_ONCE or num_characters >= CHARACTERS_AT_ONCE:
+            yield Batch(first, batch)
+            first, batch, num_characters = first + len(batch), [], 0
+    if batch:
+        yield Batch(first, batch)
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], num_workers: int) -> Iterator[R]:
+    """`function` of each of `items`, in their order, by threads that run a little ahead."""
+    with ThreadPoolExecutor(num_workers) as pool:
+        under_way: deque[Future[R]] = deque()
+        for item in items:
+            under_way.append(pool.submit(function, item))
+            if len(under_way) > 2 * num_workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _no_block(split: str, seen: Seen, length: int) -> str:
+    if not seen.num_tokens:
+        return f"the {split} split has no document"
+    return (
+        f"the {split} split has {seen.num_tokens} tokens, which do not fill one block: "
+        f"lower pack.length (got {length})"
+    )
 
 
 def _short(text: str) -> str:

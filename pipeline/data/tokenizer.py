@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel, Fuse
@@ -14,6 +14,9 @@ from tokenizers.pre_tokenizers import Split
 
 from pipeline.errors import DataError
 from pipeline.files import whole, write_json
+
+# How documents are packed: one a block, closed by eos, or windows of running text.
+Mode = Literal["pad", "concat"]
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 REPLACEMENT = "�"
@@ -138,26 +141,34 @@ class TextTokenizer:
             if id == self.unk_id
         ]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text before the first eos; other special tokens in it stay visible.
+    def decode(self, ids: Iterable[int], mode: Mode = "pad") -> str:
+        """The text of a block: before its first eos, with `concat` all of it, each eos visible.
 
-        Where tokens are bytes, those that are no UTF-8 become � (see `is_invalid_utf8`).
+        Other special tokens stay visible. Where tokens are bytes, those that are no UTF-8 become �
+        (see `is_invalid_utf8`).
         """
-        return self.decode_all(self._before_eos(ids))
+        return self.decode_all(self._text_of(ids, mode))
 
-    def num_chars(self, ids: Iterable[int]) -> int:
-        """Characters of the text before the first eos, an unknown one counted as one."""
-        ids = self._before_eos(ids)
-        return len(self.decode_all(ids)) if self._is_byte_level else len(ids)
+    def num_chars(self, ids: Iterable[int], mode: Mode) -> int:
+        """Characters of a block's text, an eos and an unknown character counted as one.
 
-    def is_invalid_utf8(self, ids: Iterable[int]) -> bool:
-        """Whether the text before the first eos has bytes that `decode` had to replace by �."""
-        ids = self._before_eos(ids)
+        One that the edge of a window cuts in two belongs to the window that it begins in.
+        """
+        ids = self._text_of(ids, mode)
+        if not self._is_byte_level:
+            return len(ids) + (mode == "pad")
+        num_eos = 1 if mode == "pad" else ids.count(self.eos_id)
+        content = self._bytes_of(id for id in ids if id != self.eos_id)
+        # The other bytes of a character in UTF-8 are 0b10xxxxxx.
+        return num_eos + sum(byte & 0xC0 != 0x80 for byte in content)
+
+    def is_invalid_utf8(self, ids: Iterable[int], mode: Mode = "pad") -> bool:
+        """Whether a block's text has bytes that `decode` had to replace by �."""
+        ids = self._text_of(ids, mode)
         if not self._is_byte_level or REPLACEMENT not in self.decode_all(ids):
             return False
-        tokens = "".join(self._tokenizer.id_to_token(id) or "" for id in ids)
         try:
-            bytes(BYTES[character] for character in tokens).decode()
+            self._bytes_of(ids).decode()
         except UnicodeDecodeError:
             return True
         return False
@@ -190,9 +201,15 @@ class TextTokenizer:
             for glyph, run in runs
         )
 
-    def _before_eos(self, ids: Iterable[int]) -> list[int]:
+    def _text_of(self, ids: Iterable[int], mode: Mode) -> list[int]:
         ids = list(map(int, ids))
-        return ids[: ids.index(self.eos_id)] if self.eos_id in ids else ids
+        is_cut = mode == "pad" and self.eos_id in ids
+        return ids[: ids.index(self.eos_id)] if is_cut else ids
+
+    def _bytes_of(self, ids: Iterable[int]) -> bytes:
+        """The bytes of byte-level tokens, of a special one those of its name."""
+        tokens = "".join(self._tokenizer.id_to_token(id) or "" for id in ids)
+        return bytes(BYTES[character] for character in tokens)
 
     def _id_of(self, token: str) -> int:
         id: int | None = self._tokenizer.token_to_id(token)

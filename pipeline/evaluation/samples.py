@@ -1,10 +1,10 @@
-"""Texts to score, as token ids [N, L]: generated samples, or held-out documents packed alike."""
+"""Texts to score, as token ids [N, L]: generated samples, or held-out blocks."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from pipeline.files import read_jsonl
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+# How blocks are packed: one text each, closed by eos, or windows of running text.
+Mode = Literal["pad", "concat"]
 
 
 class Vocabulary(Protocol):
@@ -25,8 +27,8 @@ class Vocabulary(Protocol):
     eos_id: int
     unk_id: int | None
 
-    def is_invalid_utf8(self, ids: Iterable[int]) -> bool:
-        """Whether the text before the first eos has bytes that are no UTF-8."""
+    def is_invalid_utf8(self, ids: Iterable[int], mode: Mode) -> bool:
+        """Whether a block's text has bytes that are no UTF-8."""
         ...
 
 
@@ -38,8 +40,9 @@ class Samples:
         num_steps: sampling steps asked for; None for real text.
         index: what each text is called in a list of excluded ones [N].
         ids: tokens [N, L].
-        texts: the decoded text of each, up to its first eos.
+        texts: the decoded text of each: up to its first eos, of running text all.
         nfe: network evaluations behind each [N].
+        mode: `pad`, each ends at its first eos; `concat`, each is a window of running text.
     """
 
     num_steps: int | None
@@ -47,10 +50,11 @@ class Samples:
     ids: Ints
     texts: list[str]
     nfe: Floats
+    mode: Mode = "pad"
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read the rows that the sample stage wrote.
+    def read(cls, path: Path, mode: Mode = "pad") -> Self:
+        """Read the rows that the sample stage wrote, of a model of blocks packed by `mode`.
 
         Raises:
             DataError: the file is missing, damaged, or has no row.
@@ -63,6 +67,7 @@ class Samples:
                 ids=np.array([row["ids"] for row in rows], np.int64).reshape(len(rows), -1),
                 texts=[str(row["text"]) for row in rows],
                 nfe=np.array([row["nfe"] for row in rows], np.float64),
+                mode=mode,
             )
         except FileNotFoundError:
             raise DataError(f"{path} is missing: no samples to score") from None
@@ -74,6 +79,19 @@ class Samples:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def num_tokens(self, eos_id: int) -> Ints:
+        """How many tokens of each, from its start, are its text, with the eos that ends it [N]."""
+        if self.mode == "concat":
+            return np.full(len(self), self.ids.shape[1])
+        return through_eos(self.ids, eos_id)
+
+    def well_formed(self, vocabulary: Vocabulary) -> Bools:
+        """Which hold nothing but text, and eos where the mode has it [N]."""
+        if self.mode == "concat":
+            allowed = _of_text(self.ids, vocabulary) | (self.ids == vocabulary.eos_id)
+            return allowed.all(axis=1)
+        return well_formed(self.ids, vocabulary)
+
 
 def through_eos(ids: Ints, eos_id: int) -> Ints:
     """How many tokens of each row [N, L] come through its first eos; all L of one without [N]."""
@@ -84,10 +102,15 @@ def through_eos(ids: Ints, eos_id: int) -> Ints:
 def well_formed(ids: Ints, vocabulary: Vocabulary) -> Bools:
     """Which rows [N, L] are one non-special token or more, eos, then only pad [N]."""
     v = vocabulary
-    specials = [id for id in (v.pad_id, v.eos_id, v.unk_id) if id is not None]
-    special = np.isin(ids, specials) | (ids < 0) | (ids >= v.size)
     num_tokens = through_eos(ids, v.eos_id)[:, None]
     position = np.arange(ids.shape[1])
     text, end = position < num_tokens - 1, position == num_tokens - 1
-    allowed = np.where(text, ~special, ids == np.where(end, v.eos_id, v.pad_id))
+    allowed = np.where(text, _of_text(ids, v), ids == np.where(end, v.eos_id, v.pad_id))
     return allowed.all(axis=1) & (num_tokens[:, 0] > 1)
+
+
+def _of_text(ids: Ints, vocabulary: Vocabulary) -> Bools:
+    """Which of `ids` [N, L] are tokens, and none of the special ones [N, L]."""
+    v = vocabulary
+    specials = [id for id in (v.pad_id, v.eos_id, v.unk_id) if id is not None]
+    return ~np.isin(ids, specials) & (ids >= 0) & (ids < v.size)

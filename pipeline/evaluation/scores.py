@@ -16,7 +16,7 @@ from pipeline.evaluation.diversity import (
     uniqueness,
 )
 from pipeline.evaluation.gen_ppl import Likelihood
-from pipeline.evaluation.samples import Floats, Samples, Vocabulary, through_eos, well_formed
+from pipeline.evaluation.samples import Floats, Samples, Vocabulary
 from pipeline.evaluation.scorer import Scorer
 
 
@@ -30,20 +30,24 @@ def statistics(
 ) -> dict[str, Statistic]:
     """All figures of a set of samples by name; entropies in nats.
 
-    Entropy and distinct-n see the tokens through the first eos, that eos included; an n-gram lies
-    within one text.
+    Entropy and distinct-n see the tokens through the first eos, that eos included, and of running
+    text all; an n-gram lies within one sample. No window of running text is a document, so that
+    nothing is known of its novelty.
 
     Args:
         vocabulary: the samples' tokenizer.
         train: the texts among the samples' that the training split holds.
         held_out: those that the held-out split holds.
     """
-    num_tokens = through_eos(samples.ids, vocabulary.eos_id)
-    formed = well_formed(samples.ids, vocabulary)
+    num_tokens = samples.num_tokens(vocabulary.eos_id)
+    formed = samples.well_formed(vocabulary)
     tokens = NGrams.of(samples.ids, num_tokens, 1)
     novel = np.array([text not in train for text in samples.texts], np.float64)
     known = np.array([text in held_out for text in samples.texts], np.float64)
-    invalid = np.array([vocabulary.is_invalid_utf8(ids) for ids in samples.ids], np.float64)
+    whole = np.full(len(samples), samples.mode == "pad", np.int64)
+    invalid = np.array(
+        [vocabulary.is_invalid_utf8(ids, samples.mode) for ids in samples.ids], np.float64
+    )
     return {
         "gen_ppl": likelihood.gen_ppl,
         "gen_ppl_mean_of_exp": likelihood.gen_ppl_mean_of_exp,
@@ -53,8 +57,8 @@ def statistics(
         "distinct_2": NGrams.of(samples.ids, num_tokens, 2).distinct,
         "distinct_3": NGrams.of(samples.ids, num_tokens, 3).distinct,
         "uniqueness": uniqueness(samples.texts),
-        "novelty": mean_of(novel),
-        "held_out": mean_of(known),
+        "novelty": mean_of(novel, whole),
+        "held_out": mean_of(known, whole),
         "well_formed": mean_of(formed.astype(np.float64)),
         "invalid_utf8": mean_of(invalid),
         "nfe": mean_of(samples.nfe),
@@ -122,7 +126,11 @@ def _counts(
         "num_scored": round((sets @ likelihood.scored).mean()),
         "excluded": excluded.tolist(),
         "num_tokens": round((sets @ likelihood.num_tokens).mean()),
-        "scorer": {"name": scorer.name, "sha256": scorer.sha256},
+        "scorer": {
+            "name": scorer.name,
+            "sha256": scorer.sha256,
+            "precision": scorer.precision,
+        },
     }
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from pipeline.report.figures import draw
 from pipeline.report.records import Experiment, Trace
 
-_SPECIAL = re.compile(r"((<(?:pad|eos|unk|mask)>)\2*)")
+_SPECIAL = re.compile(r"((<(?:pad|eos|unk|mask|\|endoftext\|)>)\2*)")
 _MISSING = "–"
 
 
@@ -66,8 +66,10 @@ def number(value: float | None, digits: int = 2, stderr: float | None = None) ->
     return text + _plus_minus(stderr, digits)
 
 
-def share(value: float, stderr: float | None = None) -> Markup:
+def share(value: float | None, stderr: float | None = None) -> Markup:
     """A share in [0, 1] as a percentage, its standard error in percentage points."""
+    if value is None:
+        return Markup(_MISSING)
     error = None if stderr is None else 100 * stderr
     return Markup(f"{100 * value:.1f}%") + _plus_minus(error, 1)
 

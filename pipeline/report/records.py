@@ -119,9 +119,12 @@ class Scorer(Record):
 
     name: str
     sha256: str
+    precision: str
 
     def __str__(self) -> str:
-        return f"{self.name}@{self.sha256[:12]}"
+        """What tells scorers apart: figures of a rounded one are never ranked with the others."""
+        rounded = "" if self.precision == "float32" else f" in {self.precision}"
+        return f"{self.name}@{self.sha256[:12]}{rounded}"
 
 
 class Scores(Record):
@@ -148,9 +151,9 @@ class Scores(Record):
     distinct_3_stderr: Measured = None
     uniqueness: Finite
     uniqueness_stderr: Measured = None
-    novelty: Finite
+    novelty: Measured
     novelty_stderr: Measured = None
-    held_out: Finite
+    held_out: Measured
     held_out_stderr: Measured = None
     well_formed: Finite
     well_formed_stderr: Measured = None
@@ -161,7 +164,7 @@ class Scores(Record):
 
 
 class Terms(Record):
-    """The three terms of the bound, nats a name."""
+    """The three terms of the bound, nats a block."""
 
     integral: Finite
     prior: Finite

@@ -108,6 +108,7 @@ def test_fixed_ids_are_exact(make_model, tokenizer, variant, predictor):
         batch_size=5,
         show_states=False,
         text_lengths=None,
+        mode="pad",
     )
     source = random.Random(0)
     template = Template(["a", Gap(None), "c", Gap(None), "d", Gap(1)], tokenizer, 8)
@@ -215,7 +216,7 @@ def test_what_is_given_must_make_sense(refusal, elsewhere, model, arguments):
     ("text_lengths", "message"),
     [
         ((0, 5, 5, 0, 0, 0, 0, 0), "no training text has the 3 tokens"),
-        (None, "does not know how long its training texts were"),
+        (None, "windows that say nothing of how long its texts were"),
     ],
 )
 def test_no_length_for_a_gap(refusal, elsewhere, make_model, text_lengths, message):
@@ -223,6 +224,18 @@ def test_no_length_for_a_gap(refusal, elsewhere, make_model, text_lengths, messa
     said = refusal("infill", "--model", folder, "--steps", 2, "--prefix", "a", "--suffix", "cd")
     assert message in said
     assert "--gap N" in said
+
+
+def test_a_window_of_running_text_goes_on_after_the_end_of_a_template(tokenizer):
+    template = Template(["ab", Gap(1)], tokenizer, 8, "concat")
+    layout = template.layout(template.num_tokens, random.Random(0))
+    ids = tokenizer.encode("ab")
+    assert layout.fixed == (*ids, FREE, tokenizer.eos_id, FREE, FREE, FREE, FREE)
+
+
+def test_of_running_text_the_template_is_printed(sedd, elsewhere, make_model, tokenizer):
+    folder = make_model(says=tokenizer.encode("c")[0], text_lengths=None)
+    assert filled(sedd, folder, "--prefix", "ab", "--gap", 1, num=1) == ["abc"]
 
 
 def test_all_divisions_are_equally_likely():

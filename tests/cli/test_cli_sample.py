@@ -38,6 +38,12 @@ def test_prints_what_the_sampler_draws_and_nothing_else(
     assert result.stderr.startswith(f"{name}, 4 steps, seed 7, cpu\n")
 
 
+def test_windows_of_running_text_are_printed_whole(sedd, elsewhere, make_model, tokenizer):
+    folder = make_model(says=tokenizer.eos_id, odds=20, text_lengths=None)
+    text = drawn(sedd, "--model", folder, "--steps", 4, "--num", 6, "--seed", 1)
+    assert any("<eos>" in line.removesuffix("<eos>") for line in text.splitlines())
+
+
 def test_seed_decides(sedd, elsewhere, model):
     options = ("--model", model, "--steps", 4, "--num", 6)
     first = drawn(sedd, *options, "--seed", 1)

@@ -58,6 +58,17 @@ def test_more_documents_than_one_batch(tmp_path):
     assert list(read_documents(path, "Names")) == names
 
 
+def test_memory_does_not_grow_with_a_row_group(tmp_path):
+    def peak(num_documents):
+        texts = [f"{number:05}" + "x" * 10_000 for number in range(num_documents)]
+        path = parquet(tmp_path / "a.parquet", texts, compression="none", use_dictionary=False)
+        assert pq.read_metadata(path).num_row_groups == 1
+        before = pa.total_allocated_bytes()
+        return max(pa.total_allocated_bytes() - before for _ in read_documents(path, "Names"))
+
+    assert peak(6000) < 1.5 * peak(1500)
+
+
 def test_missing_file(tmp_path):
     assert refusal(tmp_path / "a.parquet") == f"{tmp_path / 'a.parquet'} is missing"
 

@@ -9,7 +9,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer
 
 from pipeline.data.gpt2 import fetch_gpt2_tokenizer, read_gpt2_tokenizer, read_tokenizer
-from pipeline.data.packing import Packed, pack
+from pipeline.data.packed import Packed
+from pipeline.data.packing import pack
 from pipeline.data.tokenizer import BYTES, TextTokenizer, train_char_tokenizer
 from pipeline.errors import DataError, PipelineError
 
@@ -50,7 +51,9 @@ def test_ids_of_gpt2_itself(gpt2):
 @given(text=any_text)
 def test_every_text_comes_back(tokenizer, text):
     ids = tokenizer.encode_known(text)
-    assert tokenizer.num_chars([*ids, tokenizer.eos_id, tokenizer.eos_id]) == len(text)
+    end = [tokenizer.eos_id, tokenizer.eos_id]
+    assert tokenizer.num_chars([*ids, *end], "pad") == len(text) + 1
+    assert tokenizer.num_chars([*ids, *end], "concat") == len(text) + 2
     assert tokenizer.unknown(text) == []
     assert tokenizer.eos_id not in ids
     assert tokenizer.decode(ids) == text

@@ -1,11 +1,21 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.packing import DOCUMENTS_AT_ONCE, Packed, pack
+from pipeline.data import packing
+from pipeline.data.byte_level import train_bpe_tokenizer
+from pipeline.data.packed import Packed
+from pipeline.data.packing import DOCUMENTS_AT_ONCE, in_order, pack
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import DataError
 
@@ -15,8 +25,9 @@ def tokenizer():
     return train_char_tokenizer(["abc"])
 
 
-def packed(folder, tokenizer, train, test, length=4):
-    return pack(folder, {"train": train, "test": test}, tokenizer, mode="pad", length=length)
+def packed(folder, tokenizer, train, test, length=4, mode="pad", **options):
+    splits = {"train": train, "test": test}
+    return pack(folder, splits, tokenizer, mode=mode, length=length, **options)
 
 
 def test_bytes_of_the_files(tokenizer, tmp_path):
@@ -44,6 +55,7 @@ def test_meta(tokenizer, tmp_path):
         "eos_id": 1,
         "unk_id": 2,
         "num_blocks": {"train": 2, "test": 2},
+        "num_dropped": {"train": 0, "test": 0},
         "text_lengths": [0, 1, 0, 1],
         "num_unknown": {"train": 0, "test": 3},
         "unknown": {"train": {}, "test": {"ß": 1, "é": 2}},
@@ -77,14 +89,141 @@ def test_documents_are_written_as_they_come(tokenizer, tmp_path):
     seen = []
 
     def documents():
-        for _ in range(4 * DOCUMENTS_AT_ONCE):
+        for _ in range(8 * DOCUMENTS_AT_ONCE):
             partial = next(tmp_path.glob(".train.bin.*"), None)
             seen.append(partial.stat().st_size if partial else None)
             yield "abc"
 
-    packed(tmp_path, tokenizer, documents(), ["a"])
-    # All but the last batch, and what the file object buffers, are on disk by then.
-    assert seen[-1] >= 2 * DOCUMENTS_AT_ONCE * 4 * 2
+    packed(tmp_path, tokenizer, documents(), ["a"], num_workers=2)
+    # A text is read only when few before it are left to write.
+    assert seen[-1] >= DOCUMENTS_AT_ONCE * 4 * 2
+
+
+@pytest.mark.parametrize("mode", ["pad", "concat"])
+def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(packing, "CHARACTERS_AT_ONCE", 2**17)
+    words = ["".join(letters) for letters in product("abcdefghij", repeat=4)]
+    tokenizer = train_bpe_tokenizer(words, 300)
+    text = " ".join(words)[:20_000]
+
+    def peak(num_documents):
+        texts = (f"{number} {text}" for number in range(num_documents))
+        tracemalloc.start()
+        packed(tmp_path, tokenizer, texts, [text] * 20, 20_010, mode, num_workers=2)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(20)
+    assert peak(400) < 1.5 * peak(100)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_threads_give_results_in_order_and_run_a_little_ahead(num_workers):
+    taken = []
+
+    def items():
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    def work(number):
+        time.sleep(0.002 * (number % 3))
+        return number
+
+    for place, result in enumerate(in_order(work, items(), num_workers)):
+        assert result == place
+        assert len(taken) <= place + 2 * num_workers + 1
+
+
+# Of every length, with characters that the tokenizer does not know among them.
+MIXED = ["abcéabc"[: number % 8] * (1 + number % 5 // 4) for number in range(157)]
+
+
+@pytest.mark.parametrize("mode", ["pad", "concat"])
+def test_bytes_do_not_depend_on_workers_or_batches(tokenizer, tmp_path, monkeypatch, mode):
+    found = set()
+    for num_workers, documents, characters in product((1, 2, 5), (1, 7, 1024), (3, 2**20)):
+        monkeypatch.setattr(packing, "DOCUMENTS_AT_ONCE", documents)
+        monkeypatch.setattr(packing, "CHARACTERS_AT_ONCE", characters)
+        packed(tmp_path, tokenizer, MIXED, MIXED[:50], 16, mode, num_workers=num_workers)
+        names = "train.bin", "test.bin", "meta.json"
+        found.add(tuple((tmp_path / name).read_bytes() for name in names))
+    assert len(found) == 1
+
+
+def test_running_text_is_cut_into_blocks(tokenizer, tmp_path):
+    meta = packed(tmp_path, tokenizer, ["abc", "", "ca", "b"], ["cccc"], mode="concat")
+    a, b, c, eos = *tokenizer.encode("abc"), tokenizer.eos_id
+    blocks = Packed.open(tmp_path)
+    assert blocks.train.tolist() == [[a, b, c, eos], [eos, c, a, eos]]
+    assert blocks.test.tolist() == [[c, c, c, c]]
+    assert meta.num_dropped == {"train": 2, "test": 1}
+    assert (meta.mode, meta.text_lengths) == ("concat", None)
+    assert blocks.meta == meta
+
+
+@given(
+    texts=st.lists(st.text("abc", max_size=9), min_size=2, max_size=30), length=st.integers(2, 9)
+)
+def test_running_text_holds_every_document_but_the_tail(tmp_path_factory, texts, length):
+    folder = tmp_path_factory.mktemp("packed")
+    tokenizer = train_char_tokenizer(["abc"])
+    stream = [id for text in texts for id in (*tokenizer.encode(text), tokenizer.eos_id)]
+    if len(stream) < length:
+        with pytest.raises(DataError, match="do not fill one block"):
+            packed(folder, tokenizer, texts, texts, length, "concat")
+        return
+    meta = packed(folder, tokenizer, texts, texts, length, "concat")
+    kept = Packed.open(folder).train.ravel().tolist()
+    assert kept == stream[: len(kept)]
+    assert meta.num_dropped["train"] == len(stream) - len(kept) < length
+    windows = Packed.open(folder).train
+    num_chars = sum(tokenizer.num_chars(window, "concat") for window in windows)
+    assert num_chars == len(kept)
+
+
+def test_unknown_characters_of_running_text_are_counted(tokenizer, tmp_path):
+    meta = packed(tmp_path, tokenizer, ["aéa", "abc", "ßé"], ["abc"], mode="concat")
+    assert meta.unknown == {"train": {"ß": 1, "é": 2}, "test": {}}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_running_text_that_fills_no_block(tokenizer, tmp_path, split):
+    splits = {"train": ["abc"], "test": ["abc"], split: ["a"]}
+    with pytest.raises(DataError) as error:
+        packed(tmp_path, tokenizer, **splits, mode="concat")
+    assert str(error.value) == (
+        f"the {split} split has 2 tokens, which do not fill one block: lower pack.length (got 4)"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+ENDLESS = """
+import sys
+from itertools import repeat
+from pathlib import Path
+from pipeline.data.packing import pack
+from pipeline.data.tokenizer import train_char_tokenizer
+splits = {"test": ["abc" * 300] * 2, "train": repeat("abc" * 300)}
+pack(Path(sys.argv[1]), splits, train_char_tokenizer(["abc"]), mode=sys.argv[2], length=1000)
+"""
+
+
+@pytest.mark.parametrize("mode", ["pad", "concat"])
+def test_a_killed_run_leaves_nothing_that_looks_whole(tokenizer, tmp_path, mode):
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path), mode])
+    partial = tmp_path / f".train.bin.{process.pid}.partial"
+    while not (partial.exists() and partial.stat().st_size > 10**6):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    with pytest.raises(DataError, match=r"meta\.json is missing"):
+        Packed.open(tmp_path)
+    packed(tmp_path, tokenizer, ["abc"], ["abc"], mode=mode)
+    assert len(Packed.open(tmp_path).train) == 1
 
 
 def test_large_vocabulary_takes_four_bytes(tmp_path):
@@ -112,7 +251,8 @@ def test_too_long_document_is_named_and_nothing_written(tokenizer, tmp_path, spl
         packed(tmp_path, tokenizer, **splits)
     assert str(error.value) == (
         f"{split} split: document {DOCUMENTS_AT_ONCE + 1} ('abcabcabcabcabcabcabcab…') has 60 "
-        "tokens, and a block holds at most 3 and their eos: raise pack.length (got 4)"
+        "tokens, and a block holds at most 3 and their eos: raise pack.length (got 4), or set "
+        "pack.mode to concat"
     )
     assert list(tmp_path.iterdir()) == []
 

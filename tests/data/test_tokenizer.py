@@ -88,8 +88,14 @@ def test_decode_stops_at_eos_and_shows_malformed_text(tokenizer):
 
 def test_an_unknown_character_is_one_character(tokenizer):
     ids = [*tokenizer.encode("é"), *tokenizer.encode("é"), tokenizer.eos_id, tokenizer.pad_id]
-    assert tokenizer.num_chars(ids) == 2
-    assert tokenizer.num_chars(ids[2:]) == 0
+    assert tokenizer.num_chars(ids, "pad") == 2 + 1
+    assert tokenizer.num_chars(ids[2:], "pad") == 1
+    assert tokenizer.num_chars(ids[:3], "concat") == 2 + 1
+
+
+def test_all_of_a_window_is_its_text(tokenizer):
+    assert tokenizer.decode([6, 1, 5, 1, 7], "concat") == "b<eos>a<eos>c"
+    assert not tokenizer.is_invalid_utf8([6, 1, 5], "concat")
 
 
 def test_show_has_one_glyph_a_position(tokenizer):

@@ -37,6 +37,34 @@ def test_well_formed(ids, expected):
     assert well_formed(np.array([ids, [A, EOS, PAD, PAD]]), VOCABULARY).tolist() == [expected, True]
 
 
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([A, B, A, B], True),
+        ([EOS, A, EOS, EOS], True),
+        ([A, EOS, PAD, B], False),
+        ([A, UNK, EOS, B], False),
+        ([A, MASK, EOS, B], False),
+    ],
+)
+def test_running_text_is_tokens_and_eos_anywhere(ids, expected):
+    windows = windows_of([ids, [A, EOS, B, B]])
+    assert windows.well_formed(VOCABULARY).tolist() == [expected, True]
+    assert windows.num_tokens(EOS).tolist() == [4, 4]
+
+
+def test_of_other_samples_the_tokens_through_eos_count():
+    ids = np.array([[A, EOS, PAD, PAD], [A, A, A, A]])
+    samples = Samples(None, np.arange(2), ids, ["a", "aaaa"], np.zeros(2))
+    assert samples.num_tokens(EOS).tolist() == [2, 4]
+    assert samples.well_formed(VOCABULARY).tolist() == [True, False]
+
+
+def windows_of(ids):
+    ids = np.array(ids)
+    return Samples(None, np.arange(len(ids)), ids, [str(row) for row in ids], ids[:, 0], "concat")
+
+
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -54,6 +82,8 @@ def test_reads_what_the_sample_stage_writes(tmp_path):
     assert samples.texts == ["a", ""]
     assert samples.nfe.tolist() == [1, 2]
     assert samples.index.tolist() == [0, 1]
+    assert samples.mode == "pad"
+    assert Samples.read(tmp_path / "4.jsonl", "concat").mode == "concat"
 
 
 @pytest.mark.parametrize(

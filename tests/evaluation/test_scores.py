@@ -11,9 +11,9 @@ from pipeline.evaluation.gen_ppl import Likelihood
 from pipeline.evaluation.scores import draw_weights, score_draws, score_samples, statistics
 
 VOCABULARY = SimpleNamespace(
-    size=6, pad_id=PAD, eos_id=EOS, unk_id=UNK, is_invalid_utf8=lambda ids: ids[0] == 5
+    size=6, pad_id=PAD, eos_id=EOS, unk_id=UNK, is_invalid_utf8=lambda ids, mode: ids[0] == 5
 )
-SCORER = SimpleNamespace(name="tiny", sha256="ab" * 32)
+SCORER = SimpleNamespace(name="tiny", sha256="ab" * 32, precision="float32")
 TEXTS = ["cd", "ef", "cd", ""]
 IDS = [[3, 4, EOS, PAD], [5, 5, EOS, PAD], [3, 4, EOS, PAD], [EOS, PAD, PAD, 3]]
 FOUND = Likelihood(np.array([3.0, 9.0, 3.0, 0.0]), np.array([3, 3, 3, 0]))
@@ -51,7 +51,7 @@ def test_every_figure_by_hand():
     assert row["num_steps"] == 8
     assert (row["num_samples"], row["num_scored"], row["num_tokens"]) == (4, 3, 9)
     assert row["excluded"] == [3]
-    assert row["scorer"] == {"name": "tiny", "sha256": "ab" * 32}
+    assert row["scorer"] == {"name": "tiny", "sha256": "ab" * 32, "precision": "float32"}
     expected = {
         "gen_ppl": math.exp(15 / 9),
         "gen_ppl_mean_of_exp": (2 * math.exp(1) + math.exp(3)) / 3,

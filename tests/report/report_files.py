@@ -55,7 +55,7 @@ AWKWARD = [
 ]
 STEP_COUNTS = (1, 4, 16, 64, 128)
 LENGTH = 16
-SCORER = {"name": "baseline", "sha256": "5c0e" * 16}
+SCORER = {"name": "baseline", "sha256": "5c0e" * 16, "precision": "float32"}
 
 
 def write_experiment(root: Path, step_counts: tuple[int, ...] = STEP_COUNTS) -> None:

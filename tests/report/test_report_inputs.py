@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_files import STEP_COUNTS, write_json
+from report_files import SCORER, STEP_COUNTS, write_json
 
 from pipeline.errors import PipelineError
 from pipeline.report.inputs import read_experiment
@@ -88,8 +88,13 @@ def test_given_weights_have_a_held_out_loss_and_no_other(files: Path) -> None:
 
 
 def test_figures_of_different_scorers_are_refused(files: Path) -> None:
-    change(files / "artifacts/scores/64.json", scorer={"name": "gpt2", "sha256": "ab" * 32})
+    path = files / "artifacts/scores/64.json"
+    change(path, scorer={"name": "gpt2", "sha256": "ab" * 32, "precision": "float32"})
     with pytest.raises(PipelineError, match=r"64\.json was scored by gpt2@abababababab, real_text"):
+        read(files)
+    change(path, scorer=SCORER | {"precision": "bfloat16"})
+    name = r"baseline@5c0e5c0e5c0e"
+    with pytest.raises(PipelineError, match=rf"by {name} in bfloat16, .* by {name}: figures of"):
         read(files)
 
 

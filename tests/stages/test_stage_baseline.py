@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import stages.baseline
 from pipeline.baseline.gpt2 import block_nats, check_baseline, load_baseline
-from pipeline.data.packing import Packed
+from pipeline.data.packed import Packed
 from pipeline.device import pick_device
 from pipeline.errors import Interrupted
 from pipeline.params import load_params

@@ -8,7 +8,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from pipeline.data.packing import Packed
+from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import train_char_tokenizer
 from stages.pack import main
 
@@ -41,6 +41,19 @@ def test_packs_both_splits(project):
     packed = Packed.open(project / "packed")
     assert packed.train.tolist() == [[4, 6, 5, 1], [3, 7, 1, 0]]
     assert packed.test.tolist() == [[3, 7, 6, 1]]
+
+
+def test_running_text_says_what_became_of_the_tail(project):
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["pack"] = {"mode": "concat", "length": 4}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    result = run(["Bea", "Al"], ["Ale"])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == (
+        "blocks of 4 tokens: train 1, test 1; "
+        "tokens at the end that fill no block, dropped: train 3, test 0\n"
+    )
+    assert Packed.open(project / "packed").train.tolist() == [[4, 6, 5, 1]]
 
 
 def test_unknown_characters_are_told_in_one_line(project):

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 import stages.real_text
 from pipeline.baseline.gpt2 import block_nats, load_baseline, new_baseline, save_baseline
+from pipeline.data.packed import Packed
+from pipeline.data.packing import pack
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import pick_device
 from pipeline.params import load_params
@@ -19,6 +21,7 @@ from pipeline.params import load_params
 ARGUMENTS = [
     "artifacts/data",
     "artifacts/tokenizer",
+    "artifacts/packed",
     "artifacts/baseline",
     "artifacts/scores/real_text.json",
 ]
@@ -41,6 +44,8 @@ def project(tiny):
     (tiny / "artifacts/data").mkdir()
     for split, names in (("train", ["Ada", "Anna"]), ("test", TEST)):
         pq.write_table(pa.table({"Names": names}), tiny / f"artifacts/data/{split}.parquet")
+    documents = {"train": ["Ada", "Anna"], "test": TEST}
+    pack(tiny / "artifacts/packed", documents, tokenizer, mode="pad", length=16)
     return tiny
 
 
@@ -107,10 +112,38 @@ def test_too_few_held_out_texts_is_one_message(project):
     result = run(sample__num=13)
     assert result.exit_code == 1
     assert result.stderr == (
-        "error: the held-out split has 12 documents, fewer than sample.num (got 13): "
+        "error: the held-out split has 12 blocks, fewer than sample.num (got 13): "
         "lower it, or real text cannot be compared\n"
     )
     assert not (project / "artifacts/scores").exists()
+
+
+def test_running_text_is_scored_as_it_is_packed(project):
+    packed = project / "artifacts/packed"
+    tokenizer = TextTokenizer.load(project / "artifacts/tokenizer")
+    documents = {"train": TEST, "test": TEST * 3}
+    pack(packed, documents, tokenizer, mode="concat", length=16)
+    model = new_baseline(
+        load_params().baseline,
+        vocab_size=tokenizer.size,
+        length=16,
+        eos_id=tokenizer.eos_id,
+        mode="concat",
+        seed=0,
+        device=pick_device("cpu"),
+    )
+    save_baseline(project / "artifacts/baseline", model, tokenizer=project / "artifacts/tokenizer")
+    blocks = Packed.open(packed).test
+    assert run(sample__num=len(blocks)).exit_code == 0
+    row = row_of(project)
+    # Every token of every window, as the baseline itself takes them.
+    nats, num_tokens = block_nats(model, blocks, batch_size=4)
+    assert row["num_tokens"] == num_tokens.sum() == blocks.size
+    assert row["gen_ppl"] == pytest.approx(math.exp(nats.sum() / blocks.size), rel=1e-5)
+    assert (row["well_formed"], row["novelty"], row["held_out"]) == (1, None, None)
+    _, counts = np.unique(blocks, return_counts=True)
+    shares = counts / blocks.size
+    assert row["entropy"] == pytest.approx(-(shares * np.log(shares)).sum())
 
 
 def test_out_of_memory_names_the_parameter(project, monkeypatch):

@@ -13,6 +13,8 @@ import pytest
 import torch
 from tiny_project import PROJECT, TINY, stage_command, write_params
 
+from pipeline.device import has_cpp_compiler
+
 INPUTS = ("artifacts/packed", "artifacts/tokenizer")
 OUTS = (
     "artifacts/checkpoint",
@@ -212,3 +214,51 @@ def test_parameters_are_checked_first(tiny, run_stage):
     ):
         assert line in done.stderr
     assert not Path(".store").exists()
+
+
+def test_activation_checkpointing_changes_no_byte_and_precision_does(tiny):
+    finish()
+    expected = results()
+    write_params(tiny, TINY | {"train.activation_checkpointing": True})
+    finish()
+    assert results() == expected
+    write_params(tiny, TINY | {"train.precision": "bfloat16", "train.checkpoint_every": 1})
+    assert kill_when(lambda: bool(states()))
+    finish(resumes=True)
+    narrow = results()
+    clear_outs()
+    finish()
+    assert results() == narrow
+    assert narrow["artifacts/checkpoint/model.safetensors"] != expected[RESULTS[0]]
+    last, exact = (
+        float(found["reports/loss.csv"].split()[-1].split(b",")[2]) for found in (narrow, expected)
+    )
+    assert last == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_cpp_compiler(), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_that_was_killed_ends_like_an_uninterrupted_one(tiny):
+    finish()
+    eager = results()
+    write_params(tiny, TINY | {"train.compile": True, "train.checkpoint_every": 1})
+    finish()
+    expected = results()
+    assert kill_when(lambda: bool(states()))
+    finish(resumes=True)
+    assert results() == expected
+    last, exact = (
+        float(found["reports/loss.csv"].split()[-1].split(b",")[2]) for found in (expected, eager)
+    )
+    assert last == pytest.approx(exact, rel=1e-3)
+
+
+def test_compile_without_a_compiler_is_said(tiny, run_stage, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    write_params(tiny, TINY | {"train.compile": True})
+    done = run_stage("train", *INPUTS, *OUTS)
+    assert done.returncode == 1
+    assert "train.compile: on a CPU it needs a C++ compiler, and there is no no-such-compiler" in (
+        done.stderr
+    )
+    assert not Path("artifacts/checkpoint").exists()

@@ -1,0 +1,65 @@
+"""Byte-level BPE, as GPT-2's: text is split, its bytes merged pair by pair, none is unknown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
+from pipeline.data.tokenizer import EOS, PAD, TextTokenizer
+from pipeline.errors import DataError
+
+
+def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
+    """Merge the commonest pairs of `texts`: pad 0, eos 1, the 256 bytes, then the merges in order.
+
+    The same texts give the same tokenizer, of fewer than `vocab_size` ids where no pair that is
+    left occurs twice.
+
+    Raises:
+        DataError: a text holds half a surrogate pair.
+    """
+    tokenizer = byte_level({}, [])
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[PAD, EOS],
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    try:
+        tokenizer.train_from_iterator(texts, trainer)
+    except UnicodeEncodeError as error:
+        raise DataError(f"a document is not valid Unicode text: {error}") from None
+    return TextTokenizer(tokenizer.to_str(pretty=True), pad=PAD, eos=EOS, unk=None)
+
+
+def byte_level(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Tokenizer:
+    """A tokenizer that splits, merges and decodes as GPT-2's does, with another vocabulary."""
+    tokenizer = Tokenizer(BPE(dict(vocab), list(merges)))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    return tokenizer
+
+
+def merges_of(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges in a tokenizer.json that the library wrote, first merged first."""
+    return [(first, second) for first, second in parts["model"]["merges"]]
+
+
+def not_byte_level(parts: Mapping[str, Any]) -> list[str]:
+    """The parts of a tokenizer.json that split or merge text in another way than GPT-2's do."""
+    model, split = parts["model"], parts["pre_tokenizer"] or {}
+    wrong = {
+        "model": model["type"] != "BPE"
+        or any(model[key] for key in ("dropout", "ignore_merges", "byte_fallback"))
+        or any(model[key] for key in ("continuing_subword_prefix", "end_of_word_suffix")),
+        "normalizer": parts["normalizer"] is not None,
+        "pre_tokenizer": split.get("type") != "ByteLevel"
+        or split["add_prefix_space"]
+        or not split["use_regex"],
+    }
+    return [name for name in wrong if wrong[name]]

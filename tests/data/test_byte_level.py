@@ -1,0 +1,93 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from pipeline.data.byte_level import train_bpe_tokenizer
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.errors import DataError
+
+TEXTS = ["the cat sat on the mat", "the hat, the bat", "<eos><pad> é👩"] * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_bpe_tokenizer(TEXTS, 300)
+
+
+def test_ids(tokenizer):
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, None)
+    assert 258 < tokenizer.size <= 300
+    vocab = json.loads(tokenizer.definition)["model"]["vocab"]
+    assert sorted(vocab.values()) == list(range(tokenizer.size))
+    assert len(tokenizer.encode(" the")) == 1
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_every_text_comes_back_and_holds_no_special_token(tokenizer, text):
+    for given_text in (text, f"<eos>{text}<pad>"):
+        ids = tokenizer.encode_known(given_text)
+        assert tokenizer.decode(ids) == given_text
+        assert not {tokenizer.pad_id, tokenizer.eos_id} & set(ids)
+        assert tokenizer.num_chars(ids, "concat") == len(given_text)
+
+
+def test_special_tokens_spelled_in_the_training_texts_are_text():
+    tokenizer = train_bpe_tokenizer(["<eos>", "x<eos>", "<pad>"] * 50, 400)
+    assert (tokenizer.pad_id, tokenizer.eos_id) == (0, 1)
+    assert tokenizer.decode_all(tokenizer.encode("<eos><pad>")) == "<eos><pad>"
+    assert not {0, 1} & set(tokenizer.encode("<eos><pad>"))
+
+
+def test_no_more_merges_than_pairs_that_occur_twice():
+    assert train_bpe_tokenizer(["ab", "ab", "cd"], 16384).size == 259
+    assert train_bpe_tokenizer(["", ""], 16384).size == 258
+
+
+def test_saved_and_loaded_is_the_same(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    loaded = TextTokenizer.load(tmp_path)
+    assert (loaded.sha256, loaded.unk_id) == (tokenizer.sha256, None)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs("the <eos> hat")["input_ids"] == tokenizer.encode("the <eos> hat")
+
+
+TRAIN = """
+import random
+from pipeline.data.byte_level import train_bpe_tokenizer
+source = random.Random(0)
+words = ["".join(source.choices("abcdefgh", k=source.randint(1, 9))) for _ in range(3000)]
+print(train_bpe_tokenizer((" ".join(words[i:i+9]) for i in range(3000)), 2000).sha256)
+"""
+
+
+def test_the_same_texts_give_the_same_bytes_on_any_number_of_threads():
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", TRAIN],
+            env=os.environ | {"RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for threads in ("1", "2", "5")
+    }
+    [sha256] = found
+    assert len(sha256) == len(hashlib.sha256().hexdigest())
+
+
+def test_texts_are_read_once_as_they_are_needed():
+    texts = iter(["ab", "ab"])
+    assert train_bpe_tokenizer(texts, 300).size == 259
+    assert next(texts, None) is None
+
+
+def test_half_a_surrogate_pair_is_no_text():
+    with pytest.raises(DataError, match="not valid Unicode"):
+        train_bpe_tokenizer(["a\ud800"], 300)
