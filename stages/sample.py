@@ -9,7 +9,7 @@ import torch
 import typer
 from torch import Tensor
 
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.errors import ParamsError, reported
 from pipeline.files import write_json, write_jsonl
@@ -18,7 +18,7 @@ from pipeline.progress import progress
 from pipeline.sedd.draw import Samples
 from pipeline.sedd.model import SEDD
 from pipeline.sedd.sampler import resolve, sample
-from pipeline.training.checkpoint import check_tokenizer, load_checkpoint
+from pipeline.training.checkpoint import block_mode, check_tokenizer, load_checkpoint
 
 NUM_STATES_SHOWN = 33
 
@@ -77,12 +77,13 @@ def sample_all(
 
 
 def rows_of(
-    samples: Samples, tokenizer: TextTokenizer, drawn_by: dict[str, Any]
+    samples: Samples, tokenizer: TextTokenizer, mode: Mode, drawn_by: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """One row a sample, each of which says what it was drawn by."""
     drawn = zip(samples.tokens.tolist(), samples.nfe.tolist(), strict=True)
     for index, (ids, nfe) in enumerate(drawn):
-        yield {"index": index, **drawn_by, "text": tokenizer.decode(ids), "ids": ids, "nfe": nfe}
+        text = tokenizer.decode(ids, mode)
+        yield {"index": index, **drawn_by, "text": text, "ids": ids, "nfe": nfe}
 
 
 @reported
@@ -120,7 +121,9 @@ def main(
         "top_p": settings.top_p,
         "seed": settings.seed,
     }
-    write_jsonl(out / f"{num_steps}.jsonl", rows_of(samples, text, drawn_by))
+    write_jsonl(
+        out / f"{num_steps}.jsonl", rows_of(samples, text, block_mode(checkpoint), drawn_by)
+    )
     traced = [
         [{"t": t, "text": text.show(states[row].tolist())} for t, states in trace.states]
         for row in range(min(settings.num_traced, settings.num, settings.batch_size))

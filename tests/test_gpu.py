@@ -9,9 +9,9 @@ from tiny_project import TINY, write_params
 
 from pipeline.golden.fixture import read_fixture
 from pipeline.golden.verify import format_errors, verify
+from pipeline.sedd.layers import attend
 from pipeline.sedd.loss import ScoreEntropy
 from pipeline.sedd.model import SEDD, SEDDConfig
-from pipeline.sedd.network import attend
 from pipeline.sedd.sampler import sample
 
 pytestmark = pytest.mark.gpu

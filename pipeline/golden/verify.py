@@ -9,7 +9,8 @@ from pipeline.device import check_attention
 from pipeline.golden.fixture import COMPUTED, Fixture
 from pipeline.golden.recompute import full_precision, recompute
 from pipeline.published.reading import build
-from pipeline.sedd.network import Attention, cast_weights
+from pipeline.sedd.layers import Attention
+from pipeline.sedd.network import cast_weights
 from pipeline.table import aligned
 
 COLUMNS = ("array", "largest absolute error", "largest relative error", "tolerance", "verdict")

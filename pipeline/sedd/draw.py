@@ -7,10 +7,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.sedd.layers import widened
+from pipeline.sedd.model import SEDD
+
 Predictor = Literal["analytic", "euler", "cached", "first_hitting"]
 OnState = Callable[[int, float, Tensor], None]
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""(outputs [n, V] of the network, which it may overwrite, states [n] there) -> weights [n, V']."""
 FREE = -1
 CHUNK = 2**22
+"""Weights that are held at a time: 32 MB in float64, whatever the vocabulary."""
+ACTIVATIONS = {"cpu": 2**19, "cuda": 2**26}
+"""Numbers of the network's widest layer that are held at a time, by kind of device.
+
+On a GPU 256 MB of float32. On a CPU 2 MB: what is larger, the allocator gives back to the system
+and takes anew each time, which costs a third of a step of names.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,9 +53,10 @@ class Sharpening:
     top_p: float = 1.0
 
     def __call__(self, weights: Tensor) -> Tensor:
-        """Weights [..., V] in, weights [..., V] out; none may be negative."""
+        """Weights [..., V] in, none of them negative; weights [..., V] out, changed in float64."""
         if self.temperature == 1 and self.top_p == 1:
             return weights
+        weights = weights.double()
         tokens, others = weights.tensor_split([self.num_tokens], -1)
         tiny = torch.finfo(weights.dtype).tiny
         # The largest becomes 1, so that no power overflows or loses them all.
@@ -69,34 +82,57 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator)
 
 
-def categorical(
-    weights: Tensor, generator: torch.Generator, sharpening: Sharpening | None = None
-) -> Tensor:
-    """Draw an index [...] from weights [..., V], not necessarily normalised.
+def categorical(weights: Tensor, u: Tensor, sharpening: Sharpening | None = None) -> Tensor:
+    """The index [n] that u [n] picks from weights [n, V], not necessarily normalised.
 
     The cumulative distribution in float64 is inverted at a uniform multiple of 2^-53, the smallest
     probability that is resolved: each outcome's chance is its share of the weights, as their dtype
-    holds them, to within 2^-51. Negative weights count as 0. Only as many rows as CHUNK has room
-    for are in float64 at a time.
+    holds them, to within 2^-51. Negative weights count as 0.
     """
-    rows = weights.reshape(-1, weights.shape[-1])
-    u = uniform((len(rows), 1), generator)
-    size = max(1, CHUNK // rows.shape[-1])
-    drawn = [
-        _invert(_sharpened(part, sharpening), at)
-        for part, at in zip(torch.split(rows, size), torch.split(u, size), strict=True)
-    ]
-    return torch.cat(drawn).view(weights.shape[:-1])
-
-
-def _sharpened(weights: Tensor, sharpening: Sharpening | None) -> Tensor:
-    weights = weights.double().clamp(min=0)
-    return weights if sharpening is None else sharpening(weights)
-
-
-def _invert(weights: Tensor, u: Tensor) -> Tensor:
-    cumulative = weights.cumsum(-1)
+    weights = weights.clamp(min=0)
+    if sharpening is not None:
+        weights = sharpening(weights)
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     # A product that rounds up to the total would fall past the last state with any mass.
-    below_total = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+    below_total = torch.minimum(u[:, None] * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cumulative, below_total, right=True).squeeze(-1)
+
+
+def draw_at(
+    model: SEDD,
+    xt: Tensor,
+    sigma: Tensor | None,
+    at: Tensor,
+    weigh: Weigh,
+    u: Tensor,
+    sharpening: Sharpening,
+) -> tuple[Tensor, int]:
+    """Draw a state at each of the N positions that `at` [B, L] marks, row by row.
+
+    The network takes as many rows at a time as ACTIVATIONS has room for, and the head as many of
+    the positions as CHUNK has; u is drawn before, so that neither changes what is drawn.
+
+    Args:
+        model: the score model.
+        xt: tokens [B, L].
+        sigma: total noise [1] of all rows; None for the conditional parameterisation.
+        at: which positions.
+        weigh: turns outputs there into weights.
+        u: a uniform for each position [N], float64.
+        sharpening: of the weights.
+    Returns:
+        the states drawn [N], and how often the network was called.
+    """
+    num_rows = max(1, ACTIVATIONS[xt.device.type] // (4 * model.config.width * xt.shape[1]))
+    parts, places = torch.split(xt, num_rows), torch.split(at, num_rows)
+    here, drawn = xt[at], torch.empty_like(u, dtype=torch.int64)
+    head = model.network.head
+    size, first = max(1, CHUNK // head.out_features), 0
+    for part, place in zip(parts, places, strict=True):
+        for hidden in torch.split(model.network.hidden(part, sigma, place), size):
+            now = slice(first, first + len(hidden))
+            weights = weigh(widened(head(hidden)), here[now])
+            drawn[now] = categorical(weights, u[now], sharpening)
+            first += len(hidden)
+    return drawn, len(parts)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.sedd.graph import Absorb, Graph, Uniform, log_expm1
-from pipeline.sedd.network import Transformer, widened
+from pipeline.sedd.layers import widened
+from pipeline.sedd.network import Transformer
 from pipeline.sedd.noise import Geometric, Loglinear, Noise
 
 

@@ -3,106 +3,32 @@
 Names and shapes of parameters are those of the paper's code, so that its checkpoints load.
 """
 
-import math
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-FREQUENCY_DIM = 256
-Attention = Literal["sdpa", "flash"]
-
-
-def widened(x: Tensor) -> Tensor:
-    """x in float32 where it is narrower, else as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
-    """Attention of all positions to all, [B, H, L, head_dim], by PyTorch or by flash-attn.
-
-    flash-attn is a package of its own, and takes float16 and bfloat16 on CUDA only.
-    """
-    if attention == "sdpa":
-        return F.scaled_dot_product_attention(query, key, value)
-    from flash_attn import flash_attn_func
-
-    by_position = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    return flash_attn_func(*by_position).transpose(1, 2)
+from pipeline.sedd.layers import (
+    Attention,
+    Embedding,
+    Norm,
+    Rotary,
+    SigmaEmbedding,
+    TanhGELU,
+    attend,
+    heads_of,
+    rotate,
+    widened,
+    zeroed,
+)
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
     """Round the weights to `dtype`; the frequencies of rotary positions stay in float32."""
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
-
-
-class Norm(nn.Module):
-    """Layer norm with a weight and no bias, computed in float32 or wider, given as the weight."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            wide = widened(x)
-            normed = F.layer_norm(wide, self.weight.shape, self.weight.to(wide.dtype))
-            return normed.to(self.weight.dtype)
-
-
-class Embedding(nn.Module):
-    """Rows [N, D] looked up by id."""
-
-    def __init__(self, num_rows: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Parameter(torch.empty(num_rows, width))
-        nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.embedding)
-
-
-class SigmaEmbedding(nn.Module):
-    """Sinusoidal features of sigma [B] through two linear layers, to [B, C]."""
-
-    def __init__(self, cond_dim: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(FREQUENCY_DIM, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim)
-        )
-
-    def forward(self, sigma: Tensor) -> Tensor:
-        half = FREQUENCY_DIM // 2
-        exponents = torch.arange(half, device=sigma.device, dtype=torch.float32) / half
-        angles = sigma[:, None] * torch.exp(-math.log(10_000) * exponents)
-        features = torch.cat([angles.cos(), angles.sin()], -1)
-        return self.mlp(features.to(next(self.parameters()).dtype))
-
-
-class Rotary(nn.Module):
-    """Rotary positions: the first half of each head turns against the second."""
-
-    inv_freq: Tensor
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__()
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        self.register_buffer("inv_freq", 1 / 10_000**exponents)
-
-    def angles(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [L, head_dim / 2]."""
-        angles = torch.outer(torch.arange(length, device=self.inv_freq.device), self.inv_freq)
-        return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn x [..., L, head_dim] by its position's angles [L, head_dim / 2]."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 class Block(nn.Module):
@@ -117,35 +43,84 @@ class Block(nn.Module):
         self.attn_out = nn.Linear(width, width, bias=False)
         self.norm2 = Norm(width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+            nn.Linear(width, 4 * width), TanhGELU(), nn.Linear(4 * width, width)
         )
         self.adaLN_modulation: nn.Linear | None = None
         if cond_dim is not None:
             self.adaLN_modulation = zeroed(nn.Linear(cond_dim, 6 * width))
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, cond: Tensor | None, attention: Attention
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cond: Tensor | None,
+        attention: Attention,
+        at: Tensor | None = None,
     ) -> Tensor:
+        """x [B, L, D] to the same; to [N, 1, D] of the N positions alone that `at` [B, L] marks."""
         if self.adaLN_modulation is None or cond is None:
-            x = x + self._drop(self._attend(self.norm1(x), cos, sin, attention))
+            attended = self._attend(self.norm1(x), cos, sin, attention, at)
+            x = taken(x, at) + self._drop(attended)
             return x + self._drop(self.mlp(self.norm2(x)))
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(cond)[:, None].chunk(
-            6, -1
-        )
+        modulation = self.adaLN_modulation(cond)
+        shift1, scale1 = modulation[:, None].chunk(6, -1)[:2]
         modulated = torch.addcmul(shift1, self.norm1(x), 1 + scale1)
-        attended = self._attend(modulated, cos, sin, attention)
-        x = torch.addcmul(x, gate1, self._drop(attended))
+        attended = self._attend(modulated, cos, sin, attention, at)
+        gate1, shift2, scale2, gate2 = by_row(modulation, at).chunk(6, -1)[2:]
+        x = torch.addcmul(taken(x, at), gate1, self._drop(attended))
         modulated = torch.addcmul(shift2, self.norm2(x), 1 + scale2)
         return torch.addcmul(x, gate2, self._drop(self.mlp(modulated)))
 
-    def _attend(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention) -> Tensor:
-        qkv = self.attn_qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = attend(rotate(query, cos, sin), rotate(key, cos, sin), value, attention)
-        return self.attn_out(attended.transpose(1, 2).flatten(2))
+    def _attend(
+        self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, at: Tensor | None
+    ) -> Tensor:
+        if at is not None:
+            return self._attend_at(x, cos, sin, attention, at)
+        both, value = self.attn_qkv(x).split([2 * x.shape[-1], x.shape[-1]], -1)
+        both = both.view(*x.shape[:2], 2, x.shape[-1])
+        query, key = rotate(both, cos[:, None], sin[:, None], self.num_heads).unbind(2)
+        return self.attn_out(self._asked(query, key, value, attention))
+
+    def _attend_at(
+        self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, at: Tensor
+    ) -> Tensor:
+        """As many queries in each row as the row with most positions has; N are then kept."""
+        most = int(at.sum(-1).max())
+        places = at.int().argsort(stable=True, dim=-1, descending=True)[:, :most]
+        asking = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+        width = x.shape[-1]
+        query = F.linear(asking, self.attn_qkv.weight[:width])
+        query = rotate(query, cos[places], sin[places], self.num_heads)
+        key, value = F.linear(x, self.attn_qkv.weight[width:]).chunk(2, -1)
+        key = rotate(key, cos, sin, self.num_heads)
+        attended = self._asked(query, key, value, attention)
+        return self.attn_out(taken(attended, at.gather(1, places)))
+
+    def _asked(self, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
+        """Attention of queries [B, Q, D] to keys and values [B, L, D], [B, Q, D]."""
+        query, key, value = (
+            heads_of(x, self.num_heads).transpose(1, 2) for x in (query, key, value)
+        )
+        return attend(query, key, value, attention).transpose(1, 2).flatten(2)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+def taken(x: Tensor, at: Tensor | None) -> Tensor:
+    """x [B, L, D] as it is, or [N, 1, D] of the N positions that `at` [B, L] marks."""
+    if at is None:
+        return x
+    # Its gradient is a plain sum of rows; that of a boolean index sorts first.
+    return x.flatten(0, 1).index_select(0, at.flatten().nonzero().squeeze(-1))[:, None]
+
+
+def by_row(modulation: Tensor, at: Tensor | None) -> Tensor:
+    """Modulation [B, C] of rows, or [1, C] of all, as [B, 1, C], or [N, 1, C] as `taken` would."""
+    if at is not None and len(modulation) > 1:
+        modulation = modulation[at.nonzero()[:, 0]]
+    return modulation[:, None]
 
 
 class Head(nn.Module):
@@ -159,20 +134,13 @@ class Head(nn.Module):
         if cond_dim is not None:
             self.adaLN_modulation = zeroed(nn.Linear(cond_dim, 2 * width))
 
-    def hidden(self, x: Tensor, cond: Tensor | None) -> Tensor:
-        """What the linear map takes."""
+    def hidden(self, x: Tensor, cond: Tensor | None, at: Tensor | None = None) -> Tensor:
+        """What the linear map takes; x is [N, 1, D] where `at` [B, L] says which positions."""
         x = self.norm_final(x)
         if self.adaLN_modulation is not None and cond is not None:
-            shift, scale = self.adaLN_modulation(cond)[:, None].chunk(2, -1)
+            shift, scale = by_row(self.adaLN_modulation(cond), at).chunk(2, -1)
             x = torch.addcmul(shift, x, 1 + scale)
         return x
-
-
-def zeroed(linear: nn.Linear) -> nn.Linear:
-    """The same layer with all parameters 0."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
 
 
 class Transformer(nn.Module):
@@ -208,7 +176,7 @@ class Transformer(nn.Module):
                 if embedding is not None:
                     nn.init.normal_(embedding.embedding)
         self.sigma_map = SigmaEmbedding(cond_dim) if cond_dim is not None else None
-        self.rotary_emb = Rotary(width // num_heads)
+        self.rotary_emb = Rotary(width // num_heads, num_heads)
         self.blocks = nn.ModuleList(
             Block(width, num_heads, cond_dim, dropout) for _ in range(num_blocks)
         )
@@ -249,13 +217,24 @@ class Transformer(nn.Module):
         if self.position_embed is not None:
             x = x + self.position_embed.embedding[: xt.shape[1]]
         cos, sin = self.rotary_emb.angles(xt.shape[1])
-        for block in self.blocks:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, cos, sin, cond, self.attention, use_reentrant=False)
-            else:
-                x = block(x, cos, sin, cond, self.attention)
-        hidden = self.output_layer.hidden(x, cond)
+        # Without a gradient, the last block works for the positions that are asked for alone.
+        alone = None if torch.is_grad_enabled() else at
+        for block in self.blocks[:-1]:
+            x = self._through(block, x, cos, sin, cond)
+        last: Any = self.blocks[-1]
+        if alone is None:
+            x = self._through(last, x, cos, sin, cond)
+        else:
+            # Not as torch.compile has it, for as many positions as never twice.
+            x = last.forward(x, cos, sin, cond, self.attention, alone)
+        hidden = self.output_layer.hidden(x, cond, alone)
         if at is None:
             return hidden
-        # Its gradient is a plain sum of rows; that of a boolean index sorts first.
-        return hidden.flatten(0, 1).index_select(0, at.flatten().nonzero().squeeze(-1))
+        return (hidden if alone is not None else taken(hidden, at)).squeeze(1)
+
+    def _through(
+        self, block: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, cond: Tensor | None
+    ) -> Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, cos, sin, cond, self.attention, use_reentrant=False)
+        return block(x, cos, sin, cond, self.attention)

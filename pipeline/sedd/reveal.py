@@ -13,7 +13,7 @@ from pipeline.sedd.draw import (
     Predictor,
     Samples,
     Sharpening,
-    categorical,
+    draw_at,
     uniform,
 )
 from pipeline.sedd.model import SEDD
@@ -96,6 +96,7 @@ def sample_by_reveals(
         (num, int(free.sum())), masked_chances(model, times, predictor), predictor, generator
     )
     nfe = torch.zeros(num, dtype=torch.int64, device=xt.device)
+    calls = 0
     states = _States(times, reveal_step, mask_id, on_state)
     turns: list[int] = torch.unique(turn[:, free]).tolist()
     for k in turns:
@@ -103,11 +104,18 @@ def sample_by_reveals(
         rows = (turn == k).any(-1).nonzero().squeeze(-1)
         now = turn[rows] == k
         revealed = xt[rows]
-        revealed[now] = categorical(model.log_p(revealed, now).exp(), generator, sharpening)
-        xt[rows] = revealed
+        u = uniform((int(now.sum()),), generator)
+        drawn, num_calls = draw_at(model, revealed, None, now, token_weights, u, sharpening)
+        xt[rows] = revealed.masked_scatter(now, drawn)
         nfe[rows] += 1
+        calls += num_calls
     states.show(xt, turn > max(turns, default=-1))
-    return Samples(xt, nfe, len(turns))
+    return Samples(xt, nfe, calls)
+
+
+def token_weights(outputs: Tensor, _: Tensor) -> Tensor:
+    """Outputs [n, V] as weights whose largest is 1: their sum makes no difference to a draw."""
+    return outputs.sub_(outputs.amax(-1, keepdim=True)).exp_()
 
 
 def _rank(step: Tensor) -> Tensor:

@@ -11,9 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.sedd.draw import FREE, OnState, Predictor, Samples, Sharpening, categorical
+from pipeline.sedd.draw import (
+    FREE,
+    OnState,
+    Predictor,
+    Samples,
+    Sharpening,
+    Weigh,
+    draw_at,
+    uniform,
+)
 from pipeline.sedd.model import SEDD
-from pipeline.sedd.reveal import sample_by_reveals
+from pipeline.sedd.reveal import sample_by_reveals, token_weights
 
 
 def resolve(
@@ -115,12 +124,8 @@ def step_weights(
         next_t: time after the step, less than t.
         predictor: the rule of the step.
     """
-    sigma = model.noise.sigma(t)
-    score = _score(model, xt, sigma)
-    if predictor == "euler":
-        rate = model.graph.reverse_rate(xt, score)
-        return F.one_hot(xt, model.graph.num_states) + (t - next_t) * model.noise.dsigma(t) * rate
-    return _tweedie(model, xt, score, sigma - model.noise.sigma(next_t))
+    score = _score(model, xt, model.noise.sigma(t))
+    return _moved(model, xt, score, t, next_t, predictor)
 
 
 def denoise_weights(model: SEDD, xt: Tensor, t: Tensor) -> Tensor:
@@ -138,6 +143,16 @@ def denoise_weights(model: SEDD, xt: Tensor, t: Tensor) -> Tensor:
 
 def _score(model: SEDD, xt: Tensor, sigma: Tensor) -> Tensor:
     return model.log_score(xt, sigma.to(model.dtype).expand(len(xt))).double().exp()
+
+
+def _moved(
+    model: SEDD, xt: Tensor, score: Tensor, t: Tensor, next_t: Tensor, predictor: Predictor
+) -> Tensor:
+    """`step_weights` from the score [B, L, V]."""
+    if predictor == "euler":
+        rate = model.graph.reverse_rate(xt, score)
+        return F.one_hot(xt, model.graph.num_states) + (t - next_t) * model.noise.dsigma(t) * rate
+    return _tweedie(model, xt, score, model.noise.sigma(t) - model.noise.sigma(next_t))
 
 
 def _tweedie(model: SEDD, xt: Tensor, score: Tensor, delta_sigma: Tensor) -> Tensor:
@@ -167,17 +182,64 @@ def sample_by_steps(
         rows = _unfinished(model, xt)
         if not len(rows):
             continue
-        if step + 1 < len(times):
-            weights = step_weights(model, xt[rows], times[step], times[step + 1], predictor)
+        now = xt[rows]
+        if model.graph.mask_id is None:
+            weigh = moves(model, times[step:], predictor)
+            at = (fixed == FREE).expand_as(now)
         else:
-            weights = denoise_weights(model, xt[rows], times[step])
-        moved = categorical(weights, generator, sharpening)
-        xt = xt.index_copy(0, rows, torch.where(fixed == FREE, moved, fixed))
+            weigh = reveals(model, times[step:], predictor)
+            at = now == model.graph.mask_id
+        sigma = model.noise.sigma(times[step : step + 1]).to(model.dtype)
+        u = uniform(tuple(now.shape), generator)[at]
+        drawn, num_calls = draw_at(model, now, sigma, at, weigh, u, sharpening)
+        xt = xt.index_copy(0, rows, now.masked_scatter(at, drawn))
         nfe[rows] += 1
-        calls += 1
+        calls += num_calls
     if on_state is not None:
         on_state(len(times), 0.0, xt)
     return Samples(xt, nfe, calls)
+
+
+def moves(model: SEDD, times: Tensor, predictor: Predictor) -> Weigh:
+    """Weights of the first step of `times`, of the final denoise if there is one time alone.
+
+    They are those of `step_weights` and `denoise_weights`, for the uniform graph.
+    """
+
+    def weigh(outputs: Tensor, here: Tensor) -> Tensor:
+        xt = here[None]
+        score = outputs[None].scatter(-1, xt[..., None], 0.0).double().exp()
+        if len(times) == 1:
+            return _tweedie(model, xt, score, model.noise.sigma(times[0]))[0]
+        return _moved(model, xt, score, times[0], times[1], predictor)[0]
+
+    return weigh
+
+
+def reveals(model: SEDD, times: Tensor, predictor: Predictor) -> Weigh:
+    """As `moves`, for the masks of the absorbing graph, its formulas multiplied out.
+
+    By either rule a mask takes a token with weight c * score, and stays with what is left to 1.
+    Euler's c is dsigma times the step. Tweedie's is expm1(delta_sigma): at the mask, eq. 19 has
+    e^(delta_sigma) score - expm1(delta_sigma) sum(score), the second term for the mask alone,
+    times 1 - e^(-delta_sigma) for tokens and 1 for the mask.
+    """
+    if len(times) == 1:
+        return lambda outputs, here: token_weights(outputs[:, :-1], here)
+    sigma = model.noise.sigma(times[0])
+    if predictor == "euler":
+        c = (times[0] - times[1]) * model.noise.dsigma(times[0])
+    else:
+        c = torch.expm1(sigma - model.noise.sigma(times[1]))
+    log_scale = float(c.log() - model.log_shift(sigma))
+
+    def weigh(outputs: Tensor, here: Tensor) -> Tensor:
+        weights = outputs.add_(log_scale).exp_()
+        weights[:, -1] = 0
+        weights[:, -1] = 1 - weights.sum(-1)
+        return weights
+
+    return weigh
 
 
 def _unfinished(model: SEDD, xt: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def gpt2_sized(tmp_path_factory):
     ("length", "num_states", "expected"),
     [(16, 30, 128), (1024, 50_258, 2), (128, 50_258, 20), (4096, 50_258, 1)],
 )
-def test_texts_drawn_together_by_default_fit_a_laptop(length, num_states, expected):
+def test_texts_that_take_long_are_drawn_few_at_a_time(length, num_states, expected):
     model = SimpleNamespace(length=length, graph=SimpleNamespace(num_states=num_states))
     assert default_batch_size(model) == expected
 

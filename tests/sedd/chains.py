@@ -36,10 +36,16 @@ def small_support(graph: str, parameterization: str, **changes: object) -> tuple
     return model, p0
 
 
-def transformer(length: int = 8) -> SEDD:
-    """A conditional network with random weights."""
+def transformer(
+    length: int = 8,
+    graph: str = "absorb",
+    parameterization: str = "conditional",
+    **changes: object,
+) -> SEDD:
+    """A network with random weights."""
     torch.manual_seed(0)
-    model = SEDD(toy_config("absorb", "conditional", vocab_size=7, length=length)).double().eval()
+    config = toy_config(graph, parameterization, vocab_size=7, length=length, **changes)
+    model = SEDD(config).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model

@@ -5,16 +5,20 @@ import math
 
 import pytest
 import torch
-from chains import draw, law_of_orders, n_step_law, small_support
+from chains import SAMPLERS, draw, law_of_orders, n_step_law, small_support, transformer
 from toy import check_law, follows_law, index_of
 
 from pipeline.sedd import draw as drawing
-from pipeline.sedd.draw import Sharpening, categorical, nucleus
+from pipeline.sedd.draw import Sharpening, nucleus
 
 
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+def categorical(weights, generator):
+    return drawing.categorical(weights, drawing.uniform((len(weights),), generator))
 
 
 def test_draws_are_right_in_the_tails(generator):
@@ -37,7 +41,7 @@ def test_the_smallest_probability_that_is_resolved(monkeypatch, generator, first
     weights = torch.tensor([1 - 2.0**-53, 2.0**-53], dtype=torch.float64)
     weights = weights.flip(0) if first else weights
     edge = [0.0, 2.0**-53] if first else [1 - 2.0**-53, 1 - 2.0**-52]
-    uniforms = torch.tensor(edge, dtype=torch.float64)[:, None]
+    uniforms = torch.tensor(edge, dtype=torch.float64)
     monkeypatch.setattr(drawing, "uniform", lambda shape, generator: uniforms)
     drawn = categorical(weights.expand(2, -1), generator)
     assert drawn.tolist() == ([0, 1] if first else [1, 0])
@@ -50,16 +54,18 @@ def test_uniforms_are_as_fine_as_said(generator):
     assert bool((steps % 2 == 1).any())
 
 
-@pytest.mark.parametrize("size", [1, 7, 10**9])
-def test_chunks_make_no_difference(monkeypatch, size):
-    weights = torch.rand(4, 5, 6, generator=torch.Generator().manual_seed(1))
-    drawn = []
-    for room in (drawing.CHUNK, size):
-        monkeypatch.setattr(drawing, "CHUNK", room)
-        drawn.append(categorical(weights, torch.Generator().manual_seed(0)))
-    assert drawn[0].shape == (4, 5)
-    assert torch.equal(*drawn)
-    assert categorical(weights[:0], torch.Generator()).shape == (0, 5)
+@pytest.mark.parametrize("size", [1, 40, 10**9])
+@pytest.mark.parametrize(("graph", "parameterization", "predictor"), SAMPLERS)
+def test_chunks_make_no_difference(monkeypatch, graph, parameterization, predictor, size):
+    """Neither to samples nor to the count of evaluations, of the network as of the head."""
+    model = transformer(5, graph, parameterization, eps=1e-3)
+    whole = draw(model, 4, predictor, num=30)
+    monkeypatch.setattr(drawing, "CHUNK", size)
+    monkeypatch.setattr(drawing, "ACTIVATIONS", {"cpu": size})
+    parts = draw(model, 4, predictor, num=30)
+    assert torch.equal(parts.tokens, whole.tokens)
+    assert torch.equal(parts.nfe, whole.nfe)
+    assert parts.calls == (whole.calls if size == 10**9 else int(whole.nfe.sum()))
 
 
 def coarse(shape, generator):

@@ -5,7 +5,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from toy import toy_config
 
+from pipeline.sedd.layers import TanhGELU
 from pipeline.sedd.loss import score_entropy
 from pipeline.sedd.model import SEDD, SEDDConfig
 from pipeline.sedd.network import cast_weights
@@ -100,3 +102,33 @@ def test_flash_attention_takes_its_own_layout(monkeypatch):
     # Batch, position, head, width: PyTorch has heads before positions.
     assert shapes == [(4, 16, 3, 8)] * 2
     assert not any("attention" in name for name in network.state_dict())
+
+
+@pytest.mark.parametrize("graph", ["absorb", "uniform"])
+@pytest.mark.parametrize("sigmas", [1, 5])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_positions_asked_for_alone_are_those_of_all(graph, sigmas, share):
+    """The last block skips the others without a gradient; with one it does not."""
+    torch.manual_seed(0)
+    for parameterization in ["raw", "conditional"] if graph == "absorb" else ["raw"]:
+        config = toy_config(graph, parameterization, length=6, num_blocks=2)
+        network = SEDD(config).double().eval().network
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        xt = torch.randint(3, (5, 6))
+        at = torch.rand(5, 6) < share
+        sigma = torch.rand(sigmas, dtype=torch.float64) if parameterization == "raw" else None
+        every = network.hidden(xt, sigma)
+        torch.testing.assert_close(network.hidden(xt, sigma, at), every[at])
+        with torch.no_grad():
+            torch.testing.assert_close(network.hidden(xt, sigma, at), every[at])
+            torch.testing.assert_close(network(xt, sigma, at), network.head(every[at]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gelu_is_the_same_function_with_a_gradient_and_without(dtype):
+    x = torch.linspace(-30, 30, 10_001, dtype=dtype)
+    expected = torch.nn.functional.gelu(x, approximate="tanh")
+    assert torch.equal(TanhGELU()(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(TanhGELU()(x), expected, rtol=1e-6, atol=1e-6)

@@ -6,7 +6,7 @@ from chains import NUM, SAMPLERS, draw, n_step_law, small_support, transformer
 from toy import all_states, check_law, exact_model, index_of, total_variation
 
 from pipeline.sedd.reveal import masked_chances
-from pipeline.sedd.sampler import resolve, sample, step_weights
+from pipeline.sedd.sampler import denoise_weights, moves, resolve, reveals, sample, step_weights
 
 CASES = [
     ("absorb", "conditional", "cached", "loglinear"),
@@ -89,6 +89,29 @@ def test_reveals_are_placed_with_the_chances_of_the_step(predictor, changes):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("noise", ["loglinear", "geometric"])
+@pytest.mark.parametrize("predictor", ["analytic", "euler"])
+@pytest.mark.parametrize(("graph", "weighing"), [("absorb", reveals), ("uniform", moves)])
+@pytest.mark.parametrize("num_times", [1, 2])
+def test_weights_by_position_are_those_of_the_step(graph, weighing, predictor, noise, num_times):
+    """What is written out for masks alone, and what chunks take, against the graph's formulas."""
+    model = transformer(graph=graph, parameterization="raw", noise=noise)
+    times = torch.tensor([0.6, 0.57], dtype=torch.float64)[:num_times]
+    xt = torch.randint(7, (5, 8), generator=torch.Generator().manual_seed(0))
+    if graph == "absorb":
+        xt[:, ::2] = 7
+    if num_times == 1:
+        expected = denoise_weights(model, xt, *times)
+    else:
+        expected = step_weights(model, xt, *times, predictor)
+    at = xt == 7 if graph == "absorb" else torch.ones_like(xt, dtype=torch.bool)
+    outputs = model.network(xt, model.noise.sigma(times[:1]), at)
+    weights = weighing(model, times, predictor)(outputs, xt[at])
+    shares = (each / each.sum(-1, keepdim=True) for each in (weights, expected[at]))
+    torch.testing.assert_close(*shares, rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
 def test_head_at_chosen_positions_is_the_full_head_there():
     model = transformer()
     generator = torch.Generator().manual_seed(0)
@@ -120,13 +143,13 @@ def test_rows_of_cached_share_calls_and_leave_nfe_as_it_is():
 @pytest.mark.parametrize("num", [1, 200])
 def test_nfe_counts_the_evaluations_that_included_a_row(graph, parameterization, predictor, num):
     model, _ = small_support(graph, parameterization, length=3)
-    seen, answer = [], model.network.forward
+    seen, answer = [], model.network.hidden
 
     def counting(xt, *arguments, **options):
         seen.append(len(xt))
         return answer(xt, *arguments, **options)
 
-    model.network.forward = counting
+    model.network.hidden = counting
     samples = draw(model, 5, predictor, seed=1, num=num)
     assert samples.calls == len(seen)
     assert int(samples.nfe.sum()) == sum(seen)
@@ -186,13 +209,13 @@ def test_states_run_from_all_masks_to_the_samples(parameterization, predictor):
 @pytest.mark.parametrize("predictor", ["analytic", "cached", "first_hitting"])
 def test_states_are_shown_as_soon_as_they_are_settled(predictor):
     model, events = transformer(), []
-    answer = model.network.forward
+    answer = model.network.hidden
 
     def telling(*arguments, **options):
         events.append("call")
         return answer(*arguments, **options)
 
-    model.network.forward = telling
+    model.network.hidden = telling
     draw(model, 50, predictor, num=1, on_state=lambda *state: events.append("state"))
     calls = [place for place, event in enumerate(events) if event == "call"]
     assert events.count("state") == 52

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_project import TINY, write_params
 
-from pipeline.data.packing import Packed
+from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.evaluation.samples import Samples
 from pipeline.files import read_json, read_jsonl
@@ -28,8 +28,31 @@ def trained(tiny):
     torch.manual_seed(0)
     model = SEDD(model_config(params, meta.vocab_size, meta.length))
     torch.nn.init.normal_(model.network.output_layer.linear.weight)
-    save_checkpoint(CHECKPOINT, model, tokenizer=TOKENIZER, tokenizer_sha256=meta.tokenizer_sha256)
+    save(model, text_lengths=meta.text_lengths)
     return tiny
+
+
+def save(model, text_lengths):
+    sha256 = Packed.open(Path("artifacts/packed")).meta.tokenizer_sha256
+    save_checkpoint(
+        CHECKPOINT,
+        model,
+        tokenizer=TOKENIZER,
+        tokenizer_sha256=sha256,
+        text_lengths=text_lengths,
+    )
+
+
+def test_all_of_a_window_of_running_text_is_its_text(trained):
+    model = load_checkpoint(CHECKPOINT, torch.device("cpu"))
+    tokenizer = TextTokenizer.load(TOKENIZER)
+    torch.nn.init.zeros_(model.network.output_layer.linear.weight)
+    torch.nn.init.zeros_(model.network.output_layer.linear.bias)
+    save(model, text_lengths=None)
+    main(4, CHECKPOINT, TOKENIZER, Path("out"))
+    rows = read_jsonl(Path("out/4.jsonl"))
+    assert any("<eos>" in row["text"] for row in rows)
+    assert all(row["text"] == tokenizer.decode_all(row["ids"]) for row in rows)
 
 
 def test_rows_are_complete_and_trace_ends_at_them(trained):
