@@ -5,8 +5,8 @@ from pathlib import Path
 import typer
 
 from pipeline.errors import DataError, RepositoryError, reported
-from pipeline.files import write_json
-from pipeline.params import load_params
+from pipeline.files import read_json, write_json
+from pipeline.params import Data, load_params
 from pipeline.remote.folders import count_rows, in_place_of, sha256
 from pipeline.remote.repository import Repository, named, open_repository
 
@@ -15,6 +15,9 @@ from pipeline.remote.repository import Repository, named, open_repository
 def main(data: Path, provenance: Path) -> None:
     """Write the files into the folder DATA and where they came from into PROVENANCE."""
     params = load_params().data
+    if _is_fetched(params, data, provenance):
+        print(f"nothing to fetch: {data} has the files of {params.repo} at {params.revision}")
+        return
     files = {f"data.files.{split}": path for split, path in params.files.model_dump().items()}
     with named("data.repo"):
         repository = open_repository(params.repo)
@@ -34,6 +37,20 @@ def main(data: Path, provenance: Path) -> None:
     )
     rows = ", ".join(f"{file['path']} ({file['rows']:,} rows)" for file in described)
     print(f"fetched {rows} from {params.repo} at {commit}")
+
+
+def _is_fetched(params: Data, data: Path, provenance: Path) -> bool:
+    """Whether DATA holds exactly what PROVENANCE, of this very revision, says byte for byte."""
+    if not provenance.is_file():
+        return False
+    fetched = read_json(provenance)
+    if (fetched["repo"], fetched["revision"]) != (params.repo, params.revision):
+        return False
+    held = {path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()}
+    recorded = {file["path"]: file["sha256"] for file in fetched["files"]}
+    if not held == recorded.keys() == set(params.files.model_dump().values()):
+        return False
+    return all(sha256(data / path) == recorded[path] for path in held)
 
 
 def _pinned(repository: Repository, revision: str) -> str:

@@ -22,13 +22,14 @@ def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) 
     params = load_params()
     settings = params.score
     text = TextTokenizer.load(tokenizer)
-    drawn = Samples.read(samples)
+    drawn = Samples.read(samples, params.pack.mode)
     scorer = load_scorer(
         settings.scorer,
         baseline=baseline,
         tokenizer=text.definition,
         eos_id=text.eos_id,
         device=pick_device(params.device),
+        precision=settings.precision,
     )
     with memory_for("score.batch_size"):
         scored = likelihood(
@@ -39,12 +40,17 @@ def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) 
             desc=f"score {samples.stem}",
         )
     texts, files, column = set(drawn.texts), params.data.files, params.data.column
+    # No window of running text is a document: there is none to look for.
+    train, held_out = (
+        texts.intersection(read_documents(data / name, column)) if drawn.mode == "pad" else set()
+        for name in (files.train, files.test)
+    )
     figures = statistics(
         drawn,
         scored,
         vocabulary=text,
-        train=texts.intersection(read_documents(data / files.train, column)),
-        held_out=texts.intersection(read_documents(data / files.test, column)),
+        train=train,
+        held_out=held_out,
     )
     row = score_samples(
         drawn,

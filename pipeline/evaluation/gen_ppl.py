@@ -9,9 +9,16 @@ import torch.nn.functional as F
 
 from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation.diversity import Statistic, mean_of, ratio_of
-from pipeline.evaluation.samples import Floats, Ints, Samples, through_eos
+from pipeline.evaluation.samples import Floats, Ints, Samples
 from pipeline.evaluation.scorer import Scorer
 from pipeline.progress import progress
+
+MAX_TOKENS = 4096
+"""Tokens in a forward, more only in one of a single text: 50 kB each with GPT-2's smallest."""
+MAX_PADDING = 0.125
+"""Share of a forward that may be padding."""
+CHUNK = 2**24
+"""Logits that are held at a time: 64 MB in float32, whatever the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def likelihood(
     """Score every sample by the protocol of `scorer`.
 
     A scorer of token ids (the baseline, or one with the samples' own tokenizer) begins with its
-    start token and scores each id through the first eos, or all of a sample without one. Any other
+    start token and scores each id through the first eos, all of running text. Any other
     reads the decoded text in its own tokens, after its own start token, and scores these; it has
     no end to score, so an empty text is excluded. A text longer than a scorer can read is scored
     in windows that overlap by half: each token once, with at least half a window before it.
@@ -71,7 +78,7 @@ def likelihood(
     if scorer.tokenizer is None:
         sequences = [
             row[:num].tolist()
-            for row, num in zip(samples.ids, through_eos(samples.ids, eos_id), strict=True)
+            for row, num in zip(samples.ids, samples.num_tokens(eos_id), strict=True)
         ]
         _check_ids(scorer, samples, sequences)
     else:
@@ -82,10 +89,7 @@ def likelihood(
         for window in _windows(sample, tokens, scorer)
     ]
     found = Likelihood(np.zeros(len(samples)), np.array([len(s) for s in sequences], np.int64))
-    # The longest come first: memory that is not enough shows at once.
-    windows.sort(key=lambda window: -len(window.ids))
-    batches = [windows[i : i + batch_size] for i in range(0, len(windows), batch_size)]
-    for batch in progress(batches, desc=desc, unit="batch"):
+    for batch in progress(_batches(windows, batch_size), desc=desc, unit="batch"):
         np.add.at(found.nats, [window.sample for window in batch], _nats(scorer, batch))
     wrong = samples.index[~np.isfinite(found.nats)]
     if len(wrong):
@@ -116,27 +120,54 @@ def _windows(sample: int, tokens: list[int], scorer: Scorer) -> Iterator[_Window
         yield _Window(sample, ids[max(0, done - width) : done + 1], num_scored)
 
 
+def _batches(windows: list[_Window], batch_size: int) -> list[list[_Window]]:
+    """Windows of like length together, the longest first: too little memory shows at once.
+
+    A batch ends where one more window would make it too large, or too much of it padding.
+    """
+    batches: list[list[_Window]] = []
+    num_real = 0
+    for window in sorted(windows, key=lambda window: -len(window.ids)):
+        batch = batches[-1] if batches else []
+        num_tokens = (len(batch) + 1) * len(batch[0].ids) if batch else 0
+        num_real += len(window.ids)
+        is_full = len(batch) == batch_size or num_tokens > MAX_TOKENS
+        if not batch or is_full or num_real < (1 - MAX_PADDING) * num_tokens:
+            batches.append([window])
+            num_real = len(window.ids)
+        else:
+            batch.append(window)
+    return batches
+
+
 @torch.inference_mode()
 def _nats(scorer: Scorer, batch: list[_Window]) -> Floats:
     """Negative log likelihood of each window's scored tokens [b], in one forward."""
-    device = scorer.model.device
+    model = scorer.model
     shape = (len(batch), max(len(window.ids) for window in batch))
     ids = torch.full(shape, scorer.start_id)
     real = torch.zeros(shape, dtype=torch.int64)
-    for row, window in enumerate(batch):
-        ids[row, : len(window.ids)] = torch.tensor(window.ids)
-        real[row, : len(window.ids)] = 1
-    ids, real = ids.to(device), real.to(device)
-    logits = scorer.model(ids[:, :-1], attention_mask=real[:, :-1], use_cache=False).logits
-    # Row by row: float32 log probabilities of a whole batch would need its logits' memory again.
-    nats = []
+    scored = torch.zeros(shape, dtype=torch.bool)
     for row, window in enumerate(batch):
         end = len(window.ids)
-        predicted = slice(end - window.num_scored - 1, end - 1)
-        target = ids[row, end - window.num_scored : end]
-        nll = F.cross_entropy(logits[row, predicted].float(), target, reduction="none")
-        nats.append(nll.double().sum())
-    return torch.stack(nats).cpu().numpy()
+        ids[row, :end] = torch.tensor(window.ids)
+        real[row, :end] = 1
+        scored[row, end - window.num_scored : end] = True
+    ids, at = ids.to(model.device), scored[:, 1:].to(model.device)
+    mask = None if real.all() else real[:, :-1].to(model.device)
+    states, targets = model.states(ids[:, :-1], mask)[at], ids[:, 1:][at]
+    # Not all at once: their float32 log probabilities need their memory again.
+    size = max(1, CHUNK // scorer.vocab_size)
+    nats = torch.cat(
+        [
+            F.cross_entropy(model.logits(part).float(), target, reduction="none")
+            for part, target in zip(
+                torch.split(states, size), torch.split(targets, size), strict=True
+            )
+        ]
+    )
+    by_window = torch.split(nats.double(), [window.num_scored for window in batch])
+    return torch.stack([each.sum() for each in by_window]).cpu().numpy()
 
 
 def _exp(nats: Floats) -> Floats:

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from pipeline.errors import CheckpointError, PipelineError
+from pipeline.evaluation.causal import CausalLM, Precision, load_causal
 from pipeline.files import from_root
 from pipeline.hub import from_hub
 
@@ -31,23 +32,28 @@ class Scorer:
     Attributes:
         name: `baseline`, the name on the Hugging Face hub, or the folder's own name.
         sha256: of the weights file; of the list of hashes when there are several.
-        model: a transformers causal language model in evaluation mode, float32.
+        precision: of its matrix products; weights are kept, and nats computed, in float32.
+        model: the network.
         start_id: token before each text.
-        max_tokens: longest input, start token included; None when there is no limit.
         tokenizer: turns text to ids; None for a scorer whose ids are the samples' own.
     """
 
     name: str
     sha256: str
-    model: Any
+    precision: Precision
+    model: CausalLM
     start_id: int
-    max_tokens: int | None
     tokenizer: Any | None
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest input, start token included; None when there is no limit."""
+        return self.model.max_tokens
 
     @property
     def vocab_size(self) -> int:
         """Ids that the model knows."""
-        return int(self.model.config.vocab_size)
+        return self.model.vocab_size
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Each text in the scorer's own tokens, no special token added.
@@ -65,7 +71,13 @@ class Scorer:
 
 
 def load_scorer(
-    name: str, *, baseline: Path, tokenizer: str, eos_id: int, device: torch.device
+    name: str,
+    *,
+    baseline: Path,
+    tokenizer: str,
+    eos_id: int,
+    device: torch.device,
+    precision: Precision,
 ) -> Scorer:
     """Load the scorer that `score.scorer` names.
 
@@ -74,6 +86,7 @@ def load_scorer(
         baseline: folder of the trained baseline.
         tokenizer: text of the samples' tokenizer.json, which must be the baseline's too.
         eos_id: start token of the baseline.
+        precision: of matrix products.
     Returns:
         the scorer; one whose own tokenizer encodes as the samples' does takes their ids.
     Raises:
@@ -82,7 +95,9 @@ def load_scorer(
     """
     if name == "baseline":
         _check_tokenizer(baseline, hashlib.sha256(tokenizer.encode()).hexdigest())
-        return _scorer(name, baseline, device, start_id=eos_id, tokenizer=None)
+        sha256 = weights_sha256(baseline)
+        model = load_causal(baseline, device, precision)
+        return Scorer(name, sha256, precision, model, eos_id, None)
     if name in HUB:
         advice = "use baseline, or a folder with the model"
         folder = from_hub(name, HUB_FILES, key="score.scorer", instead=advice)
@@ -100,7 +115,9 @@ def load_scorer(
     backend = getattr(own, "backend_tokenizer", None)
     takes_ids = backend is not None and encoding_of(backend.to_str()) == encoding_of(tokenizer)
     label = name if name in HUB else folder.name
-    return _scorer(label, folder, device, start_id, None if takes_ids else own)
+    sha256 = weights_sha256(folder)
+    model = load_causal(folder, device, precision)
+    return Scorer(label, sha256, precision, model, start_id, None if takes_ids else own)
 
 
 def encoding_of(definition: str) -> dict[str, Any]:
@@ -123,15 +140,6 @@ def _without_offsets(part: Any) -> Any:
     if isinstance(part, dict):
         return {key: _without_offsets(part[key]) for key in part if key != "trim_offsets"}
     return [_without_offsets(each) for each in part] if isinstance(part, list) else part
-
-
-def _scorer(
-    name: str, folder: Path, device: torch.device, start_id: int, tokenizer: Any | None
-) -> Scorer:
-    sha256 = weights_sha256(folder)
-    model = _load_model(folder).to(device)
-    max_tokens = getattr(model.config, "max_position_embeddings", None)
-    return Scorer(name, sha256, model, start_id, max_tokens, tokenizer)
 
 
 def weights_sha256(folder: Path) -> str:
@@ -174,27 +182,3 @@ def _load_tokenizer(name: str, folder: Path) -> Any:
         raise CheckpointError(
             f"score.scorer: no tokenizer can be loaded from {folder} (got {name}): {error}"
         ) from error
-
-
-def _load_model(folder: Path) -> Any:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    quiet: Any = logging.disable_progress_bar
-    quiet()
-    load: Any = AutoModelForCausalLM.from_pretrained
-    try:
-        model, info = load(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"the model in {folder} is damaged: {error}") from error
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"]))
-        raise CheckpointError(f"the model in {folder} is damaged: its weights lack {missing}")
-    return model.eval()

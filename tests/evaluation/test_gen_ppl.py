@@ -3,10 +3,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_scorers import EOS, PAD, plain_nats, samples_of, save_tiny_lm, tiny_id_scorer
+from tiny_scorers import (
+    EOS,
+    PAD,
+    plain_nats,
+    samples_of,
+    save_tiny_lm,
+    scorer_of,
+    tiny_id_scorer,
+    tiny_model,
+)
 
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import CheckpointError, DataError
+from pipeline.evaluation import gen_ppl
 from pipeline.evaluation.gen_ppl import Likelihood, likelihood
 from pipeline.evaluation.scorer import load_scorer
 
@@ -44,7 +54,7 @@ def test_ids_are_scored_through_the_first_eos(id_scorer):
     found = score(id_scorer, samples_of(IDS))
     assert found.num_tokens.tolist() == NUM_TOKENS
     expected = [
-        plain_nats(id_scorer.model, [EOS], ids[:num])
+        plain_nats(tiny_model(6, 6), [EOS], ids[:num])
         for ids, num in zip(IDS, NUM_TOKENS, strict=True)
     ]
     np.testing.assert_allclose(found.nats, expected, rtol=1e-5)
@@ -62,13 +72,55 @@ def test_batch_size_changes_nothing_but_rounding(id_scorer, batch_size):
 
 def test_each_batch_is_one_forward(id_scorer, monkeypatch):
     calls = []
-    forward = id_scorer.model.forward
-    monkeypatch.setattr(
-        id_scorer.model, "forward", lambda *a, **k: calls.append(a[0].shape) or forward(*a, **k)
+    states = id_scorer.model.states
+
+    def counted(ids, real):
+        calls.append((tuple(ids.shape), real is not None))
+        return states(ids, real)
+
+    monkeypatch.setattr(id_scorer.model, "states", counted)
+    score(id_scorer, samples_of([*IDS, IDS[2]]), batch_size=2)
+    # By length: 6 and 6, 6, 4 and 3 with padding, 2, 1; others are too far apart to share one.
+    plain = [((2, 6), False), ((1, 6), False), ((1, 2), False), ((1, 1), False)]
+    assert calls == [*plain[:2], ((2, 4), True), *plain[2:]]
+
+
+@pytest.mark.parametrize(("max_tokens", "max_padding"), [(1, 0.125), (13, 0.5), (4096, 0.9)])
+def test_what_shares_a_forward_changes_nothing_but_rounding(
+    id_scorer, monkeypatch, max_tokens, max_padding
+):
+    expected = score(id_scorer, samples_of(IDS))
+    monkeypatch.setattr(gen_ppl, "MAX_TOKENS", max_tokens)
+    monkeypatch.setattr(gen_ppl, "MAX_PADDING", max_padding)
+    monkeypatch.setattr(gen_ppl, "CHUNK", 1)
+    found = score(id_scorer, samples_of(IDS))
+    np.testing.assert_allclose(found.nats, expected.nats, rtol=1e-5)
+    np.testing.assert_array_equal(found.num_tokens, expected.num_tokens)
+
+
+def test_batches_hold_little_padding_and_no_more_than_they_may():
+    random = np.random.default_rng(0)
+    windows = [gen_ppl._Window(0, [0] * n, n) for n in random.integers(2, 300, size=200)]
+    batches = gen_ppl._batches(windows, 32)
+    assert sorted(len(w.ids) for b in batches for w in b) == sorted(len(w.ids) for w in windows)
+    for batch in batches:
+        lengths = [len(window.ids) for window in batch]
+        assert len(batch) <= 32
+        assert len(batch) * max(lengths) <= gen_ppl.MAX_TOKENS
+        assert sum(lengths) >= (1 - gen_ppl.MAX_PADDING) * len(batch) * max(lengths)
+    assert len(batches) < 20
+
+
+def test_bfloat16_has_the_mean_of_float32():
+    """On a model of GPT-2's shape, with logits that all lie far from 0."""
+    model = tiny_model(500, 64, width=64, scale=1.0)
+    model.lm_head.weight.data.add_(torch.randn(64))
+    ids = np.random.default_rng(0).integers(3, 500, (64, 64))
+    narrow, wide = (
+        score(scorer_of(model, precision), samples_of(ids)) for precision in ("bfloat16", "float32")
     )
-    score(id_scorer, samples_of(IDS), batch_size=2)
-    # By length: 6 and 6, 4 and 3, 2 and 1.
-    assert calls == [(2, 6), (2, 4), (2, 2)]
+    assert 0 < np.abs(narrow.nats - wide.nats).max() / 64 < 0.02
+    assert narrow.nats.mean() / 64 == pytest.approx(wide.nats.mean() / 64, abs=5e-3)
 
 
 def test_both_means():
@@ -90,7 +142,12 @@ def test_means_over_chosen_sets():
 
 def text_scorer(folder):
     return load_scorer(
-        str(folder), baseline=folder, tokenizer=OTHER, eos_id=9, device=torch.device("cpu")
+        str(folder),
+        baseline=folder,
+        tokenizer=OTHER,
+        eos_id=9,
+        device=torch.device("cpu"),
+        precision="float32",
     )
 
 
@@ -146,16 +203,17 @@ def test_ids_that_the_scorer_does_not_know(id_scorer):
 def test_ids_longer_than_the_scorers_blocks_are_scored_in_windows(id_scorer):
     ids = [3, 4, 5, 4, 3, 5, 5, 4]
     found = score(id_scorer, samples_of([ids]))
-    expected = plain_nats(id_scorer.model, [EOS], ids[:6])
-    expected += plain_nats(id_scorer.model, ids[1:6], ids[6:])
+    model = tiny_model(6, 6)
+    expected = plain_nats(model, [EOS], ids[:6]) + plain_nats(model, ids[1:6], ids[6:])
     assert found.nats[0] == pytest.approx(expected, rel=1e-5)
     assert found.num_tokens[0] == 8
 
 
 def test_likelihood_that_is_not_finite(id_scorer):
-    id_scorer.model.transformer.wpe.weight.data[2] = math.nan
+    model = tiny_model(6, 6)
+    model.transformer.wpe.weight.data[2] = math.nan
     with pytest.raises(CheckpointError, match=r"no finite .* for 4 of 6 texts, the first is 0"):
-        score(id_scorer, samples_of(IDS))
+        score(scorer_of(model), samples_of(IDS), batch_size=1)
 
 
 def test_nothing_to_score_at_all(model_folder):
@@ -166,8 +224,14 @@ def test_nothing_to_score_at_all(model_folder):
 
 
 def test_half_precision_weights_are_read_as_float32(model_folder):
+    texts = samples_of(np.full((2, 3), 99), ["Anna", "xyzw"])
     model_folder.model.half().save_pretrained(model_folder.path)
-    assert text_scorer(model_folder.path).model.dtype == torch.float32
+    found = score(text_scorer(model_folder.path), texts)
+    start = model_folder.tokenizer.eos_token_id
+    model = model_folder.model.float()
+    for text, nats in zip(texts.texts, found.nats, strict=True):
+        tokens = model_folder.tokenizer.encode(text)
+        assert nats == pytest.approx(plain_nats(model, [start], tokens), rel=1e-5)
 
 
 @pytest.mark.gpu

@@ -26,13 +26,14 @@ def baseline(tmp_path):
 OTHER = train_char_tokenizer(["another"]).definition
 
 
-def load(name, folder, tokenizer=OTHER, eos_id=1):
+def load(name, folder, tokenizer=OTHER, eos_id=1, precision="float32"):
     return load_scorer(
         name,
         baseline=folder,
         tokenizer=tokenizer,
         eos_id=eos_id,
         device=torch.device("cpu"),
+        precision=precision,
     )
 
 
@@ -43,7 +44,7 @@ def test_baseline_takes_ids(baseline):
     assert scorer.vocab_size == tokenizer.size
     weights = (folder / "model.safetensors").read_bytes()
     assert scorer.sha256 == hashlib.sha256(weights).hexdigest()
-    assert not scorer.model.training
+    assert scorer.precision == "float32"
     with pytest.raises(ValueError, match="reads no text"):
         scorer.encode(["Anna"])
 

@@ -1,3 +1,4 @@
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,20 +6,21 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from pipeline.evaluation.causal import GPT2
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scorer import Scorer
 
 PAD, EOS, UNK = 0, 1, 2
 
 
-def tiny_model(vocab_size, max_tokens, seed=0):
+def tiny_model(vocab_size, max_tokens, seed=0, width=16, scale=4.0):
     """A GPT-2 whose predictions are far from even."""
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocab_size,
             n_positions=max_tokens,
-            n_embd=16,
+            n_embd=width,
             n_layer=2,
             n_head=2,
             bos_token_id=EOS,
@@ -26,7 +28,7 @@ def tiny_model(vocab_size, max_tokens, seed=0):
         )
     ).eval()
     for parameter in model.parameters():
-        parameter.data.mul_(4)
+        parameter.data.mul_(scale)
     return model
 
 
@@ -47,10 +49,15 @@ def samples_of(ids, texts=None, nfe=3.0):
     return Samples(8, np.arange(len(ids)), ids, texts, np.full(len(ids), nfe))
 
 
+def scorer_of(model, precision="float32", device="cpu"):
+    """A transformers model as a scorer of token ids, like the baseline."""
+    network = GPT2(copy.deepcopy(model).to(device), precision)
+    return Scorer("baseline", "00", precision, network, start_id=EOS, tokenizer=None)
+
+
 def tiny_id_scorer(device="cpu"):
-    """A scorer of token ids, like the baseline: ids 0 to 5, blocks of 6."""
-    model = tiny_model(6, 6).to(device)
-    return Scorer("baseline", "00", model, start_id=EOS, max_tokens=6, tokenizer=None)
+    """A scorer of ids 0 to 5 in blocks of 6, the weights those of `tiny_model(6, 6)`."""
+    return scorer_of(tiny_model(6, 6), device=device)
 
 
 def save_tiny_lm(folder):

@@ -83,6 +83,36 @@ def test_bundled_names(capfd):
     assert said.out.count("\n") == 1
 
 
+def test_what_is_there_whole_is_not_fetched_again(monkeypatch, capfd):
+    write_params()
+    provenance = fetch()
+    capfd.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.fetch.open_repository", None)
+        assert fetch() == provenance
+    assert capfd.readouterr().out.startswith("nothing to fetch: artifacts/data has the files of ")
+
+
+@pytest.mark.parametrize("damage", ["a byte", "a file", "one too many", "its provenance"])
+def test_what_is_not_whole_is_fetched_again(capfd, damage):
+    write_params()
+    before = fetch()
+    data = Path("artifacts/data")
+    content = (data / "train.parquet").read_bytes()
+    if damage == "a byte":
+        (data / "train.parquet").write_bytes(content[:-1] + b"x")
+    elif damage == "a file":
+        (data / "train.parquet").unlink()
+    elif damage == "one too many":
+        (data / "stale.parquet").write_text("of an earlier fetch")
+    else:
+        Path("artifacts/provenance.json").unlink()
+    assert fetch() == before
+    assert "nothing to fetch" not in capfd.readouterr().out
+    assert (data / "train.parquet").read_bytes() == content
+    assert sorted(path.name for path in data.iterdir()) == ["test.parquet", "train.parquet"]
+
+
 def test_a_local_repository_at_an_old_commit(names, tmp_path):
     path, pinned = names
     repo = os.path.relpath(path, tmp_path)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import stages.score
 from pipeline.baseline.gpt2 import block_nats, load_baseline, new_baseline, save_baseline
 from pipeline.data.gpt2 import read_gpt2_tokenizer
-from pipeline.data.packing import Packed
+from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
 from pipeline.device import pick_device
 from pipeline.files import write_jsonl

@@ -39,6 +39,21 @@ def test_learns_the_training_split(project):
     assert tokenizer.sha256 == hashlib.sha256(content).hexdigest()
 
 
+def test_learns_pairs_of_bytes(project):
+    names = ["Anna", "Annabel", "Annette", "Hannah"]
+    pq.write_table(pa.table({"Names": names}), project / "data/train.parquet")
+    write_params(project, {"tokenizer.kind": "bpe", "tokenizer.vocab_size": 260})
+    assert run().exit_code == 0
+    tokenizer = TextTokenizer.load(project / "tokenizer")
+    assert (tokenizer.size, tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id) == (
+        260,
+        0,
+        1,
+        None,
+    )
+    assert len(tokenizer.encode("Anna")) == 2
+
+
 def test_takes_gpt2s_from_its_source(project):
     write_byte_level(project / "source", num_merges=5)
     write_params(project, {"tokenizer.kind": "gpt2", "tokenizer.source": "source"})

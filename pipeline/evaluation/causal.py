@@ -1,0 +1,115 @@
+"""Causal language models of transformers, as scoring asks for them: states, then some logits."""
+
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class CausalLM(Protocol):
+    """A network that predicts each next token."""
+
+    device: torch.device
+    vocab_size: int
+    max_tokens: int | None
+
+    def states(self, ids: Tensor, real: Tensor | None) -> Tensor:
+        """What `logits` takes [B, L, D], of ids [B, L]; `real` [B, L] is 0 at padding, if any."""
+        ...
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Scores [N, V] of the next token after each of N positions' states [N, D]."""
+        ...
+
+
+class Transformers:
+    """Any causal model of transformers; its states are its logits.
+
+    In bfloat16 its matrix products are rounded as autocast has it.
+    """
+
+    def __init__(self, model: Any, precision: Precision) -> None:
+        self.device, self._model = model.device, model
+        self.vocab_size = int(model.config.vocab_size)
+        self.max_tokens: int | None = getattr(model.config, "max_position_embeddings", None)
+        self._is_narrow = precision == "bfloat16"
+
+    def states(self, ids: Tensor, real: Tensor | None) -> Tensor:
+        """See CausalLM."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_narrow):
+            return self._states(ids, real)
+
+    def _states(self, ids: Tensor, real: Tensor | None) -> Tensor:
+        logits: Tensor = self._model(ids, attention_mask=real, use_cache=False).logits
+        return logits
+
+    def logits(self, states: Tensor) -> Tensor:
+        """See CausalLM."""
+        return states
+
+
+class GPT2(Transformers):
+    """GPT-2, whose head sees only the positions that are asked for."""
+
+    def __init__(self, model: Any, precision: Precision) -> None:
+        super().__init__(model, precision)
+        self._head = model.lm_head.weight.detach()
+        if self._is_narrow:
+            from transformers.pytorch_utils import Conv1D
+
+            # Once, where autocast would do it for each batch.
+            for module in model.modules():
+                if isinstance(module, Conv1D):
+                    module.to(torch.bfloat16)
+            # It moves all logits of a position alike, and small ones are rounded less.
+            self._head = (self._head - self._head.mean(0)).to(torch.bfloat16)
+
+    def _states(self, ids: Tensor, real: Tensor | None) -> Tensor:
+        # Padding comes last, where no token sees it: no mask is needed.
+        states: Tensor = self._model.transformer(ids, use_cache=False).last_hidden_state
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        """See CausalLM."""
+        return F.linear(states.to(self._head.dtype), self._head)
+
+
+def load_causal(folder: Path, device: torch.device, precision: Precision) -> CausalLM:
+    """The model in `folder`, in evaluation mode on `device`.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights do not fit the config.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    quiet: Any = logging.disable_progress_bar
+    quiet()
+    load: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if getattr(config, "activation_function", None) == "gelu_new":
+            # The same function, in one kernel.
+            config.activation_function = "gelu_pytorch_tanh"
+        model, info = load(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"the model in {folder} is damaged: {error}") from error
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"]))
+        raise CheckpointError(f"the model in {folder} is damaged: its weights lack {missing}")
+    kind = GPT2 if config.model_type == "gpt2" else Transformers
+    return kind(model.eval().to(device), precision)
