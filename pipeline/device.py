@@ -2,9 +2,13 @@
 
 import os
 import shutil
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -47,21 +51,34 @@ def check_attention(attention: str, device: torch.device, dtype: torch.dtype) ->
 
 
 def check_compile(device: torch.device) -> None:
-    """Raise ParamsError unless torch.compile has on this machine what it needs for `device`."""
-    if device.type == "cpu" and not has_cpp_compiler():
-        raise ParamsError(
-            "train.compile: on a CPU it needs a C++ compiler, and there is no "
-            f"{_cpp_compiler()} (got true); install one, name it in CXX, or use false"
-        )
+    """Raise ParamsError unless torch.compile has what it needs for `device`."""
+    if reason := why_not_compiled(device):
+        raise ParamsError(f"train.compile: {reason} (got true); mend that, or use false")
 
 
-def has_cpp_compiler() -> bool:
-    """Whether there is the compiler that torch.compile calls on a CPU."""
-    return shutil.which(_cpp_compiler()) is not None
+def why_not_compiled(device: torch.device) -> str | None:
+    """Why torch.compile cannot work here, or None."""
+    if device.type == "cuda":
+        if find_spec("triton") is None:
+            return "the package triton is not installed"
+        compilers = [os.environ.get("CC"), "gcc", "clang", "cc"]
+    else:
+        default = "clang++" if sys.platform == "darwin" else "g++"
+        compilers = [os.environ.get("CXX", default)]
+    names = [name for name in compilers if name]
+    if not any(shutil.which(name) for name in names):
+        return f"there is no compiler ({' or '.join(names)}) in PATH"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return None if header.is_file() else f"{header} is missing: install Python's headers"
 
 
-def _cpp_compiler() -> str:
-    return os.environ.get("CXX", "g++")
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether `device` has instructions for matrix products in bfloat16."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(held is True and name.endswith("bf16") for name, held in capabilities.items())
 
 
 def device_label(device: torch.device) -> str:

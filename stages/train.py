@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import typer
 
-from pipeline.data.packed import Packed
+from pipeline.data.packed import Meta, Packed
 from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.device import check_compile, device_label, memory_for, pick_device
 from pipeline.errors import reported
@@ -44,6 +44,16 @@ def model_config(params: Params, vocab_size: int, length: int) -> SEDDConfig:
         sigma_max=diffusion.geometric.sigma_max if diffusion.noise == "geometric" else None,
         t_min=diffusion.t_min,
     )
+
+
+def new_model(params: Params, meta: Meta, device: torch.device) -> SEDD:
+    """The model as training starts with it, not compiled."""
+    torch.manual_seed(params.train.seed)
+    model = SEDD(model_config(params, meta.vocab_size, meta.length)).to(device)
+    if params.train.init is not None:
+        warm_start(model, from_root(params.train.init))
+    model.network.activation_checkpointing = params.train.activation_checkpointing
+    return model
 
 
 def init_sha256(params: Params) -> str | None:
@@ -86,13 +96,9 @@ def train(
 ) -> tuple[SEDD, Fitted]:
     """The trained model, with what was logged."""
     device = pick_device(params.device)
-    torch.manual_seed(params.train.seed)
-    model = SEDD(model_config(params, packed.meta.vocab_size, packed.meta.length)).to(device)
     if params.train.init is not None:
-        folder = from_root(params.train.init)
-        check_tokenizer(folder, tokenizer.sha256)
-        warm_start(model, folder)
-    model.network.activation_checkpointing = params.train.activation_checkpointing
+        check_tokenizer(from_root(params.train.init), tokenizer.sha256)
+    model = new_model(params, packed.meta, device)
     if params.train.compile:
         check_compile(device)
         model.network.compile_blocks()

@@ -78,6 +78,12 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ({"train.num_steps": -1, "train.init": "here"}, "train.num_steps: "),
         ({"train.warmup_steps": 4400}, "train: warmup_steps (4400) must be less than num_steps"),
         ({"data.files.test": "train.parquet"}, "data.files: train and test must be different"),
+        (
+            {"tokenizer.vocab_size": 257},
+            "tokenizer: vocab_size must be at least 258, for the 256 bytes, pad and eos (got 257)",
+        ),
+        ({"tokenizer.kind": "words"}, "tokenizer.kind: Input should be 'char', 'bpe' or 'gpt2'"),
+        ({"pack.mode": "cut"}, "pack.mode: Input should be 'pad' or 'concat' (got 'cut')"),
         ({"diffusion.geometric.sigma_max": 100.0}, "diffusion.geometric.sigma_max"),
         ({"sample.predictor": "ancestral"}, "sample.predictor: "),
         ({"sample.temperature": 0.0}, "sample.temperature: "),
@@ -143,6 +149,9 @@ def test_a_missing_or_broken_file_is_said(tmp_path):
         {"diffusion.noise": "geometric"},
         {"diffusion.absorb.parameterization": "raw"},
         {"steps": 64},
+        {"tokenizer.kind": "bpe"},
+        {"tokenizer.kind": "gpt2"},
+        {"pack.mode": "concat"},
         {"steps": 1024},
     ],
 )

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import explain, generate, importing, project, verify
+from pipeline.cli import explain, generate, importing, project, tune, verify
 
 app = typer.Typer(
     help="Sample, infill and look into text diffusion models.",
@@ -22,6 +22,7 @@ for command in (
     project.check,
     project.clean,
     verify.verify,
+    tune.tune,
 ):
     app.command()(command)
 app.command("import")(importing.import_)

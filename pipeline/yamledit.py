@@ -1,0 +1,137 @@
+"""Values of a YAML file replaced where they stand; layout, comments and the rest stay."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import PipelineError
+from pipeline.files import whole
+
+Scalar = str | int | float | bool | None
+
+
+def edit_yaml(path: Path, values: Mapping[str, Scalar]) -> None:
+    """Replace values in the file at `path`, by dotted key; the file changes whole or not at all.
+
+    Raises:
+        PipelineError: the file is missing or no YAML, a key is not there, or its value cannot be
+            replaced where it stands; the file is as it was.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise PipelineError(f"{path} is missing") from None
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{path} is not valid YAML: {error}") from None
+    try:
+        new = edited(text, values)
+    except PipelineError as error:
+        raise PipelineError(f"{path}: {error}") from None
+    # A link stays one, and the file keeps its mode.
+    path = path.resolve()
+    with whole(path) as partial:
+        partial.write_bytes(new.encode("utf-8"))
+        shutil.copymode(path, partial)
+
+
+def edited(text: str, values: Mapping[str, Scalar]) -> str:
+    """The YAML `text` with values replaced, by dotted key.
+
+    Raises:
+        PipelineError: as `edit_yaml`.
+    """
+    root = _composed(text)
+    expected = yaml.safe_load(text)
+    places = {}
+    for key, value in values.items():
+        node = _node(root, key)
+        places[node.start_mark.index, node.end_mark.index] = _written(value)
+        *sections, leaf = key.split(".")
+        section = expected
+        for name in sections:
+            section = section[name]
+        section[leaf] = value
+    new = text
+    for (start, end), written in sorted(places.items(), reverse=True):
+        new = _replaced(new, start, end, written)
+    # What is written over several lines, or shared by name, does not bear it.
+    if not _reads_as(new, expected):
+        raise PipelineError(
+            f"{', '.join(values)}: cannot be changed where it stands; write each value on the line "
+            "of its key, without & and *"
+        )
+    return new
+
+
+def _composed(text: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise PipelineError(f"not valid YAML: {error}") from None
+
+
+def _node(root: yaml.Node | None, key: str) -> yaml.ScalarNode:
+    """The scalar at a dotted key."""
+    node = root
+    for name in key.split("."):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        # Of equal keys the last one counts, as it does when the file is read.
+        found = [value for at, value in pairs if at.value == name]
+        if not found:
+            raise PipelineError(f"{key} is not there, and its value cannot be replaced")
+        node = found[-1]
+    if not isinstance(node, yaml.ScalarNode):
+        raise PipelineError(f"{key} holds several values; name one of them")
+    return node
+
+
+def _replaced(text: str, start: int, end: int, written: str) -> str:
+    """`text` with `written` from `start` to `end`; a comment behind keeps its column if it can."""
+    # An empty value stands right after its colon.
+    written = f" {written}" if start == end else written
+    after = text[end:]
+    if comment := re.match(" +(?=#)", after):
+        room = comment.end() + (end - start) - len(written)
+        after = " " * max(1, room) + after[comment.end() :]
+    return text[:start] + written + after
+
+
+def _written(value: Scalar) -> str:
+    """`value` as one line of YAML that stands anywhere."""
+    if isinstance(value, str) and not _stands_bare(value):
+        return yaml.safe_dump(value, default_style='"', width=float("inf"), allow_unicode=True)[:-1]
+    return yaml.safe_dump(value, allow_unicode=True).split("\n")[0]
+
+
+def _stands_bare(value: str) -> bool:
+    """Whether the plain text reads as the same text: between braces, and in YAML 1.2 too."""
+    # 1e5 is text in YAML 1.1 and a number in 1.2, which DVC reads.
+    if _is_number(value):
+        return False
+    try:
+        read = yaml.safe_load(f"{{key: {value} , other: 1}}")
+    except yaml.YAMLError:
+        return False
+    return read == {"key": value, "other": 1}
+
+
+def _is_number(text: str) -> bool:
+    for read in (float, partial(int, base=0)):
+        with suppress(ValueError):
+            read(text)
+            return True
+    return False
+
+
+def _reads_as(text: str, expected: Any) -> bool:
+    # By repr: 1 equals true and 1.0, and no nan equals another.
+    try:
+        return repr(yaml.safe_load(text)) == repr(expected)
+    except yaml.YAMLError:
+        return False
