@@ -3,7 +3,7 @@ BIN := .venv/bin
 # DVC starts stages as `python`: it must be the environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow test-gpu ui clean
+.PHONY: repro test test-slow test-gpu bench bench-quick profile ui clean
 
 repro: .venv/installed
 	$(BIN)/sedd check
@@ -21,6 +21,15 @@ test-slow: .venv/installed-dev
 test-gpu: .venv/installed-dev
 	$(BIN)/pytest -m gpu
 
+bench: .venv/installed-bench
+	$(BIN)/python -m benchmarks bench
+
+bench-quick: .venv/installed-bench
+	$(BIN)/python -m benchmarks bench --quick
+
+profile: .venv/installed-bench
+	$(BIN)/python -m benchmarks profile
+
 ui: .venv/installed
 	$(BIN)/sedd ui
 
@@ -35,4 +44,9 @@ clean: .venv/installed
 .venv/installed-dev: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch .venv/installed $@
+
+.venv/installed-bench: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch .venv/installed $@

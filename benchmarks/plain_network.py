@@ -41,7 +41,7 @@ class PlainSigma(nn.Module):
 
     def forward(self, sigma: Tensor) -> Tensor:
         frequencies = torch.exp(-math.log(10_000) * torch.arange(128) / 128).to(sigma.device)
-        angles = sigma.float()[:, None] * frequencies
+        angles = sigma[:, None] * frequencies
         features = torch.cat([angles.cos(), angles.sin()], -1)
         return self.mlp(features.to(next(self.parameters()).dtype))
 

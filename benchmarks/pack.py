@@ -1,0 +1,110 @@
+"""Packing: from documents in parquet to blocks of GPT-2's tokens on disk."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from benchmarks.machine import Machine
+from benchmarks.measure import Facts, Side, Step, interleaved
+from benchmarks.plain_text import plain_pack
+from benchmarks.rows import Check, Plan, Row, at_least, floor_text, rate
+from pipeline.data.corpus import read_documents
+from pipeline.data.gpt2 import read_gpt2_tokenizer
+from pipeline.data.packing import pack
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+CORPUS = SHARED / "webtext"
+TOKENIZER = SHARED / "gpt2"
+COLUMN = "text"
+LENGTH = 1024
+
+
+def plain(parquet: str) -> Step:
+    """Two maps of Hugging Face's datasets, with two processes each."""
+    import datasets
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
+    datasets.disable_progress_bars()
+
+    def run() -> Facts:
+        with tempfile.TemporaryDirectory() as cache:
+            blocks = plain_pack(Path(parquet), COLUMN, tokenizer, LENGTH, Path(cache))
+            return {"num_blocks": len(blocks)}
+
+    return run
+
+
+def ours(parquet: str) -> Step:
+    """The product's pack."""
+    tokenizer = read_gpt2_tokenizer(TOKENIZER)
+
+    def run() -> Facts:
+        folder = Path(tempfile.mkdtemp())
+        try:
+            documents = {
+                "train": read_documents(Path(parquet), COLUMN),
+                # One short document: its split must be there, and costs nothing.
+                "test": ["block " * LENGTH],
+            }
+            meta = pack(folder, documents, tokenizer, mode="concat", length=LENGTH)
+            return {"num_blocks": meta.num_blocks["train"]}
+        finally:
+            shutil.rmtree(folder)
+
+    return run
+
+
+def text_bytes(parquet: Path) -> int:
+    """Size of the texts in UTF-8."""
+    return sum(len(text.encode()) for text in read_documents(parquet, COLUMN))
+
+
+def write_repeated(source: Path, target: Path, times: int) -> None:
+    """The corpus several times over, a row group each."""
+    table = pq.read_table(source, columns=[COLUMN])
+    with pq.ParquetWriter(target, table.schema) as writer:
+        for _ in range(times):
+            writer.write_table(table, row_group_size=1000)
+
+
+def pack_gpt2(plan: Plan, machine: Machine) -> list[Row]:
+    """The row pack_gpt2."""
+    if not (CORPUS.is_dir() and TOKENIZER.is_dir()):
+        return [Row("pack_gpt2", "MB/s", notes=(f"not run: no {CORPUS}",))]
+    corpus = CORPUS / "train.parquet"
+    sides = {
+        side: Side(f"benchmarks.pack:{side}", {"parquet": str(corpus)})
+        for side in ("plain", "ours")
+    }
+    found = interleaved(sides, plan.runs(3, 1), warm_up=False, on_run=plan.on_run)
+    plain, ours = found["plain"], found["ours"]
+    times = plan.runs(8, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        larger = Path(folder) / "larger.parquet"
+        write_repeated(corpus, larger, times)
+        side = Side("benchmarks.pack:ours", {"parquet": str(larger)})
+        [at_large] = interleaved({"large": side}, 1, warm_up=False, on_run=plan.on_run).values()
+    growth = at_large.peak_mb / ours.peak_mb
+    size = text_bytes(corpus)
+    return [
+        Row(
+            "pack_gpt2",
+            "MB/s",
+            (
+                at_least(plain.median / ours.median, 4),
+                Check("memory flat in corpus size", growth <= 1.2),
+            ),
+            ours=rate(ours, size / 1e6, machine),
+            plain=rate(plain, size / 1e6, machine),
+            floor=floor_text(machine, 0, 2 * size, ours.median),
+            notes=(
+                f"{size / 1e6:.0f} MB of text to {ours.facts['num_blocks']:,} blocks of {LENGTH:,} "
+                f"(plain {plain.facts['num_blocks']:,}: it loses a tail each batch)",
+                f"ours at {times} times the corpus: peak {at_large.peak_mb:,.0f} MB "
+                f"({growth:.2f}x)",
+            ),
+        )
+    ]

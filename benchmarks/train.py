@@ -1,0 +1,277 @@
+"""Training steps: the whole of one, from token ids to averaged weights."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.flops import TRAINING
+from benchmarks.machine import Machine
+from benchmarks.measure import Facts, Measured, Side, Step, interleaved
+from benchmarks.plain import plain_model, plain_score_entropy
+from benchmarks.rows import Check, Figure, Plan, Row, at_least, floor_text, rate
+from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
+from pipeline.device import has_bfloat16
+from pipeline.sedd.loss import ScoreEntropy, stratified_times
+from pipeline.sedd.model import SEDD
+from pipeline.training.ema import Ema
+from pipeline.training.loop import Settings, Trainer
+from pipeline.training.schedule import Order, learning_rate
+
+BATCH = {"gpt2": 8, "char": 256}
+LARGE_VOCAB = 100_000
+# How training is set where nothing else is said; none of it changes the time of a step.
+COMMON: dict[str, Any] = {
+    "num_steps": 100_000,
+    "accumulate": 1,
+    "lr": 3e-4,
+    "warmup_steps": 100,
+    "weight_decay": 0.01,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "clip": 1.0,
+    "ema": 0.99,
+    "seed": 0,
+    "log_every": 100,
+    "eval_every": 100,
+    "checkpoint_every": 100,
+    "precision": "float32",
+}
+# Keys of params.yaml that `sedd tune` sets, as it would for these sizes.
+COMPILE = {"gpt2": False, "char": False}
+# Bytes of a weight that a step moves at least: read by the forward and the backward pass; its
+# gradient written, read and scaled by the clipping; weight, gradient and two moments read and all
+# but the gradient written by the optimiser; weight and average read, average written.
+PASSES = 15
+
+
+class PlainTrainer:
+    """The plain training step, with PyTorch's fused optimiser and multi-tensor passes."""
+
+    def __init__(self, model: SEDD, settings: Settings, precision: str = "float32") -> None:
+        self.model = model
+        self.settings = settings
+        self.precision = precision
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.parameters = list(model.parameters())
+        decayed = [parameter for parameter in self.parameters if parameter.dim() >= 2]
+        others = [parameter for parameter in self.parameters if parameter.dim() < 2]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": settings.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            fused=True,
+        )
+        self.ema = Ema(model, settings.ema)
+        self.step = 0
+
+    def train_step(self, x0: Tensor) -> Tensor:
+        """One optimiser step on x0 [B, L]; returns the loss, nats a sequence."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(
+                self.step,
+                peak=self.settings.lr,
+                warmup_steps=self.settings.warmup_steps,
+                num_steps=self.settings.num_steps,
+            )
+        t = stratified_times(len(x0), self.model.t_min, self.generator)
+        xt = self.model.graph.sample_transition(x0, self.model.noise.sigma(t), self.generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+            loss = plain_score_entropy(self.model, x0, xt, t).sum(-1).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update()
+        self.step += 1
+        return loss.detach()
+
+
+def settings_of(size: str, **changes: Any) -> Settings:
+    """How training is set at a size, with changes."""
+    return Settings(**COMMON | {"batch_size": BATCH[size]} | changes)
+
+
+def blocks_of(size: str, vocab_size: int) -> np.ndarray[Any, np.dtype[Any]]:
+    """Random token ids [N, L], enough for 64 batches."""
+    length = config_of(size, "raw").length
+    random = np.random.default_rng(0)
+    return random.integers(vocab_size, size=(64 * BATCH[size], length), dtype=np.uint32)
+
+
+def plain(size: str, parameterization: Parameterization, precision: str = "float32") -> Step:
+    """A plain training step."""
+    config = config_of(size, parameterization)
+    trainer = PlainTrainer(perturbed(plain_model(config)), settings_of(size), precision)
+    blocks, order = blocks_of(size, config.vocab_size), Order(64 * BATCH[size], seed=0)
+
+    def run() -> Facts:
+        ids = blocks[order.batch(trainer.step, BATCH[size])].astype(np.int64)
+        trainer.train_step(torch.from_numpy(ids))
+        return {"gradient_mb": gradient_mb(trainer.model)}
+
+    run()
+    return run
+
+
+def ours(
+    size: str,
+    parameterization: Parameterization,
+    vocab_size: int | None = None,
+    compiled: bool | None = None,
+    **changes: Any,
+) -> Step:
+    """A training step of the product.
+
+    Args:
+        vocab_size: in place of the size's own.
+        compiled: `train.compile`, in place of the size's own.
+        changes: of the settings.
+    """
+    config = config_of(size, parameterization, vocab_size)
+    model = perturbed(SEDD(config))
+    if COMPILE[size] if compiled is None else compiled:
+        model.network.compile_blocks()
+    trainer = Trainer(ScoreEntropy(model), settings_of(size, **changes), torch.device("cpu"))
+    blocks, order = blocks_of(size, config.vocab_size), Order(64 * BATCH[size], seed=0)
+
+    def run() -> Facts:
+        trainer.train_step(blocks, order)
+        return {"gradient_mb": gradient_mb(model)}
+
+    run()
+    return run
+
+
+def gradient_mb(model: nn.Module) -> float:
+    """Size of all gradients, 10^6 bytes."""
+    return sum(parameter.nbytes for parameter in model.parameters()) / 1e6
+
+
+def step_flops(size: str, parameterization: Parameterization, head_share: float = 1.0) -> float:
+    """Operations of a training step that has the head at a share of positions."""
+    config = config_of(size, parameterization)
+    positions = BATCH[size] * config.length
+    return TRAINING * shape_of(config).forward(BATCH[size], head_share * positions)
+
+
+def step_bytes(size: str, parameterization: Parameterization) -> float:
+    """Bytes that a training step moves at least, of weights and all that belongs to them."""
+    with torch.device("meta"):
+        model = SEDD(config_of(size, parameterization))
+    return PASSES * sum(parameter.nbytes for parameter in model.parameters())
+
+
+def beyond_gradients(measured: Measured) -> Figure:
+    """Memory above weights, gradients and optimiser state; gradients are freed between steps."""
+    return Figure([measured.peak_mb - measured.facts["gradient_mb"]], measured.peak_mb)
+
+
+def speed_row(
+    name: str,
+    size: str,
+    plain_side: Measured,
+    ours_side: Measured,
+    machine: Machine,
+    checks: tuple[Check, ...],
+    reference_share: float,
+    notes: tuple[str, ...] = (),
+) -> Row:
+    """A row of tokens a second. Half of the positions are masks, and need the head."""
+    tokens = BATCH[size] * config_of(size, "raw").length
+    flops = step_flops(size, "raw", head_share=0.5)
+    return Row(
+        name,
+        "tokens/s",
+        checks,
+        ours=rate(ours_side, tokens, machine, flops),
+        plain=rate(plain_side, tokens, machine, step_flops(size, "raw")),
+        reference_share=reference_share,
+        floor=floor_text(machine, flops, step_bytes(size, "raw"), ours_side.median),
+        notes=notes,
+    )
+
+
+def train_gpt2(plan: Plan, machine: Machine) -> list[Row]:
+    """The rows train_gpt2_fp32, train_gpt2_bf16 and train_gpt2_memory."""
+    settings = {"size": "gpt2", "parameterization": "raw"}
+    sides = {
+        "plain": Side("benchmarks.train:plain", settings),
+        "ours": Side("benchmarks.train:ours", settings),
+    }
+    fast_bfloat16 = has_bfloat16(torch.device("cpu"))
+    if fast_bfloat16:
+        narrow = settings | {"precision": "bfloat16"}
+        sides["ours_bf16"] = Side("benchmarks.train:ours", narrow)
+        if not plan.quick:
+            sides["plain_bf16"] = Side("benchmarks.train:plain", narrow)
+    found = interleaved(sides, plan.runs(7, 2), on_run=plan.on_run)
+    plain, ours = found["plain"], found["ours"]
+    rows = [
+        speed_row(
+            "train_gpt2_fp32", "gpt2", plain, ours, machine,
+            (at_least(plain.median / ours.median, 3),), 0.43,
+        )
+    ]  # fmt: skip
+    if fast_bfloat16:
+        rows.append(bfloat16_row(found, machine))
+    else:
+        note = "not run: this processor has no bfloat16 instructions"
+        rows.append(Row("train_gpt2_bf16", "tokens/s", notes=(note,)))
+    large = Side("benchmarks.train:ours", settings | {"vocab_size": LARGE_VOCAB})
+    [at_large] = interleaved({"large": large}, 1, on_run=plan.on_run).values()
+    return [*rows, memory_row(plain, ours, at_large)]
+
+
+def bfloat16_row(found: dict[str, Measured], machine: Machine) -> Row:
+    """Ours in bfloat16 against plain in float32."""
+    plain, ours = found["plain"], found["ours_bf16"]
+    checks = (at_least(plain.median / ours.median, 6),)
+    note = "plain in bfloat16: `make bench` shows it"
+    if "plain_bf16" in found:
+        both, tokens = found["plain_bf16"], BATCH["gpt2"] * config_of("gpt2", "raw").length
+        note = (
+            f"plain in bfloat16: {tokens / both.median:,.0f} tokens/s, "
+            f"ours is {both.median / ours.median:.2f}x that; peak {both.peak_mb:,.0f} MB"
+        )
+    return speed_row("train_gpt2_bf16", "gpt2", plain, ours, machine, checks, 0.43, (note,))
+
+
+def memory_row(plain: Measured, ours: Measured, at_large: Measured) -> Row:
+    """Memory beyond what every training step holds, at two sizes of the vocabulary."""
+    held, plain_held, large = (beyond_gradients(side) for side in (ours, plain, at_large))
+    growth = large.median / held.median
+    return Row(
+        "train_gpt2_memory",
+        "MB",
+        (
+            Check("at most 1/5", held.median <= plain_held.median / 5),
+            Check("flat in V", growth <= 1.1),
+        ),
+        ours=held,
+        plain=plain_held,
+        less_is_better=True,
+        notes=(f"ours at V = {LARGE_VOCAB:,}: {large.median:,.0f} MB ({growth:.2f}x)",),
+    )
+
+
+def train_char(plan: Plan, machine: Machine) -> list[Row]:
+    """The row train_char."""
+    settings = {"size": "char", "parameterization": "raw"}
+    sides = {side: Side(f"benchmarks.train:{side}", settings) for side in ("plain", "ours")}
+    if not plan.quick:
+        # Compiling takes longer than a quick bench has.
+        sides["compiled"] = Side("benchmarks.train:ours", settings | {"compiled": True})
+    found = interleaved(sides, plan.runs(60, 12), on_run=plan.on_run)
+    plain, ours = found["plain"], found["ours"]
+    share = step_flops("char", "raw", 0.5) / ours.median / machine.flops
+    ratio = plain.median / ours.median
+    reached = Check("1.3x or 75% of the matrix rate", ratio >= 1.3 or share >= 0.75)
+    notes: tuple[str, ...] = ()
+    if "compiled" in found:
+        notes = (f"with train.compile: {plain.median / found['compiled'].median:.2f}x",)
+    return [speed_row("train_char", "char", plain, ours, machine, (reached,), 0.60, notes)]

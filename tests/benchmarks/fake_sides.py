@@ -1,0 +1,26 @@
+"""Sides that a child process of a test runs."""
+
+import time
+from typing import Any
+
+
+def holding(mb: int) -> Any:
+    """A step that takes so much memory for a moment."""
+
+    def run() -> dict[str, Any]:
+        held = bytearray(mb * 10**6)
+        held[::4096] = b"x" * len(held[::4096])
+        return {"held": len(held)}
+
+    return run
+
+
+def saying(seconds: float) -> Any:
+    """A step that says itself how long it took."""
+    print("a library prints")
+    return lambda: {"seconds": seconds, "at": time.time()}
+
+
+def failing() -> Any:
+    """A side that cannot be built."""
+    raise ValueError("no such thing")
