@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Outputs in a chunk: 64 MB of float32, whatever the vocabulary; far larger ones gain nothing.
-CHUNK = 2**24
+# Outputs in a chunk: at most 128 MB of float32, whatever the vocabulary. Larger ones gain nothing.
+CHUNK = 2**25
+# Rows of a gradient by weights that are widened at a time: few enough to stay in a cache.
+WIDENED_AT_ONCE = 4096
 
 
 class Criterion(Protocol):
@@ -65,7 +67,7 @@ class _ChunkedNats(torch.autograd.Function):
         gradients = [torch.zeros_like(part, dtype=wide) for part in like]
         with torch.autocast(hidden.device.type, enabled=False):
             narrow = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
-            size = max(1, min(CHUNK // len(weight), len(hidden)))
+            size = _even(len(hidden), most=max(1, CHUNK // len(weight)))
             # The same memory for every chunk: fresh pages would cost as much as the arithmetic.
             products = _aligned(narrow[0], size, len(weight))
             outputs = products if dtype == wide else _aligned(positions, size, len(weight))
@@ -86,6 +88,11 @@ class _ChunkedNats(torch.autograd.Function):
         # Scaled in place: a second pass would scale them again.
         del ctx.gradients
         return *gradients, None, None, None
+
+
+def _even(num: int, most: int) -> int:
+    """How many of `num` positions a chunk has, if chunks are as few as can be, and none is small."""
+    return math.ceil(num / max(1, math.ceil(num / most))) or 1
 
 
 def _aligned(like: Tensor, num_rows: int, num_columns: int) -> Tensor:
@@ -118,5 +125,10 @@ class _Chunk:
         if self._products.dtype == by_weight.dtype:
             by_weight.addmm_(self._products.T, self._hidden)
         else:
-            by_weight += self._products.T @ self._hidden
+            for wide, products in zip(
+                by_weight.split(WIDENED_AT_ONCE),
+                self._products.split(WIDENED_AT_ONCE, 1),
+                strict=True,
+            ):
+                wide += (products.T @ self._hidden).to(wide.dtype)
         return self._products @ weight
