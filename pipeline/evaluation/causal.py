@@ -1,10 +1,10 @@
 """Causal language models of transformers, as scoring asks for them: states, then some logits."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
@@ -77,7 +77,10 @@ class GPT2(Transformers):
 
     def logits(self, states: Tensor) -> Tensor:
         """See CausalLM."""
-        return F.linear(states.to(self._head.dtype), self._head)
+        states = states.to(self._head.dtype)
+        # Each row at the start of a cache line: 50,257 columns side by side are a third slower.
+        aligned = states.new_empty(len(states), math.ceil(self.vocab_size / 64) * 64)
+        return torch.mm(states, self._head.T, out=aligned[:, : self.vocab_size])
 
 
 def load_causal(folder: Path, device: torch.device, precision: Precision) -> CausalLM:

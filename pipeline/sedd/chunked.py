@@ -91,7 +91,7 @@ class _ChunkedNats(torch.autograd.Function):
 
 
 def _even(num: int, most: int) -> int:
-    """How many of `num` positions a chunk has, if chunks are as few as can be, and none is small."""
+    """How many of `num` positions a chunk has: as few chunks as can be, and none of them small."""
     return math.ceil(num / max(1, math.ceil(num / most))) or 1
 
 
@@ -126,8 +126,8 @@ class _Chunk:
             by_weight.addmm_(self._products.T, self._hidden)
         else:
             for wide, products in zip(
-                by_weight.split(WIDENED_AT_ONCE),
-                self._products.split(WIDENED_AT_ONCE, 1),
+                torch.split(by_weight, WIDENED_AT_ONCE),
+                torch.split(self._products, WIDENED_AT_ONCE, dim=1),
                 strict=True,
             ):
                 wide += (products.T @ self._hidden).to(wide.dtype)

@@ -62,7 +62,7 @@ def test_trials_are_shown(sedd, tiny, uncompiled):
     assert lines[0].startswith("cpu (1 threads), torch ")
     assert lines[0].endswith(": steps of 16 blocks of 16 tokens")
     assert "compilation is not tried: there is no compiler (no-such-compiler) in PATH" in lines
-    table = [line.split() for line in lines if re.match("float32|bfloat16", line)]
+    table = [line.split() for line in lines if re.match(r"(float32|bfloat16) +(true|false)", line)]
     assert {tuple(row[:3]) for row in table} >= {
         (precision, "false", "1") for precision in ("float32", "bfloat16")
     }
