@@ -15,6 +15,7 @@ from pipeline.params import Params
 # They say where and how often work is written down, not what comes out.
 OPERATIONAL = (
     "device",
+    "network",
     "train.checkpoint_every",
     "baseline.checkpoint_every",
     "report",

@@ -43,7 +43,16 @@ class Data(Section):
     repo: Text
     revision: Text
     files: DataFiles
+    holdout: Annotated[Real, Field(gt=0, lt=1)]
     column: Text
+
+
+class Network(Section):
+    """Patience with Oxen repositories over http(s)."""
+
+    connect_seconds: Annotated[Real, Field(gt=0, le=10)]
+    stall_seconds: Positive
+    retries: Annotated[int, Field(ge=0)]
 
 
 class Tokenizer(Section):
@@ -246,6 +255,9 @@ class Publish(Section):
     """The Oxen repository that samples go to."""
 
     repo: Text
+    checkpoint: bool
+    during_training: bool
+    strict: bool
 
 
 class Params(Section):
@@ -255,6 +267,7 @@ class Params(Section):
     steps: Count
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     data: Data
+    network: Network
     tokenizer: Tokenizer
     pack: Pack
     diffusion: Diffusion

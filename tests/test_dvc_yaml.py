@@ -35,6 +35,10 @@ TABLE = {
         "other.parquet",
         ["fetch", "pack", *SCORE, "real_text", *LOGGED],
     ),
+    "data.holdout": (0.5, LOGGED),
+    "network.connect_seconds": (5, []),
+    "network.stall_seconds": (5, []),
+    "network.retries": (5, []),
     "data.column": ("Other", ["tokenizer", "pack", *SCORE, "real_text", *LOGGED]),
     "tokenizer.kind": ("other", ["tokenizer", *LOGGED]),
     "tokenizer.vocab_size": (300, ["tokenizer", *LOGGED]),
@@ -72,6 +76,9 @@ TABLE = {
     "tracking.uri": ("http://127.0.0.1:1", ["track"]),
     "tracking.experiment": ("other", ["track"]),
     "publish.repo": ("elsewhere", LOGGED),
+    "publish.checkpoint": (True, LOGGED),
+    "publish.during_training": (True, LOGGED),
+    "publish.strict": (True, LOGGED),
 }
 
 

@@ -22,12 +22,18 @@ from pipeline.params import Params
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 OPERATIONAL = {
     "device",
+    "network.connect_seconds",
+    "network.stall_seconds",
+    "network.retries",
     "train.checkpoint_every",
     "baseline.checkpoint_every",
     "report.num_samples",
     "tracking.uri",
     "tracking.experiment",
     "publish.repo",
+    "publish.checkpoint",
+    "publish.during_training",
+    "publish.strict",
 }
 
 

@@ -35,7 +35,8 @@ METRICS = {
 def write_experiment(folder: Path, seed: int = 0, **metrics: Any) -> None:
     """What the stages before publish leave in `folder`."""
     values = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    values |= {"sweep": [1, 2, 3, 4], "steps": 2, "publish": {"repo": "published"}}
+    values |= {"sweep": [1, 2, 3, 4], "steps": 2}
+    values["publish"]["repo"] = "published"
     values["sample"]["seed"] = seed
     values["tracking"]["uri"] = "https://user:secret@example.org"
     artifacts, reports = folder / "artifacts", folder / "reports"
