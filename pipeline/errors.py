@@ -26,6 +26,10 @@ class RepositoryError(PipelineError):
     """An Oxen repository, revision or file is missing or unusable."""
 
 
+class ServerError(RepositoryError):
+    """An Oxen server is away, or refuses; what was asked of it may be tried again later."""
+
+
 class CheckpointError(PipelineError):
     """A checkpoint is damaged, or belongs to another architecture or tokenizer."""
 

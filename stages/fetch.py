@@ -14,13 +14,14 @@ from pipeline.remote.repository import Repository, named, open_repository
 @reported
 def main(data: Path, provenance: Path) -> None:
     """Write the files into the folder DATA and where they came from into PROVENANCE."""
-    params = load_params().data
+    values = load_params()
+    network, params = values.network, values.data
     if _is_fetched(params, data, provenance):
         print(f"nothing to fetch: {data} has the files of {params.repo} at {params.revision}")
         return
     files = {f"data.files.{split}": path for split, path in params.files.model_dump().items()}
     with named("data.repo"):
-        repository = open_repository(params.repo)
+        repository = open_repository(params.repo, network)
     with named("data.revision"):
         commit = _pinned(repository, params.revision)
     with in_place_of(data, replace=True) as folder:

@@ -29,7 +29,7 @@ def main(artifacts: Path, reports: Path) -> None:
     provenance = _provenance(params, artifacts, reports)
     run = provenance["id"]
     with named("publish.repo"):
-        repository = open_repository(params.publish.repo, create=True)
+        repository = open_repository(params.publish.repo, params.network, create=True)
         published = repository.read(f"runs/{run}.json")
         commit = None
         if published is None or json.loads(published)["metrics"] != provenance["metrics"]:

@@ -7,7 +7,10 @@ from typing import Any
 
 import yaml
 
+from pipeline.params import Network
+
 PROJECT = Path(__file__).parents[1]
+NETWORK = Network(connect_seconds=1, stall_seconds=1, retries=1)
 TINY = {
     "device": "cpu",
     "model.width": 16,

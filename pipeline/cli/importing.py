@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.options import network
 from pipeline.errors import CheckpointError, ParamsError, PipelineError, reported
 from pipeline.hub import from_hub
 
@@ -111,7 +112,7 @@ def _fetch(source: str, revision: str, folder: Path) -> None:
 
     with named("SRC"):
         repository = open_repository(
-            source if "://" in source else str(Path(source).expanduser().resolve())
+            source if "://" in source else str(Path(source).expanduser().resolve()), network()
         )
     with named("--revision"):
         commit = repository.resolve(revision)

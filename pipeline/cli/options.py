@@ -12,7 +12,7 @@ import typer
 from pipeline.errors import ParamsError
 
 if TYPE_CHECKING:
-    from pipeline.params import Params
+    from pipeline.params import Network, Params
 
 PredictorName = Literal["auto", "analytic", "euler", "cached", "first_hitting"]
 ModelFolder = Annotated[
@@ -172,6 +172,14 @@ def pick_seed(seed: int | None) -> int:
         return secrets.randbelow(2**31)
     check_range("--seed", seed, 0, LARGEST_SEED)
     return seed
+
+
+def network() -> "Network":
+    """Patience with servers: the project's, or outside one that of the shipped params.yaml."""
+    from pipeline.params import Network
+
+    params = _params()
+    return params.network if params else Network(connect_seconds=10, stall_seconds=60, retries=4)
 
 
 def _params() -> "Params | None":

@@ -9,15 +9,24 @@ from typing import Protocol
 
 from pipeline.errors import RepositoryError
 from pipeline.files import from_root
+from pipeline.params import Network
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a commit; `hash` names its content, comparable within one repository only."""
+    """A file of a commit.
+
+    Attributes:
+        path: within the repository.
+        size: bytes.
+        hash: Oxen's name of its content, xxh3-128 in hex without leading zeros.
+        rows: of a table, where the repository tells without reading it.
+    """
 
     path: str
     size: int
     hash: str
+    rows: int | None = None
 
 
 class Repository(Protocol):
@@ -48,7 +57,7 @@ class Repository(Protocol):
         """
 
 
-def open_repository(repo: str, *, create: bool = False) -> Repository:
+def open_repository(repo: str, network: Network, *, create: bool = False) -> Repository:
     """The repository that `bundled` or a path names; `create`: the first commit may make it.
 
     Raises:

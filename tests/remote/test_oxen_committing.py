@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_project import NETWORK
 
 from pipeline.errors import RepositoryError
 from pipeline.remote.process import run
@@ -25,11 +26,11 @@ def sources(folder: Path, **texts: str) -> dict[str, Path]:
 
 def test_a_repository_is_made_and_nothing_new_is_no_commit(project, tmp_path, messages):
     files = sources(tmp_path / "in", one="1", two="2")
-    repository = open_repository("made/here", create=True)
+    repository = open_repository("made/here", NETWORK, create=True)
     assert repository.read("runs/one") is None
     assert not (project / "made").exists()
     assert repository.commit(files, "both")
-    assert open_repository("made/here", create=True).commit(files, "again") is None
+    assert open_repository("made/here", NETWORK, create=True).commit(files, "again") is None
     assert repository.read("runs/two") == "2"
     assert repository.commit(sources(tmp_path / "in", two="3"), "third")
     assert repository.read("runs/two") == "3"
@@ -39,14 +40,14 @@ def test_a_repository_is_made_and_nothing_new_is_no_commit(project, tmp_path, me
 def test_an_empty_folder_becomes_a_repository_and_a_full_one_does_not(project, tmp_path):
     (project / "empty").mkdir()
     files = sources(tmp_path / "in", one="1")
-    assert open_repository("empty", create=True).commit(files, "one")
-    assert open_repository("empty").read("runs/one") == "1"
+    assert open_repository("empty", NETWORK, create=True).commit(files, "one")
+    assert open_repository("empty", NETWORK).read("runs/one") == "1"
     (project / "full").mkdir()
     (project / "full" / "thesis.tex").write_text("")
     with pytest.raises(RepositoryError, match="full is no Oxen repository"):
-        open_repository("full", create=True)
+        open_repository("full", NETWORK, create=True)
     with pytest.raises(RepositoryError, match="can only be read"):
-        open_repository("bundled", create=True)
+        open_repository("bundled", NETWORK, create=True)
 
 
 KILL_AT = """
@@ -89,7 +90,7 @@ def test_after_kills_the_next_commit_succeeds_with_one_copy(
 
     killed("first staged")
     assert not path.exists()
-    repository = open_repository("made", create=True)
+    repository = open_repository("made", NETWORK, create=True)
     assert repository.commit(sources(tmp_path / "in", zero="0"), "before")
     for where in ("copying", "first staged", "all staged"):
         killed(where)
@@ -142,7 +143,7 @@ def test_a_stranger_with_the_repository_open_is_waited_for(history, tmp_path):
     while not held.exists():
         time.sleep(0.02)
     files = sources(tmp_path / "in", one="1")
-    assert open_repository(str(history.path)).commit(files, "after the stranger")
+    assert open_repository(str(history.path), NETWORK).commit(files, "after the stranger")
     assert stranger.wait() == 0
 
 
@@ -152,7 +153,7 @@ def test_what_somebody_else_staged_is_not_committed(
     run_oxen('oxen.Repo(args[0]).add(args[0] + "/mine.txt")', history.path)
     files = sources(tmp_path / "in", one="1")
     with pytest.raises(RepositoryError, match=r"has staged files: .* mine\.txt"):
-        open_repository(str(history.path)).commit(files, "one")
+        open_repository(str(history.path), NETWORK).commit(files, "one")
     assert not (history.path / "runs").exists()
 
 
@@ -160,14 +161,14 @@ def test_a_file_that_oxen_leaves_out_is_an_error(history, tmp_path):
     (history.path / ".oxenignore").write_text("runs\n")
     files = sources(tmp_path / "in", one="1")
     with pytest.raises(RepositoryError, match=r"Oxen left out runs/one: does \.oxenignore name it"):
-        open_repository(str(history.path)).commit(files, "one")
+        open_repository(str(history.path), NETWORK).commit(files, "one")
 
 
 def test_a_users_configuration_is_used_and_never_written(tmp_path, project, log):
     theirs = tmp_path / "home" / ".config" / "oxen" / "user_config.toml"
     theirs.parent.mkdir(parents=True)
     theirs.write_text('name = "Ada"\nemail = "ada@example.org"\n')
-    repository = open_repository("made", create=True)
+    repository = open_repository("made", NETWORK, create=True)
     files = sources(tmp_path / "in", one="1")
     assert repository.commit(files, "one")
     assert log(project / "made") == [("one", "Ada")]
@@ -180,7 +181,7 @@ def test_a_users_configuration_is_used_and_never_written(tmp_path, project, log)
 
 
 def test_without_a_configuration_the_home_stays_untouched(project, tmp_path, log):
-    open_repository("made", create=True).commit(sources(tmp_path / "in", one="1"), "one")
+    open_repository("made", NETWORK, create=True).commit(sources(tmp_path / "in", one="1"), "one")
     assert not (tmp_path / "home").exists()
     assert (project / ".store" / "oxen" / "config" / "user_config.toml").is_file()
     assert log(project / "made") == [("one", "text-diffusion-pipeline")]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import xxhash
+from tiny_project import NETWORK
 
 from pipeline.errors import RepositoryError
 from pipeline.remote.repository import Entry, open_repository
@@ -27,7 +28,7 @@ def state(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 def test_an_old_commit_is_fetched_and_the_repository_is_left_as_it_was(shared_history, tmp_path):
     before = state(shared_history.path)
-    repository = open_repository(str(shared_history.path))
+    repository = open_repository(str(shared_history.path), NETWORK)
     target = tmp_path / "out"
     target.mkdir()
     repository.fetch(shared_history.first, {"a": "a.jsonl", "b": "sub/b.txt"}, target)
@@ -38,13 +39,13 @@ def test_an_old_commit_is_fetched_and_the_repository_is_left_as_it_was(shared_hi
 
 
 def test_read_is_at_the_head_whatever_the_work_tree_says(shared_history):
-    repository = open_repository(str(shared_history.path))
+    repository = open_repository(str(shared_history.path), NETWORK)
     assert repository.read("a.jsonl") == FIRST.decode() * 2
     assert repository.read("mine.txt") is None
 
 
 def test_entries_have_size_and_hash(shared_history):
-    entries = open_repository(str(shared_history.path)).entries(shared_history.first)
+    entries = open_repository(str(shared_history.path), NETWORK).entries(shared_history.first)
     assert entries == [
         Entry("a.jsonl", len(FIRST), xxhash.xxh3_128_hexdigest(FIRST)),
         Entry("sub/b.txt", 2, xxhash.xxh3_128_hexdigest(b"b1")),
@@ -52,7 +53,7 @@ def test_entries_have_size_and_hash(shared_history):
 
 
 def test_resolve(shared_history):
-    repository = open_repository(str(shared_history.path))
+    repository = open_repository(str(shared_history.path), NETWORK)
     assert repository.resolve(shared_history.first) == shared_history.first
     assert repository.resolve("main") == shared_history.second
 
@@ -61,7 +62,7 @@ def test_resolve(shared_history):
 def test_an_unknown_revision_lists_what_there_is(shared_history, revision):
     asked = shared_history.first[:8] if revision == "short" else revision
     with pytest.raises(RepositoryError) as error:
-        open_repository(str(shared_history.path)).resolve(asked)
+        open_repository(str(shared_history.path), NETWORK).resolve(asked)
     assert f"no commit {asked} " in str(error.value)
     assert f"main at {shared_history.second}" in str(error.value)
     assert f"{shared_history.first}  number 1" in str(error.value)
@@ -81,7 +82,7 @@ def test_a_missing_file_names_its_key_and_leaves_nothing(shared_history, tmp_pat
     target = tmp_path / "out"
     target.mkdir()
     with pytest.raises(RepositoryError) as error:
-        open_repository(str(shared_history.path)).fetch(
+        open_repository(str(shared_history.path), NETWORK).fetch(
             shared_history.first, {"A": "a.jsonl", "KEY": file}, target
         )
     right = message.format(path=shared_history.path, first=shared_history.first)
@@ -102,7 +103,7 @@ def test_damaged_content_is_refused(history, tmp_path, damage):
     target = tmp_path / "out"
     target.mkdir()
     with pytest.raises(RepositoryError, match=r"damaged content of a\.jsonl|lacks its content"):
-        open_repository(str(history.path)).fetch(
+        open_repository(str(history.path), NETWORK).fetch(
             history.first, {"b": "sub/b.txt", "a": "a.jsonl"}, target
         )
     assert list(target.iterdir()) == []
@@ -112,7 +113,7 @@ def test_content_whose_hash_starts_with_a_zero(tmp_path):
     texts = (b"%d" % number for number in range(1000))
     text = next(text for text in texts if xxhash.xxh3_128_hexdigest(text).startswith("00"))
     (tmp_path / "in").write_bytes(text)
-    repository = open_repository("made", create=True)
+    repository = open_repository("made", NETWORK, create=True)
     commit = repository.commit({"a.txt": tmp_path / "in"}, "a")
     assert repository.read("a.txt") == text.decode()
     (entry,) = repository.entries(commit)
@@ -137,7 +138,7 @@ def test_a_branch_named_as_a_commit_does_not_hide_it(
     history, tmp_path, run_oxen: Callable[..., str]
 ):
     run_oxen(ONTO_A_COMMIT, history.path, history.first)
-    repository = open_repository(str(history.path))
+    repository = open_repository(str(history.path), NETWORK)
     target = tmp_path / "out"
     target.mkdir()
     repository.fetch(repository.resolve(history.first), {"a": "a.jsonl"}, target)
@@ -149,9 +150,11 @@ def test_a_branch_named_as_a_commit_does_not_hide_it(
 FETCH = """
 import sys
 from pathlib import Path
+from pipeline.params import Network
 from pipeline.remote.repository import open_repository
+NETWORK = Network(connect_seconds=1, stall_seconds=1, retries=1)
 Path(sys.argv[3]).mkdir()
-open_repository(sys.argv[1]).fetch(sys.argv[2], {"a": "a.jsonl"}, Path(sys.argv[3]))
+open_repository(sys.argv[1], NETWORK).fetch(sys.argv[2], {"a": "a.jsonl"}, Path(sys.argv[3]))
 """
 
 
@@ -160,7 +163,7 @@ def test_processes_fetch_at_once_while_another_commits(history, tmp_path):
     fetchers = [subprocess.Popen([*command, str(tmp_path / f"out{i}")]) for i in range(3)]
     source = tmp_path / "new.txt"
     source.write_text("new")
-    assert open_repository(str(history.path)).commit({"new.txt": source}, "new")
+    assert open_repository(str(history.path), NETWORK).commit({"new.txt": source}, "new")
     assert [process.wait() for process in fetchers] == [0] * 3
     for i in range(3):
         assert (tmp_path / f"out{i}" / "a.jsonl").read_bytes() == FIRST
@@ -181,7 +184,7 @@ def test_what_is_no_local_repository_is_said(project, repo, message):
     (project / "folder").mkdir()
     (project / "folder" / "file").write_text("")
     with pytest.raises(RepositoryError) as error:
-        open_repository(repo)
+        open_repository(repo, NETWORK)
     assert str(error.value).startswith(message.format(project=project.resolve()))
     assert not (project / "nowhere").exists()
 
@@ -189,4 +192,4 @@ def test_what_is_no_local_repository_is_said(project, repo, message):
 def test_a_relative_path_hangs_off_the_project(shared_history, project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     relative = os.path.relpath(shared_history.path, project)
-    assert str(open_repository(relative)) == str(shared_history.path.resolve())
+    assert str(open_repository(relative, NETWORK)) == str(shared_history.path.resolve())

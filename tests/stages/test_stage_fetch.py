@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from pyarrow import parquet
+from tiny_project import NETWORK
 
 from pipeline.remote.repository import open_repository
 from stages.fetch import main
@@ -58,7 +59,7 @@ def names(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         patch.setenv("OXEN_CONFIG_DIR", str(folder / "no configuration"))
-        repository = open_repository("names", create=True)
+        repository = open_repository("names", NETWORK, create=True)
         pinned = repository.commit(files, "first")
         repository.commit({"train.parquet": empty, "train.jsonl": second}, "second")
     return folder / "names", pinned
