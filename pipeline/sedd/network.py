@@ -19,6 +19,7 @@ from pipeline.sedd.layers import (
     TanhGELU,
     attend,
     heads_of,
+    paired,
     rotate,
     widened,
     zeroed,
@@ -52,49 +53,44 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        turns: Tensor,
         cond: Tensor | None,
         attention: Attention,
         at: Tensor | None = None,
     ) -> Tensor:
         """x [B, L, D] to the same; to [N, 1, D] of the N positions alone that `at` [B, L] marks."""
         if self.adaLN_modulation is None or cond is None:
-            attended = self._attend(self.norm1(x), cos, sin, attention, at)
+            attended = self._attend(self.norm1(x), turns, attention, at)
             x = taken(x, at) + self._drop(attended)
             return x + self._drop(self.mlp(self.norm2(x)))
         modulation = self.adaLN_modulation(cond)
         shift1, scale1 = modulation[:, None].chunk(6, -1)[:2]
         modulated = torch.addcmul(shift1, self.norm1(x), 1 + scale1)
-        attended = self._attend(modulated, cos, sin, attention, at)
+        attended = self._attend(modulated, turns, attention, at)
         gate1, shift2, scale2, gate2 = by_row(modulation, at).chunk(6, -1)[2:]
         x = torch.addcmul(taken(x, at), gate1, self._drop(attended))
         modulated = torch.addcmul(shift2, self.norm2(x), 1 + scale2)
         return torch.addcmul(x, gate2, self._drop(self.mlp(modulated)))
 
-    def _attend(
-        self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, at: Tensor | None
-    ) -> Tensor:
-        if at is not None:
-            return self._attend_at(x, cos, sin, attention, at)
-        both, value = self.attn_qkv(x).split([2 * x.shape[-1], x.shape[-1]], -1)
-        both = both.view(*x.shape[:2], 2, x.shape[-1])
-        query, key = rotate(both, cos[:, None], sin[:, None], self.num_heads).unbind(2)
-        return self.attn_out(self._asked(query, key, value, attention))
+    def _attend(self, x: Tensor, turns: Tensor, attention: Attention, at: Tensor | None) -> Tensor:
+        width, weight = x.shape[-1], paired(self.attn_qkv.weight, self.num_heads)
+        if at is not None and not torch.is_grad_enabled():
+            return self._attend_at(x, weight, turns, attention, at)
+        both, value = torch.split(F.linear(x, weight), [2 * width, width], dim=-1)
+        query, key = rotate(both.view(*x.shape[:2], 2, width), turns[:, None]).unbind(2)
+        return self.attn_out(taken(self._asked(query, key, value, attention), at))
 
     def _attend_at(
-        self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, at: Tensor
+        self, x: Tensor, weight: Tensor, turns: Tensor, attention: Attention, at: Tensor
     ) -> Tensor:
         """As many queries in each row as the row with most positions has; N are then kept."""
         most = int(at.sum(-1).max())
         places = at.int().argsort(stable=True, dim=-1, descending=True)[:, :most]
         asking = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
         width = x.shape[-1]
-        query = F.linear(asking, self.attn_qkv.weight[:width])
-        query = rotate(query, cos[places], sin[places], self.num_heads)
-        key, value = F.linear(x, self.attn_qkv.weight[width:]).chunk(2, -1)
-        key = rotate(key, cos, sin, self.num_heads)
-        attended = self._asked(query, key, value, attention)
+        query = rotate(F.linear(asking, weight[:width]), turns[places])
+        key, value = F.linear(x, weight[width:]).chunk(2, -1)
+        attended = self._asked(query, rotate(key, turns), value, attention)
         return self.attn_out(taken(attended, at.gather(1, places)))
 
     def _asked(self, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
@@ -119,7 +115,7 @@ def taken(x: Tensor, at: Tensor | None) -> Tensor:
 def by_row(modulation: Tensor, at: Tensor | None) -> Tensor:
     """Modulation [B, C] of rows, or [1, C] of all, as [B, 1, C], or [N, 1, C] as `taken` would."""
     if at is not None and len(modulation) > 1:
-        modulation = modulation[at.nonzero()[:, 0]]
+        modulation = modulation.index_select(0, at.nonzero()[:, 0])
     return modulation[:, None]
 
 
@@ -216,25 +212,25 @@ class Transformer(nn.Module):
         x = widened(self.vocab_embed(xt))
         if self.position_embed is not None:
             x = x + self.position_embed.embedding[: xt.shape[1]]
-        cos, sin = self.rotary_emb.angles(xt.shape[1])
-        # Without a gradient, the last block works for the positions that are asked for alone.
-        alone = None if torch.is_grad_enabled() else at
+        turns = self.rotary_emb.turns(xt.shape[1])
+        # The last block works for the positions that are asked for alone.
         for block in self.blocks[:-1]:
-            x = self._through(block, x, cos, sin, cond)
-        last: Any = self.blocks[-1]
-        if alone is None:
-            x = self._through(last, x, cos, sin, cond)
-        else:
-            # Not as torch.compile has it, for as many positions as never twice.
-            x = last.forward(x, cos, sin, cond, self.attention, alone)
-        hidden = self.output_layer.hidden(x, cond, alone)
-        if at is None:
-            return hidden
-        return (hidden if alone is not None else taken(hidden, at)).squeeze(1)
+            x = self._through(block, x, turns, cond)
+        # The last block works for the positions that are asked for alone.
+        x = self._through(self.blocks[-1], x, turns, cond, at)
+        hidden = self.output_layer.hidden(x, cond, at)
+        return hidden if at is None else hidden.squeeze(1)
 
     def _through(
-        self, block: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, cond: Tensor | None
+        self,
+        block: nn.Module,
+        x: Tensor,
+        turns: Tensor,
+        cond: Tensor | None,
+        at: Tensor | None = None,
     ) -> Tensor:
+        # Not as torch.compile has it where it works for as many positions as never twice.
+        apply: Any = block if at is None else block.forward
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, cos, sin, cond, self.attention, use_reentrant=False)
-        return block(x, cos, sin, cond, self.attention)
+            return checkpoint(apply, x, turns, cond, self.attention, at, use_reentrant=False)
+        return apply(x, turns, cond, self.attention, at)

@@ -108,7 +108,7 @@ def test_flash_attention_takes_its_own_layout(monkeypatch):
 @pytest.mark.parametrize("sigmas", [1, 5])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 def test_positions_asked_for_alone_are_those_of_all(graph, sigmas, share):
-    """The last block skips the others without a gradient; with one it does not."""
+    """The last block skips the others; what they are asked for, its gradient is the same."""
     torch.manual_seed(0)
     for parameterization in ["raw", "conditional"] if graph == "absorb" else ["raw"]:
         config = toy_config(graph, parameterization, length=6, num_blocks=2)
@@ -118,17 +118,29 @@ def test_positions_asked_for_alone_are_those_of_all(graph, sigmas, share):
         xt = torch.randint(3, (5, 6))
         at = torch.rand(5, 6) < share
         sigma = torch.rand(sigmas, dtype=torch.float64) if parameterization == "raw" else None
-        every = network.hidden(xt, sigma)
-        torch.testing.assert_close(network.hidden(xt, sigma, at), every[at])
+        every, alone = network.hidden(xt, sigma), network.hidden(xt, sigma, at)
+        torch.testing.assert_close(alone, every[at])
+        # Not those of the head, which hidden states come before.
+        weights = [w for name, w in network.named_parameters() if "output_layer.linear" not in name]
+        for expected, found in zip(
+            *(torch.autograd.grad(h.square().sum(), weights) for h in (every[at], alone)),
+            strict=True,
+        ):
+            torch.testing.assert_close(found, expected)
         with torch.no_grad():
             torch.testing.assert_close(network.hidden(xt, sigma, at), every[at])
             torch.testing.assert_close(network(xt, sigma, at), network.head(every[at]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_gelu_is_the_same_function_with_a_gradient_and_without(dtype):
-    x = torch.linspace(-30, 30, 10_001, dtype=dtype)
+def test_gelu_is_pytorchs_with_a_gradient_and_without(dtype):
+    tolerance = {"rtol": 1e-6, "atol": 1e-6} if dtype == torch.float32 else {}
+    x = torch.linspace(-30, 30, 10_001, dtype=dtype, requires_grad=True)
     expected = torch.nn.functional.gelu(x, approximate="tanh")
-    assert torch.equal(TanhGELU()(x), expected)
+    torch.testing.assert_close(TanhGELU()(x), expected, **tolerance)
+    by_x, by_x_expected = (torch.autograd.grad(y.sum(), x)[0] for y in (TanhGELU()(x), expected))
+    # Both lose digits in 1 - sigmoid.
+    tolerance = {"rtol": 1e-6, "atol": 5e-6} if dtype == torch.float32 else {}
+    torch.testing.assert_close(by_x, by_x_expected, **tolerance)
     with torch.no_grad():
-        torch.testing.assert_close(TanhGELU()(x), expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(TanhGELU()(x), expected, **tolerance)
