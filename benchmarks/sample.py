@@ -4,12 +4,14 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.machine import Machine
 from benchmarks.measure import Facts, Measured, Side, Step, interleaved
 from benchmarks.plain import plain_model, plain_sample
 from benchmarks.rows import Check, Plan, Row, at_least, floor_text, rate
 from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
+from pipeline.device import keep_freed_memory
 from pipeline.sedd.model import SEDD
 from pipeline.sedd.sampler import sample
 
@@ -24,6 +26,7 @@ def plain(size: str, timed: int | None = None) -> Step:
         timed: network calls that are made, in place of all: each costs the same, and the seconds
             returned are those of all.
     """
+    keep_freed_memory()
     model = perturbed(plain_model(config_of(size, "raw"))).eval()
     generator = torch.Generator().manual_seed(0)
     num, num_steps = NUM[size], NUM_STEPS[size]
@@ -45,18 +48,29 @@ def ours(size: str, parameterization: Parameterization, num_steps: int | None = 
     Args:
         num_steps: in place of those of the size; the seconds are then scaled to these.
     """
+    keep_freed_memory()
     model = perturbed(SEDD(config_of(size, parameterization))).eval()
     generator = torch.Generator().manual_seed(0)
     steps = NUM_STEPS[size] if num_steps is None else num_steps
 
+    rows = 0
+
+    def count(_: Any, arguments: tuple[Tensor, ...], __: Any) -> None:
+        nonlocal rows
+        rows += len(arguments[0])
+
+    model.network.vocab_embed.register_forward_hook(count)
+
     def run() -> Facts:
+        nonlocal rows
+        rows = 0
         started = time.perf_counter()
         samples = sample(model, NUM[size], num_steps=steps, predictor="auto", generator=generator)
         scale = (NUM_STEPS[size] + 1) / (steps + 1)
         return {
             "seconds": scale * (time.perf_counter() - started),
             "calls": samples.calls * scale,
-            "nfe_sum": int(samples.nfe.sum()) * scale,
+            "rows": rows * scale,
             "nfe_max": int(samples.nfe.max()) * scale,
         }
 
@@ -91,7 +105,7 @@ def row_of(
     raw, own = config_of(size, "raw"), config_of(size, parameterization)
     calls = plain.facts["calls"]
     needed = shape_of(own).forward(
-        ours.facts["nfe_sum"],
+        ours.facts["rows"],
         NUM[size] * own.length if parameterization == "conditional" else None,
         sigmas=ours.facts["calls"],
     )

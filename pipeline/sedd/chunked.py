@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Outputs in a chunk: at most 128 MB of float32, whatever the vocabulary. Larger ones gain nothing.
-CHUNK = 2**25
+# Outputs in a chunk: at most 64 MB of float32, whatever the vocabulary. Larger ones gain nothing.
+CHUNK = 2**24
 # Rows of a gradient by weights that are widened at a time: few enough to stay in a cache.
 WIDENED_AT_ONCE = 4096
 

@@ -68,6 +68,23 @@ def test_chunks_make_no_difference(monkeypatch, graph, parameterization, predict
     assert parts.calls == (whole.calls if size == 10**9 else int(whole.nfe.sum()))
 
 
+@pytest.mark.parametrize(("graph", "parameterization", "predictor"), SAMPLERS)
+def test_rows_that_are_alike_are_evaluated_once(graph, parameterization, predictor):
+    """With the same outputs as when each is evaluated by itself."""
+    model = transformer(5, graph, parameterization, eps=1e-3)
+    xt = torch.tensor([[2, 2, 1], [0, 2, 2], [2, 2, 1], [2, 2, 1], [1, 1, 1], [0, 2, 2]])
+    at = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 1, 1]]) == 1
+    sigma = None if parameterization == "conditional" else torch.tensor([0.7], dtype=model.dtype)
+    seen = []
+    hook = model.network.vocab_embed.register_forward_hook(lambda _, ids, __: seen.append(ids[0]))
+    with torch.no_grad():
+        found = drawing.hidden_at(model, xt, sigma, at)
+        hook.remove()
+        expected = model.network.hidden(xt, sigma, at)
+    torch.testing.assert_close(found, expected)
+    assert len(seen[0]) == 4
+
+
 def coarse(shape, generator):
     """Uniforms of 12 bits, as if the draw had lost the others."""
     u = torch.rand(shape, dtype=torch.float64, generator=generator)

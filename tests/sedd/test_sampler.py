@@ -5,6 +5,7 @@ import torch
 from chains import NUM, SAMPLERS, draw, n_step_law, small_support, transformer
 from toy import all_states, check_law, exact_model, index_of, total_variation
 
+from pipeline.sedd import draw as drawing
 from pipeline.sedd.reveal import masked_chances
 from pipeline.sedd.sampler import denoise_weights, moves, resolve, reveals, sample, step_weights
 
@@ -141,15 +142,18 @@ def test_rows_of_cached_share_calls_and_leave_nfe_as_it_is():
 
 @pytest.mark.parametrize(("graph", "parameterization", "predictor"), SAMPLERS)
 @pytest.mark.parametrize("num", [1, 200])
-def test_nfe_counts_the_evaluations_that_included_a_row(graph, parameterization, predictor, num):
+def test_nfe_counts_the_evaluations_that_included_a_row(
+    monkeypatch, graph, parameterization, predictor, num
+):
+    """Also where the row shared an evaluation with others that were alike."""
     model, _ = small_support(graph, parameterization, length=3)
-    seen, answer = [], model.network.hidden
+    seen, answer = [], drawing.hidden_at
 
-    def counting(xt, *arguments, **options):
+    def counting(model, xt, *arguments):
         seen.append(len(xt))
-        return answer(xt, *arguments, **options)
+        return answer(model, xt, *arguments)
 
-    model.network.hidden = counting
+    monkeypatch.setattr(drawing, "hidden_at", counting)
     samples = draw(model, 5, predictor, seed=1, num=num)
     assert samples.calls == len(seen)
     assert int(samples.nfe.sum()) == sum(seen)
