@@ -35,15 +35,15 @@ def pick_device(name: str) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed for what comes next.
+    """Let the C library keep freed tensors of up to 32 MB for those that come next.
 
-    Else glibc gives large tensors back to the system and takes them anew, page by page: a quarter
-    of a sampling step on two cores. Other C libraries, which have no `mallopt`, are left alone.
+    Else glibc gives them back to the system and takes them anew, page by page: a quarter of a
+    sampling step on two cores. Other C libraries, which have no `mallopt`, are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # of glibc's malloc.h
-        mallopt(mmap_threshold, 2**30)
+        mallopt(mmap_threshold, 2**25)
         mallopt(trim_threshold, 2**31 - 1)
 
 
