@@ -44,24 +44,25 @@ class Request(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = _serve
 
-    def serve(self) -> None:
+    def serve(self) -> bool:
         """As a sound server would."""
         if self.server.upstream is not None:
-            return self._forward(self.server.upstream)
+            return self.send(*self.forwarded())
         below = self.path.split("?")[0].removeprefix("/api/repos/ns/name")
         if below == f"/file/{COMMIT}/big.bin":
             return self.send(200, CONTENT)
         answer = ANSWERS.get(below)
         return self.answer(404 if answer is None else 200, answer or {"status": "error"})
 
-    def _forward(self, upstream: str) -> None:
-        connection = http.client.HTTPConnection(upstream, timeout=60)
+    def forwarded(self) -> tuple[int, bytes]:
+        """Status and body of the real server's answer."""
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=60)
         headers = {key: value for key, value in self.headers.items() if key != "Host"}
         connection.request(self.command, self.path, self.body, headers)
         answer = connection.getresponse()
         body = answer.read()
         connection.close()
-        self.send(answer.status, body)
+        return answer.status, body
 
     def answer(self, status: int, value: Any = None, **headers: str) -> bool:
         """Send JSON."""
