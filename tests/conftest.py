@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from oxen_server import own_oxen_server, oxen_server
 from tiny_project import PROJECT, TINY, stage_command, write_params
 
 from pipeline.data.packing import pack
 from pipeline.data.tokenizer import train_char_tokenizer
+
+__all__ = ["own_oxen_server", "oxen_server"]  # fixtures for every test
 
 # The sizes here are tiny, and several tests run at once.
 torch.set_num_threads(1)

@@ -7,9 +7,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from pipeline.errors import DataError
+import xxhash
+
+from pipeline.errors import DataError, RepositoryError
 
 
 @contextmanager
@@ -59,6 +61,32 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def oxen_hash(path: Path) -> str:
+    """Oxen's name of a file's content: its xxh3-128 in hex without leading zeros."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return f"{digest.intdigest():x}"
+
+
+def is_whole(path: Path, size: int, content: str) -> bool:
+    """Whether a file of so many bytes, whose `oxen_hash` is `content`, is there."""
+    return path.is_file() and path.stat().st_size == size and oxen_hash(path) == content
+
+
+def inside(path: str) -> str:
+    """A file's path within a repository, as the repository itself would write it.
+
+    Raises:
+        RepositoryError: it is absolute, empty, or leads out.
+    """
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise RepositoryError(f"no path inside the repository (got {path})")
+    return pure.as_posix()
 
 
 def count_rows(path: Path) -> int:

@@ -20,13 +20,16 @@ STRANGERS_PATIENCE = 30.0
 
 
 @contextmanager
-def locked(repository: Path) -> Iterator[None]:
-    """Hold the lock of a repository's folder; it lies in our store, as the folder may be foreign.
+def locked(repository: Path | str) -> Iterator[None]:
+    """Hold the lock of a repository's folder, or of a name that processes here agree on.
+
+    It lies in our store, as the folder may be foreign.
 
     Raises:
         BusyError: another process has held it for too long.
     """
-    key = hashlib.sha256(str(repository.resolve()).encode()).hexdigest()[:16]
+    name = str(repository.resolve() if isinstance(repository, Path) else repository)
+    key = hashlib.sha256(name.encode()).hexdigest()[:16]
     lock = FileLock(store() / "oxen" / "locks" / f"{key}.lock")
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -10,6 +10,7 @@ import oxen
 
 from pipeline.errors import BusyError, RepositoryError
 from pipeline.files import store
+from pipeline.remote.credentials import OURS
 
 
 @contextmanager
@@ -54,7 +55,7 @@ def configure() -> None:
     os.environ["OXEN_CONFIG_DIR"] = str(folder)
     if not (folder / name).exists():
         partial = folder / f"{os.getpid()}.toml"
-        oxen.user.config_user("text-diffusion-pipeline", "pipeline@localhost", str(partial))
+        oxen.user.config_user(*OURS, str(partial))
         partial.replace(folder / name)
 
 

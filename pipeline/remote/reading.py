@@ -8,10 +8,10 @@ import oxen
 
 from pipeline.errors import RepositoryError
 from pipeline.files import whole
-from pipeline.remote.folders import scratch_folder
+from pipeline.remote.folders import is_whole, oxen_hash, scratch_folder
 from pipeline.remote.locks import locked
 from pipeline.remote.repository import Entry, named
-from pipeline.remote.snapshot import Snapshot, copy_databases, oxen_hash
+from pipeline.remote.snapshot import Snapshot, copy_databases
 
 
 def resolve(repository: Path, revision: str) -> str:
@@ -65,6 +65,8 @@ def fetch(repository: Path, commit: str, files: Mapping[str, str], folder: Path)
                     raise RepositoryError(f"{file} of {repository} is a folder: name a file")
         snapshot.check()
         for file in set(files.values()):
+            if is_whole(folder / file, (scratch / file).stat().st_size, oxen_hash(scratch / file)):
+                continue
             with whole(folder / file) as partial:
                 (scratch / file).replace(partial)
 

@@ -1,6 +1,5 @@
 """What stages know of a repository of versioned files, and how its name becomes one."""
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import RepositoryError
-from pipeline.files import from_root
 from pipeline.params import Network
+from pipeline.remote.address import Address, parse_repo
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,11 @@ class Entry:
 
 
 class Repository(Protocol):
-    """Files at commits. Every method raises RepositoryError, or BusyError when another holds it."""
+    """Files at commits.
+
+    Every method raises RepositoryError, or BusyError when another process holds the repository;
+    ServerError, a kind of the first, when its server is away or refuses.
+    """
 
     def resolve(self, revision: str) -> str:
         """The commit id that a branch or a full commit id names."""
@@ -39,11 +42,14 @@ class Repository(Protocol):
         """Every file of a commit, sorted by path."""
 
     def fetch(self, commit: str, files: Mapping[str, str], folder: Path) -> None:
-        """Write files of a commit into an empty `folder`, whole and checked against their hashes.
+        """Write files of a commit into `folder`, whole and checked against their hashes.
+
+        One that is there already, whole, is kept as it is; so a fetch that failed or was killed
+        is taken up by the next one into the same folder.
 
         Args:
             files: what a message calls a file (its key in params.yaml) -> its path at the commit.
-            folder: keeps each file's path; the caller removes it when this fails or is killed.
+            folder: keeps each file's path.
         """
 
     def read(self, path: str) -> str | None:
@@ -58,27 +64,30 @@ class Repository(Protocol):
 
 
 def open_repository(repo: str, network: Network, *, create: bool = False) -> Repository:
-    """The repository that `bundled` or a path names; `create`: the first commit may make it.
+    """The repository that an address, a path or `bundled` names; no server is asked anything yet.
 
+    Args:
+        repo: as `parse_repo` reads it.
+        network: patience with a server.
+        create: whether the first commit may make it.
     Raises:
-        RepositoryError: there is none, what is there is no Oxen repository, or it is remote.
+        RepositoryError: the name is none, or there is no Oxen repository at the path.
     """
-    # Late: both implement the protocol above, and Oxen is slow to import.
-    from pipeline.remote.bundled import BundledRepository
-    from pipeline.remote.local import LocalRepository
+    # Late: all implement the protocol above, and Oxen is slow to import.
+    address = parse_repo(repo)
+    if address == "bundled":
+        from pipeline.remote.bundled import BundledRepository
 
-    if repo == "bundled":
         if create:
             raise RepositoryError("bundled names can only be read: give the path of a repository")
         return BundledRepository()
-    if re.match(r"https?://", repo, re.IGNORECASE):
-        raise RepositoryError(
-            f"remote hosts are not supported yet (got {repo}): "
-            "give the path of a local Oxen repository, or bundled"
-        )
-    if "://" in repo:
-        raise RepositoryError(f"no path of a local Oxen repository, nor bundled (got {repo})")
-    return LocalRepository(from_root(repo), create=create)
+    if isinstance(address, Address):
+        from pipeline.remote.server import ServerRepository
+
+        return ServerRepository(address, network, create=create)
+    from pipeline.remote.local import LocalRepository
+
+    return LocalRepository(Path(address), create=create)
 
 
 @contextmanager
@@ -87,4 +96,4 @@ def named(key: str) -> Iterator[None]:
     try:
         yield
     except RepositoryError as error:
-        raise RepositoryError(f"{key}: {error}") from None
+        raise type(error)(f"{key}: {error}") from None

@@ -9,12 +9,12 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import oxen
-import xxhash
 
 from pipeline.errors import BusyError, RepositoryError
+from pipeline.remote.folders import inside, oxen_hash
 
 # Content; one folder a commit; what is staged or being merged, which is nothing of a commit.
 _NOT_COPIED = ("versions", "history", "staged", "workspaces", "merge")
@@ -44,12 +44,10 @@ class Snapshot:
         Raises:
             RepositoryError: `file` is no path inside a repository.
         """
-        path = PurePosixPath(file)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise RepositoryError(f"no path inside the repository (got {file})")
+        path = inside(file)
         # Status names what lies in a folder only where that folder exists.
-        (self._folder / path.parent).mkdir(parents=True, exist_ok=True)
-        return path.as_posix() in self.missing()
+        (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
+        return path in self.missing()
 
     def missing(self) -> list[str]:
         """What the commit has and `folder` does not: files, and folders missing altogether."""
@@ -94,15 +92,6 @@ class Snapshot:
                     f"{self._repository} holds damaged content of "
                     f"{path.relative_to(self._folder)} at commit {self._commit}"
                 )
-
-
-def oxen_hash(path: Path) -> str:
-    """Oxen's name of a file's content: its xxh3-128 in hex without leading zeros."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return f"{digest.intdigest():x}"
 
 
 def copy_databases(repository: Path, folder: Path, commit: str | None = None) -> None:

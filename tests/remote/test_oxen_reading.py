@@ -172,9 +172,6 @@ def test_processes_fetch_at_once_while_another_commits(history, tmp_path):
 @pytest.mark.parametrize(
     ("repo", "message"),
     [
-        ("https://hub.oxen.ai/ns/name", "remote hosts are not supported yet (got https://hub"),
-        ("HTTP://127.0.0.1:3000/ns/name", "remote hosts are not supported yet (got HTTP://127"),
-        ("file:///somewhere", "no path of a local Oxen repository, nor bundled (got file:///some"),
         ("nowhere", "no Oxen repository at {project}/nowhere"),
         ("folder", "{project}/folder is no Oxen repository (it has no .oxen folder)"),
         ("folder/file", "{project}/folder/file is no Oxen repository (it has no .oxen folder)"),

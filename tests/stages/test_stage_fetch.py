@@ -169,7 +169,10 @@ def test_a_missing_file_a_branch_and_an_empty_dataset(names, capsys):
     [
         ({"revision": "abc"}, "data.revision: the bundled names have one revision, the SHA-256"),
         ({"repo": "nowhere"}, "data.repo: no Oxen repository at"),
-        ({"repo": "https://hub.oxen.ai/ox/x"}, "data.repo: remote hosts are not supported yet"),
+        (
+            {"repo": "https://hub.oxen.ai/ox"},
+            "data.repo: an address is https://HOST/NAMESPACE/NAME",
+        ),
     ],
 )
 def test_what_needs_no_fetch_to_refuse(capsys, data, message):

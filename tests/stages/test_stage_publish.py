@@ -154,7 +154,7 @@ def test_what_cannot_be_published_to(project, capsys):
     for repo, message in {
         "artifacts": "is no Oxen repository (it has no .oxen folder)",
         "bundled": "bundled names can only be read",
-        "https://hub.oxen.ai/ns/samples": "remote hosts are not supported yet",
+        "https://hub.oxen.ai/samples": "an address is https://HOST/NAMESPACE/NAME",
     }.items():
         values["publish"]["repo"] = repo
         Path("params.yaml").write_text(yaml.safe_dump(values))
