@@ -25,10 +25,10 @@ class Section(BaseModel):
 
 
 class DataFiles(Section):
-    """Files of the repository, one for each split."""
+    """Files of the repository for each split: a path, or a pattern."""
 
     train: Text
-    test: Text
+    test: Text | None
 
     @model_validator(mode="after")
     def _differ(self) -> Self:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import typer
 
-from pipeline.data.corpus import read_documents
 from pipeline.data.packed import Meta
 from pipeline.data.packing import pack
+from pipeline.data.splits import split_documents
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
 from pipeline.params import load_params
@@ -17,10 +17,12 @@ from pipeline.params import load_params
 def main(data: Path, tokenizer: Path, packed: Path) -> None:
     """Write `packed`, the folder of blocks, from the files in `data`."""
     params = load_params()
-    files = {"train": params.data.files.train, "test": params.data.files.test}
     meta = pack(
         packed,
-        {split: read_documents(data / name, params.data.column) for split, name in files.items()},
+        {
+            "train": split_documents(data, "train", params.data),
+            "test": split_documents(data, "test", params.data),
+        },
         TextTokenizer.load(tokenizer),
         mode=params.pack.mode,
         length=params.pack.length,

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from pipeline.data.corpus import read_documents
 from pipeline.data.packed import Packed
+from pipeline.data.splits import documents_among
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import memory_for, pick_device
 from pipeline.errors import DataError, reported
@@ -35,7 +35,7 @@ def held_out_blocks(packed: Packed, index: Ints, tokenizer: TextTokenizer) -> Sa
 def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -> None:
     """Write every figure to OUT, averaged over draws of as many blocks as there are samples."""
     params = load_params()
-    settings, files, column = params.score, params.data.files, params.data.column
+    settings = params.score
     text, blocks = TextTokenizer.load(tokenizer), Packed.open(packed)
     if len(blocks.test) < params.sample.num:
         raise DataError(
@@ -63,19 +63,10 @@ def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -
             batch_size=settings.batch_size,
             desc="score real text",
         )
-    texts = set(drawn.texts)
     # No window of running text is a document: there is none to look for.
-    train, held_out = (
-        texts.intersection(read_documents(data / name, column)) if drawn.mode == "pad" else set()
-        for name in (files.train, files.test)
-    )
-    figures = statistics(
-        drawn,
-        scored,
-        vocabulary=text,
-        train=train,
-        held_out=held_out,
-    )
+    texts = drawn.texts if drawn.mode == "pad" else []
+    train, held_out = documents_among(texts, data, params.data)
+    figures = statistics(drawn, scored, vocabulary=text, train=train, held_out=held_out)
     write_json(out, score_draws(drawn, scored, scorer, figures, draws=draws[:, index]))
 
 

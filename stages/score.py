@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from pipeline.data.corpus import read_documents
+from pipeline.data.splits import documents_among
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import memory_for, pick_device
 from pipeline.errors import reported
@@ -39,19 +39,10 @@ def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) 
             batch_size=settings.batch_size,
             desc=f"score {samples.stem}",
         )
-    texts, files, column = set(drawn.texts), params.data.files, params.data.column
     # No window of running text is a document: there is none to look for.
-    train, held_out = (
-        texts.intersection(read_documents(data / name, column)) if drawn.mode == "pad" else set()
-        for name in (files.train, files.test)
-    )
-    figures = statistics(
-        drawn,
-        scored,
-        vocabulary=text,
-        train=train,
-        held_out=held_out,
-    )
+    texts = drawn.texts if drawn.mode == "pad" else []
+    train, held_out = documents_among(texts, data, params.data)
+    figures = statistics(drawn, scored, vocabulary=text, train=train, held_out=held_out)
     row = score_samples(
         drawn,
         scored,

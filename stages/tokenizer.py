@@ -5,8 +5,8 @@ from pathlib import Path
 import typer
 
 from pipeline.data.byte_level import train_bpe_tokenizer
-from pipeline.data.corpus import read_documents
 from pipeline.data.gpt2 import fetch_gpt2_tokenizer
+from pipeline.data.splits import split_documents
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import reported
 from pipeline.params import load_params
@@ -19,7 +19,7 @@ def main(data: Path, tokenizer: Path) -> None:
     if params.tokenizer.kind == "gpt2":
         fetch_gpt2_tokenizer(params.tokenizer.source).save(tokenizer)
         return
-    documents = read_documents(data / params.data.files.train, params.data.column)
+    documents = split_documents(data, "train", params.data)
     if params.tokenizer.kind == "bpe":
         train_bpe_tokenizer(documents, params.tokenizer.vocab_size).save(tokenizer)
     else:

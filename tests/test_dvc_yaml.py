@@ -33,9 +33,9 @@ TABLE = {
     ),
     "data.files.test": (
         "other.parquet",
-        ["fetch", "pack", *SCORE, "real_text", *LOGGED],
+        ["fetch", "tokenizer", "pack", *SCORE, "real_text", *LOGGED],
     ),
-    "data.holdout": (0.5, LOGGED),
+    "data.holdout": (0.5, ["tokenizer", "pack", *SCORE, "real_text", *LOGGED]),
     "network.connect_seconds": (5, []),
     "network.stall_seconds": (5, []),
     "network.retries": (5, []),

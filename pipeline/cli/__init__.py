@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import explain, generate, importing, project, tune, verify
+from pipeline.cli import explain, generate, importing, pinning, project, tune, verify
 
 app = typer.Typer(
     help="Sample, infill and look into text diffusion models.",
@@ -23,6 +23,7 @@ for command in (
     project.clean,
     verify.verify,
     tune.tune,
+    pinning.pin,
 ):
     app.command()(command)
 app.command("import")(importing.import_)

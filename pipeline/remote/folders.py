@@ -35,6 +35,30 @@ def in_place_of(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
+def resumed_in_place_of(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that takes its place on success, and stays as it is on failure.
+
+    What a killed or failed process left in it is there again; call it under a lock. Data that
+    cannot be used (DataError) is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    for left in path.parent.glob(f"{partial.name}.*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir(exist_ok=True)
+    try:
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    except DataError:
+        shutil.rmtree(partial)
+        raise
+    finally:
+        if partial.is_dir() and not any(partial.iterdir()):
+            partial.rmdir()
+
+
+@contextmanager
 def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
     """A temporary folder, on the disk of the folder `beside` when given, gone afterwards.
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import oxen
 
-from pipeline.errors import RepositoryError
+from pipeline.errors import DataError, RepositoryError
 from pipeline.files import whole
-from pipeline.remote.folders import is_whole, oxen_hash, scratch_folder
+from pipeline.remote.folders import count_rows, is_whole, oxen_hash, scratch_folder
 from pipeline.remote.locks import locked
 from pipeline.remote.repository import Entry, named
 from pipeline.remote.snapshot import Snapshot, copy_databases
@@ -42,9 +42,21 @@ def entries(repository: Path, commit: str) -> list[Entry]:
         snapshot.restore(".")
         snapshot.check()
         return [
-            Entry(path.relative_to(scratch).as_posix(), path.stat().st_size, oxen_hash(path))
+            Entry(
+                path.relative_to(scratch).as_posix(),
+                path.stat().st_size,
+                oxen_hash(path),
+                _rows(path),
+            )
             for path in sorted(snapshot.files())
         ]
+
+
+def _rows(path: Path) -> int | None:
+    try:
+        return count_rows(path)
+    except DataError:
+        return None
 
 
 def fetch(repository: Path, commit: str, files: Mapping[str, str], folder: Path) -> None:

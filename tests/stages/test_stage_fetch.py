@@ -121,8 +121,9 @@ def test_a_local_repository_at_an_old_commit(names, tmp_path):
     write_params(repo=repo, revision=pinned, files=files)
     Path("artifacts/data").mkdir(parents=True)
     Path("artifacts/data/stale.parquet").write_text("of an earlier fetch")
-    for killed in (".data.1.partial", ".data.1.partial.x.partial"):
-        Path("artifacts", killed).mkdir()
+    for killed in (".data.partial/deep", ".data.partial.x.partial"):
+        Path("artifacts", killed).mkdir(parents=True)
+    Path("artifacts/.data.partial/deep/other.parquet").write_text("of another commit")
     provenance = fetch()
     assert provenance["repo"] == repo
     assert provenance["commit"] == pinned
@@ -154,10 +155,12 @@ def test_a_missing_file_a_branch_and_an_empty_dataset(names, capsys):
     message = refused(capsys)
     assert "error: data.revision: a branch moves" in message
     assert "(got main, which is at " in message
+    assert "`sedd pin main` writes it" in message
 
     write_params(repo=repo, revision=pinned[:8])
     message = refused(capsys)
     assert f"error: data.revision: {path} has no commit {pinned[:8]} " in message
+    assert "`sedd pin` takes the newest commit of main" in message
 
     files = {"train": "empty.parquet", "test": "deep/test.parquet"}
     write_params(repo=repo, revision=pinned, files=files)

@@ -1,0 +1,110 @@
+"""`sedd pin`: move `data.revision` to the head of a branch, having shown what that changes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import RepositoryError, ServerError, reported
+
+if TYPE_CHECKING:
+    from pipeline.params import DataFiles
+    from pipeline.remote.repository import Entry, Repository
+
+PARAMS = Path("params.yaml")
+MOST = 20
+"""Files of each kind of change that are named."""
+
+
+@reported
+def pin(
+    branch: Annotated[str, typer.Argument(help="Whose newest commit is pinned.")] = "main",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what changed.")] = False,
+) -> None:
+    """Pin data.revision in params.yaml to a branch's newest commit, and show what that changes."""
+    from pipeline.data.splits import files_of
+    from pipeline.params import load_params
+    from pipeline.remote.repository import named, open_repository
+    from pipeline.yamledit import edit_yaml
+
+    params = load_params(PARAMS)
+    data = params.data
+    with named("data.repo"):
+        repository = open_repository(data.repo, params.network)
+        head = _head(repository, data.repo, branch)
+        entries = repository.entries(head)
+        files_of((entry.path for entry in entries), data.files)
+        before = _entries_before(repository, data.revision)
+    if before is None:
+        print(f"{data.repo} has no commit {data.revision}, which was pinned: it is replaced")
+        before = []
+    if head == data.revision:
+        print(f"{data.repo}: {head} is pinned, and the newest commit of {branch}")
+        return
+    for line in changes(before, entries, data.files):
+        print(line)
+    if dry_run:
+        print(f"the newest commit of {branch} is {head}; without --dry-run it is pinned")
+        return
+    edit_yaml(PARAMS, {"data.revision": head})
+    print(f"pinned {head}, the newest commit of {branch} of {data.repo}; now run dvc repro")
+
+
+def _head(repository: "Repository", repo: str, branch: str) -> str:
+    if repo == "bundled":
+        from pipeline.remote.bundled import shipped_revision
+
+        return shipped_revision()
+    head = repository.resolve(branch)
+    if head == branch:
+        raise RepositoryError(f"a branch is asked for, such as main (got the commit {branch})")
+    return head
+
+
+def _entries_before(repository: "Repository", revision: str) -> "list[Entry] | None":
+    """Files at the pinned commit; None where the repository has no such commit."""
+    try:
+        if repository.resolve(revision) != revision:
+            return None
+    except ServerError:
+        raise
+    except RepositoryError:
+        return None
+    return repository.entries(revision)
+
+
+def changes(before: "Iterable[Entry]", after: "Iterable[Entry]", files: "DataFiles") -> list[str]:
+    """Lines that say which files were added, removed and changed; those of a split name it."""
+    from pipeline.data.splits import matching
+
+    old = {entry.path: entry for entry in before}
+    new = {entry.path: entry for entry in after}
+    kinds = {
+        "added": [path for path in new if path not in old],
+        "removed": [path for path in old if path not in new],
+        "changed": [path for path in new if path in old and new[path].hash != old[path].hash],
+    }
+    split_of = {
+        path: split
+        for split, name in files.model_dump().items()
+        if name is not None
+        for path in matching({*old, *new}, name)
+    }
+    lines = []
+    for kind, paths in kinds.items():
+        ordered = sorted(paths, key=lambda path: (path not in split_of, path))
+        for path in ordered[:MOST]:
+            used = f"  ({split_of[path]})" if path in split_of else ""
+            lines.append(f"{kind:8} {path}{_rows(old.get(path), new.get(path))}{used}")
+        if len(ordered) > MOST:
+            lines.append(f"{kind:8} and {len(ordered) - MOST:,} more")
+    touched = any(path in split_of for paths in kinds.values() for path in paths)
+    if not touched:
+        lines.append("no file of data.files changes: what was trained on them stays as it is")
+    return lines
+
+
+def _rows(old: "Entry | None", new: "Entry | None") -> str:
+    counts = [f"{entry.rows:,}" for entry in (old, new) if entry and entry.rows is not None]
+    return f"  {' -> '.join(counts)} rows" if counts else ""

@@ -1,0 +1,101 @@
+"""Which files, and which of their documents, are a split."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from pipeline.data.corpus import read_documents
+from pipeline.errors import DataError
+from pipeline.params import Data, DataFiles
+
+Split = Literal["train", "test"]
+
+
+def is_pattern(name: str) -> bool:
+    """Whether more than one path can match."""
+    return any(character in name for character in "*?[")
+
+
+def matching(paths: Iterable[str], name: str) -> list[str]:
+    """The paths that `name` means, sorted: itself, or what it matches as a pattern.
+
+    In a pattern * stands for any characters, also for /, ? for one, and [ab] for one of these.
+    """
+    held = sorted(paths)
+    return [name] if name in held else [path for path in held if fnmatchcase(path, name)]
+
+
+def files_of(paths: Iterable[str], files: DataFiles) -> dict[str, list[str]]:
+    """The paths of each split that has files, by split.
+
+    Raises:
+        DataError: a split has none, or one file is in both; named by its key in params.yaml.
+    """
+    held = sorted(paths)
+    found = {"train": _chosen(held, "train", files.train)}
+    if files.test is not None:
+        found["test"] = _chosen(held, "test", files.test)
+    if both := set(found["train"]).intersection(found.get("test", [])):
+        raise DataError(
+            f"data.files: {', '.join(sorted(both))} would be in both train and test "
+            f"(got {files.train} and {files.test})"
+        )
+    return found
+
+
+def _chosen(held: list[str], split: Split, name: str) -> list[str]:
+    chosen = matching(held, name)
+    if not chosen:
+        raise DataError(
+            f"data.files.{split}: no file matches (got {name}); there are "
+            f"{', '.join(held) or 'none'}"
+        )
+    return chosen
+
+
+def is_held_out(text: str, share: float) -> bool:
+    """Whether a document belongs to the held-out `share`: decided by its text alone.
+
+    So a split stays the same when documents are added, and equal ones are on the same side.
+    """
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) < share * 2**64
+
+
+def split_documents(folder: Path, split: Split, data: Data) -> Iterator[str]:
+    """Stream the documents of a split from the fetched files, file after file by name.
+
+    Args:
+        folder: where the files are.
+        split: which documents; without test files, those of train that `data.holdout` takes.
+        data: which files, which column and which share.
+    Raises:
+        DataError: files are missing or damaged, or the split has no document.
+    """
+    held = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    test = data.files.test if split == "test" else None
+    chosen = _chosen(held, split, test or data.files.train)
+    documents = (text for name in chosen for text in read_documents(folder / name, data.column))
+    if data.files.test is not None:
+        yield from documents
+        return
+    is_empty = True
+    for text in documents:
+        if is_held_out(text, data.holdout) == (split == "test"):
+            is_empty = False
+            yield text
+    if is_empty:
+        raise DataError(f"data.holdout: no document is in {split} (got {data.holdout:g})")
+
+
+def documents_among(texts: Iterable[str], folder: Path, data: Data) -> tuple[set[str], set[str]]:
+    """Those of `texts` that are documents of the training split, and of the held-out one."""
+    wanted = set(texts)
+    if not wanted:
+        return set(), set()
+    return (
+        wanted.intersection(split_documents(folder, "train", data)),
+        wanted.intersection(split_documents(folder, "test", data)),
+    )

@@ -1,0 +1,117 @@
+"""`sedd pin` on local repositories: what it shows, and the one value that it writes."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from tiny_project import NETWORK, PROJECT
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.remote.repository import open_repository
+from pipeline.yamledit import edit_yaml
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tmp_path / "no configuration"))
+    (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    return tmp_path
+
+
+def pin(*arguments):
+    return CliRunner().invoke(app, ["pin", *arguments])
+
+
+def table(path: Path, rows: int) -> Path:
+    parquet.write_table(pa.table({"text": [f"{path.name} {row}" for row in range(rows)]}), path)
+    return path
+
+
+@pytest.fixture
+def commits(project):
+    """A repository of two commits, the first of which is pinned."""
+    repository = open_repository("texts", NETWORK, create=True)
+    first = {"train-0.parquet": table(project / "a", 3), "old.parquet": table(project / "b", 2)}
+    second = {
+        "train-0.parquet": table(project / "c", 5),
+        "train-1.parquet": table(project / "d", 4),
+    }
+    ids = [repository.commit(files, f"number {n}") for n, files in enumerate([first, second])]
+    edit_yaml(
+        project / "params.yaml",
+        {"data.repo": "texts", "data.revision": ids[0], "data.files.train": "train-*.parquet"},
+    )
+    edit_yaml(project / "params.yaml", {"data.files.test": None})
+    return ids
+
+
+def test_the_newest_commit_is_shown_then_pinned(commits, project):
+    before = (project / "params.yaml").read_text()
+    result = pin("--dry-run")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[:-1] == [
+        "added    train-1.parquet  4 rows  (train)",
+        "changed  train-0.parquet  3 -> 5 rows  (train)",
+    ]
+    assert (project / "params.yaml").read_text() == before
+    result = pin()
+    assert f"pinned {commits[1]}, the newest commit of main of texts" in result.stdout
+    assert (project / "params.yaml").read_text() == before.replace(commits[0], commits[1])
+    assert pin().stdout == f"texts: {commits[1]} is pinned, and the newest commit of main\n"
+
+
+def test_a_commit_that_leaves_the_files_alone_says_so(commits, project):
+    pin()
+    repository = open_repository("texts", NETWORK)
+    (project / "readme").write_text("words")
+    repository.commit({"README.md": project / "readme"}, "words")
+    result = pin()
+    assert result.stdout.splitlines()[:2] == [
+        "added    README.md",
+        "no file of data.files changes: what was trained on them stays as it is",
+    ]
+
+
+def test_a_pinned_commit_of_another_repository_is_replaced(commits, project):
+    edit_yaml(project / "params.yaml", {"data.revision": "0" * 31 + "1"})
+    result = pin()
+    assert "texts has no commit 00" in result.stdout
+    assert "it is replaced" in result.stdout
+    assert commits[1] in (project / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments", "message"),
+    [
+        ({}, ["other"], "error: data.repo: "),
+        ({"data.files.train": "x*"}, [], "error: data.files.train: no file matches (got x*)"),
+        ({"data.repo": "nowhere"}, [], "error: data.repo: no Oxen repository at "),
+        ({"data.repo": "http://127.0.0.1:1/ns/name"}, [], "refuses connections"),
+    ],
+)
+def test_what_cannot_be_pinned_leaves_the_file(commits, project, values, arguments, message):
+    edit_yaml(project / "params.yaml", {"network.retries": 0, **values})
+    before = (project / "params.yaml").read_bytes()
+    result = pin(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_a_commit_is_no_branch(commits):
+    assert f"a branch is asked for, such as main (got the commit {commits[0]})" in (
+        pin(commits[0]).stderr
+    )
+
+
+def test_the_bundled_names_have_one_revision(project):
+    result = pin()
+    assert "is pinned, and the newest commit of main" in result.stdout
+    right = (project / "params.yaml").read_bytes()
+    edit_yaml(project / "params.yaml", {"data.revision": "abc"})
+    assert "it is replaced" in pin().stdout
+    assert (project / "params.yaml").read_bytes() == right

@@ -1,0 +1,101 @@
+"""Files and documents of a split: patterns, and what is held out."""
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+from tiny_project import shipped_params
+
+from pipeline.data.splits import (
+    documents_among,
+    files_of,
+    is_held_out,
+    matching,
+    split_documents,
+)
+from pipeline.errors import DataError
+from pipeline.params import Data, DataFiles
+
+
+def data_of(train="train-*.parquet", test=None, holdout=0.25):
+    files = {"train": train, "test": test}
+    return Data(**shipped_params()["data"] | {"files": files, "holdout": holdout, "column": "text"})
+
+
+def test_a_name_is_itself_or_what_it_matches():
+    paths = ["b/train-1.parquet", "a/train-0.parquet", "test.parquet", "odd[1].parquet"]
+    assert matching(paths, "test.parquet") == ["test.parquet"]
+    assert matching(paths, "*/train-?.parquet") == ["a/train-0.parquet", "b/train-1.parquet"]
+    assert matching(paths, "odd[1].parquet") == ["odd[1].parquet"]
+    assert matching(paths, "*.parquet") == sorted(paths)
+    assert matching(paths, "train") == []
+
+
+def test_splits_must_have_files_of_their_own():
+    paths = ["train-0.parquet", "train-1.parquet", "test.parquet"]
+    assert files_of(paths, DataFiles(train="train-*", test=None)) == {"train": paths[:2]}
+    with pytest.raises(DataError, match=r"data\.files\.test: no file matches \(got x\*\).*train-0"):
+        files_of(paths, DataFiles(train="train-*", test="x*"))
+    with pytest.raises(DataError, match=r"test\.parquet would be in both train and test"):
+        files_of(paths, DataFiles(train="t*", test="test.parquet"))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=8), max_size=30), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_a_document_alone_decides_its_side(texts, one, other):
+    """Whatever stands beside it; a larger share takes more, and gives none back."""
+    low, high = sorted((one, other))
+    for text in texts:
+        assert is_held_out(text, low) <= is_held_out(text, high)
+    assert [is_held_out(text, low) for text in texts[::-1]] == [
+        is_held_out(text, low) for text in texts
+    ][::-1]
+
+
+def test_the_share_held_out_is_the_one_asked_for():
+    """20,000 documents: within four standard deviations, a chance of 1 in 16,000 otherwise."""
+    num, share = 20_000, 0.05
+    held = sum(is_held_out(f"document {n}", share) for n in range(num))
+    assert abs(held - num * share) < 4 * (num * share * (1 - share)) ** 0.5
+    # Known values: every machine must split alike.
+    assert [n for n in range(60) if is_held_out(str(n), share)] == [29]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for shard in range(2):
+        texts = [f"text {number}" for number in range(40 * shard, 40 * shard + 40)] + ["twice"]
+        parquet.write_table(pa.table({"text": texts}), tmp_path / f"train-{shard}.parquet")
+    return tmp_path
+
+
+def test_splits_of_one_split_are_disjoint_whole_and_in_order(shards):
+    train, test = (list(split_documents(shards, split, data_of())) for split in ("train", "test"))
+    numbers = [int(text.split()[1]) for text in train if text != "twice"]
+    assert numbers == sorted(numbers)
+    assert set(train).isdisjoint(test)
+    assert sorted(train + test) == sorted([f"text {n}" for n in range(80)] + ["twice"] * 2)
+    assert 5 < len(test) < 40
+    found = documents_among(["text 3", "twice", "none"], shards, data_of())
+    assert found[0] | found[1] == {"text 3", "twice"}
+    assert not found[0] & found[1]
+
+
+def test_rows_that_are_added_move_no_document(shards):
+    before = {split: set(split_documents(shards, split, data_of())) for split in ("train", "test")}
+    more = pa.table({"text": [f"new {number}" for number in range(100)]})
+    parquet.write_table(more, shards / "train-00.parquet")
+    for split, texts in before.items():
+        assert texts < set(split_documents(shards, split, data_of()))
+
+
+def test_a_file_of_the_test_split_holds_nothing_out(shards):
+    data = data_of("train-0.parquet", "train-1.parquet")
+    assert len(list(split_documents(shards, "train", data))) == 41
+    assert next(split_documents(shards, "test", data)) == "text 40"
+
+
+def test_a_split_without_documents_is_said(shards):
+    with pytest.raises(DataError, match=r"data\.holdout: no document is in test \(got 1e-09\)"):
+        list(split_documents(shards, "test", data_of(holdout=1e-9)))
