@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from faulty_server import COMMIT, CONTENT, Request, asking_for, serving
-from oxen_server import free_port
 from tiny_project import PROJECT
 
+from benchmarks.oxen_server import free_port
 from pipeline.errors import RepositoryError, ServerError
 from pipeline.params import Network
 from pipeline.remote.connection import waits
