@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks import curves, pack, sample, score, startup, to_bound, train
+from benchmarks import curves, oxen, pack, sample, score, startup, to_bound, train
 from benchmarks import profile as profiling
 from benchmarks.machine import Machine, measure_machine
 from benchmarks.report import line, machine_text, table
@@ -29,6 +29,7 @@ GROUPS: dict[str, Group] = {
     "sample_gpt2": sample.sample_gpt2,
     "pack_gpt2": pack.pack_gpt2,
     "score_gpt2": score.score_gpt2,
+    "oxen_fetch": oxen.oxen_fetch,
     "exp_run_1024": startup.exp_run_1024,
     "start_up": startup.start_up,
 }

@@ -10,7 +10,7 @@ import yaml
 from pipeline.params import Network
 
 PROJECT = Path(__file__).parents[1]
-NETWORK = Network(connect_seconds=1, stall_seconds=1, retries=1)
+NETWORK = Network(connect_seconds=5, stall_seconds=30, retries=1)  # of machines that are busy
 TINY = {
     "device": "cpu",
     "model.width": 16,

@@ -190,3 +190,15 @@ def test_a_relative_path_hangs_off_the_project(shared_history, project, tmp_path
     monkeypatch.chdir(tmp_path)
     relative = os.path.relpath(shared_history.path, project)
     assert str(open_repository(relative, NETWORK)) == str(shared_history.path.resolve())
+
+
+def test_what_is_whole_is_kept_and_what_is_not_is_fetched(shared_history, tmp_path):
+    repository = open_repository(str(shared_history.path), NETWORK)
+    files = {"a": "a.jsonl", "b": "sub/b.txt"}
+    repository.fetch(shared_history.first, files, tmp_path / "out")
+    kept, spoiled = tmp_path / "out" / "a.jsonl", tmp_path / "out" / "sub" / "b.txt"
+    os.utime(kept, (1, 1))
+    spoiled.write_text("b?")
+    repository.fetch(shared_history.first, files, tmp_path / "out")
+    assert kept.stat().st_mtime == 1
+    assert spoiled.read_text() == "b1"

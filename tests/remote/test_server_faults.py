@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from faulty_server import COMMIT, CONTENT, Request, asking_for, serving
-from oxen_server import free_port
 from tiny_project import PROJECT
 
+from benchmarks.oxen_server import free_port
 from pipeline.errors import RepositoryError, ServerError
 from pipeline.params import Network
-from pipeline.remote.connection import waits
+from pipeline.remote.connection import Server, waits
 from pipeline.remote.repository import open_repository
 
 NETWORK = Network(connect_seconds=0.5, stall_seconds=0.5, retries=2)
@@ -81,6 +82,18 @@ def test_a_host_that_accepts_and_never_answers():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         message = said_by(f"http://127.0.0.1:{silent.getsockname()[1]}/ns/name", 0.5)
     assert message == "no byte has moved for 0.5 s (network.stall_seconds)"
+
+
+def test_a_host_that_takes_no_bytes():
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        host = f"127.0.0.1:{deaf.getsockname()[1]}"
+        patient = NETWORK.model_copy(update={"connect_seconds": 0.1})
+        body = BytesIO(bytes(50 << 20))
+        started = time.monotonic()
+        with ends_within(0.5), pytest.raises(ServerError) as error:
+            Server("http", host, patient).send("PUT", "/", dict, body, None)
+        assert time.monotonic() - started > 0.5  # stalling is not connecting
+    assert str(error.value).endswith("no byte has moved for 0.5 s (network.stall_seconds)")
 
 
 def test_a_host_that_breaks_off():

@@ -246,22 +246,37 @@ def test_a_lost_answer_is_no_second_commit(oxen_server, sources):
     assert messages(oxen_server, oxen_server.url("lost", "name")) == ["once"]
 
 
-def test_killed_at_any_moment_then_committed_once(oxen_server, url, tmp_path):
-    rng = random.Random(0)
-    for turn in range(3):
-        files = {f"{name}-{turn}": tmp_path / f"{name}-{turn}" for name in ("big", "small")}
-        files[f"big-{turn}"].write_bytes(rng.randbytes(21 << 20))
-        files[f"small-{turn}"].write_text(f"{turn}")
-        for _ in range(2):
-            process = committing(url, f"turn {turn}", files)
-            time.sleep(rng.uniform(0.2, 0.8))
-            process.kill()
-            process.communicate()
-        process = committing(url, f"turn {turn}", files)
-        process.communicate(timeout=60)
-        assert process.returncode == 0
-    assert messages(oxen_server, url) == [f"turn {turn}" for turn in range(3)]
-    assert len(open_repository(url, NETWORK).entries("main")) == 6
+@pytest.mark.parametrize("done", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_killed_at_any_request_then_committed_once(oxen_server, url, tmp_path, done):
+    """`done`: whether the server still gets the request that its sender does not survive."""
+
+    def fault(request: Request) -> object:
+        if process is None or len(proxy.seen) < last:
+            return False
+        if done:
+            request.forwarded()
+        process.kill()
+        return request.cut()
+
+    repository = open_repository(url, NETWORK, create=True)
+    rng, process, last = random.Random(0), None, 1
+    with serving(fault, oxen_server.host) as proxy:
+        behind = url.replace(oxen_server.host, proxy.host)
+        for last in range(1, 20):
+            proxy.seen.clear()
+            files = {f"{name}-{last}": tmp_path / f"{name}-{last}" for name in ("big", "small")}
+            files[f"big-{last}"].write_bytes(rng.randbytes(11 << 20))
+            files[f"small-{last}"].write_text(f"{last}")
+            process = committing(behind, f"turn {last}", files)
+            process.communicate(timeout=60)
+            survived = process.returncode == 0
+            repository.commit(files, f"turn {last}")
+            if survived:
+                break
+    assert survived
+    assert last > 8  # a branch, a listing, a workspace, parts of two files, and the commit
+    assert messages(oxen_server, url) == [f"turn {turn}" for turn in range(1, last + 1)]
+    assert len(open_repository(url, NETWORK).entries("main")) == 2 * last
     assert oxen_server.get(f"/repos/{url.split('/', 3)[3]}/workspaces")["workspaces"] == []
 
 
