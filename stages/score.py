@@ -1,6 +1,7 @@
 """Score the samples of one step count: generative perplexity, and never it alone."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -11,7 +12,7 @@ from pipeline.errors import reported
 from pipeline.evaluation.gen_ppl import likelihood
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scorer import load_scorer
-from pipeline.evaluation.scores import score_samples, statistics
+from pipeline.evaluation.scores import by_sample, score_samples, statistics
 from pipeline.files import write_json
 from pipeline.params import load_params
 
@@ -45,13 +46,8 @@ def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) 
         texts.intersection(read_documents(data / name, column)) if drawn.mode == "pad" else set()
         for name in (files.train, files.test)
     )
-    figures = statistics(
-        drawn,
-        scored,
-        vocabulary=text,
-        train=train,
-        held_out=held_out,
-    )
+    known: dict[str, Any] = {"vocabulary": text, "train": train, "held_out": held_out}
+    figures = statistics(drawn, scored, **known)
     row = score_samples(
         drawn,
         scored,
@@ -60,7 +56,7 @@ def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) 
         num_bootstrap=settings.num_bootstrap,
         seed=settings.seed,
     )
-    write_json(out, row)
+    write_json(out, row | {"by_sample": by_sample(drawn, scored, **known)})
 
 
 if __name__ == "__main__":

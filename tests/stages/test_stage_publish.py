@@ -40,18 +40,23 @@ def write_experiment(folder: Path, seed: int = 0, **metrics: Any) -> None:
     values["sample"]["seed"] = seed
     values["tracking"]["uri"] = "https://user:secret@example.org"
     artifacts, reports = folder / "artifacts", folder / "reports"
-    for path in (artifacts / "samples", artifacts / "checkpoint", reports):
+    for path in (artifacts / "samples", artifacts / "scores", artifacts / "checkpoint", reports):
         path.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     (artifacts / "checkpoint" / "model.safetensors").write_bytes(b"weights")
     (artifacts / "runs").mkdir(exist_ok=True)
-    (artifacts / "runs" / "train.json").write_text('{"device": "cpu"}')
-    (artifacts / "provenance.json").write_text('{"repo": "bundled", "commit": "d1", "files": []}')
+    (artifacts / "runs" / "train.json").write_text('{"device": "cpu", "fingerprint": "train-f1"}')
+    data = {"repo": "bundled", "revision": "r1", "commit": "d1", "files": []}
+    (artifacts / "provenance.json").write_text(json.dumps(data))
     (reports / "metrics.json").write_text(json.dumps({**METRICS, **metrics}))
     for n in range(1, 5):
         sample = {"num_steps": n, "seed": seed, "text": "Ada", "ids": [3, 1], "nfe": n}
         rows = [json.dumps({"index": index, **sample}) for index in range(2)]
         (artifacts / "samples" / f"{n}.jsonl").write_text("\n".join(rows) + "\n")
+        known = {"index": [0, 1], "nats": [n + 0.5, 2.0], "scored_tokens": [4, 4]}
+        known |= {"well_formed": [True, False], "in_train": [True, True]}
+        known |= {"in_held_out": [False, False]}
+        (artifacts / "scores" / f"{n}.json").write_text(json.dumps({"by_sample": known}))
 
 
 @pytest.fixture(autouse=True)
