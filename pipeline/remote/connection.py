@@ -224,6 +224,8 @@ class Server:
             raise self.error(
                 "no such host is known here: check its name, and the network"
             ) from None
+        except NewConnectionError:  # For urllib3 a kind of the next.
+            raise PassingFault("the server refuses connections: does it run?") from None
         except ConnectTimeoutError:
             raise self.error(
                 f"no connection within {network.connect_seconds:g} s (network.connect_seconds)"
@@ -236,8 +238,6 @@ class Server:
             raise self.error(
                 "the proxy is of no use: see http_proxy, https_proxy, no_proxy"
             ) from None
-        except NewConnectionError:
-            raise PassingFault("the server refuses connections: does it run?") from None
         except (ReadTimeoutError, ProtocolError) as error:
             if isinstance(error, ReadTimeoutError) or isinstance(error.args[-1], TimeoutError):
                 raise self.error(

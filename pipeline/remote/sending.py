@@ -48,15 +48,16 @@ def commit(api: Api, branch: str, files: Mapping[str, Path], message: str) -> st
             }  # fmt: skip
             if not changed:
                 return _ours(api, branch, message) if asked else None
-            workspace = _Workspace(api, name, branch)
             try:
+                workspace = _Workspace(api, name, branch)
                 for path, source in changed.items():
                     workspace.add(path, source, hashes[path])
                 asked = True
                 return workspace.commit(message)
-            except Declined:  # Somebody was faster, or the answer to an earlier try was lost.
+            except Declined as declined:  # Another was faster, or an earlier answer was lost.
+                words = str(declined)
                 time.sleep(0.1 * number)
-        raise api.server.error(f"others have committed {_TRIES} times meanwhile: try again")
+        raise api.server.error(f"{_TRIES} tries to commit were declined, the last: {words}")
 
 
 def _head(api: Api, branch: str) -> str | None:

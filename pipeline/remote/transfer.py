@@ -10,7 +10,7 @@ import xxhash
 
 from pipeline.files import whole
 from pipeline.progress import progress
-from pipeline.remote.connection import MANY, PassingFault, Server
+from pipeline.remote.connection import MANY, Declined, PassingFault, Server
 from pipeline.remote.folders import is_whole
 from pipeline.remote.repository import Entry
 
@@ -51,7 +51,11 @@ def fetch_files(server: Server, files: Mapping[str, Entry], folder: Path) -> Non
 
         def fetch(source: str) -> None:
             entry = missing[source]
-            server.tried(lambda: _fetch(server, source, entry, folder / entry.path, came), pause)
+            path = folder / entry.path
+            try:
+                server.tried(lambda: _fetch(server, source, entry, path, came), pause)
+            except Declined as declined:
+                raise server.error(f"{entry.path} was listed, but is gone: {declined}") from None
 
         _at_once(fetch, list(missing), stop)
 
@@ -71,6 +75,8 @@ def _fetch(
                     digest.update(piece)
                     received += len(piece)
                     came(len(piece))
+                    if received > entry.size:
+                        break
             got = f"{digest.intdigest():x}"
             if (received, got) != (entry.size, entry.hash):
                 raise server.error(
