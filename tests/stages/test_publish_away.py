@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from oxen_server import free_port
 from pyarrow import parquet
 from test_stage_publish import PROJECT, start, write_experiment
 from typer.testing import CliRunner
 
+from benchmarks.oxen_server import free_port
 from pipeline.cli import app
 from pipeline.params import Network
 from pipeline.remote.repository import open_repository

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from oxen_server import free_port
 from pyarrow import dataset
 from test_stage_train import INPUTS, OUTS, RESULTS
 from tiny_project import PROJECT, TINY, stage_command, write_params
 
+from benchmarks.oxen_server import free_port
 from pipeline.files import read_json, read_jsonl
 from pipeline.params import Network
 from pipeline.remote.reading import log_of
