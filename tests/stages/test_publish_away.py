@@ -1,7 +1,10 @@
 """Publishing to a server that is away: what waits, what is said, and what is sent later."""
 
+import contextlib
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 import time
@@ -191,3 +194,29 @@ def test_the_checkpoint_goes_with_it_where_that_is_asked_for(project, capfd):
     assert (folder / "model.safetensors").read_bytes() == b"weights"
     publish()
     assert "nothing new to publish" in capfd.readouterr().out
+
+
+def killed_and_published(project: Path, url: str, seed: int) -> None:
+    """Kill -9 a publisher some time after it touched the spool, then run it again."""
+    experiment(project, url, seed)
+    process = start(project)
+    while process.poll() is None and not list(project.glob(".store/spool/*/.*")):
+        time.sleep(0.001)
+    time.sleep(random.Random(seed).uniform(0, 0.15))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    publish()
+    assert waiting() == []
+
+
+@pytest.mark.parametrize("num", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_publishers_leave_one_set_of_rows_each_on_a_server(project, oxen_server, num):
+    url = oxen_server.url("killed-publishers", f"samples-{num}")
+    for seed in range(num):
+        killed_and_published(project, url, seed)
+    samples = [path for path in committed(url) if path.startswith("samples/")]
+    assert len(samples) == num
+    log = open_repository(url, NETWORK)._api.log("main", 100)
+    messages = [text for _, text in log if text.startswith("Samples")]
+    assert len(messages) == len(set(messages)) == num
