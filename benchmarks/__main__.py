@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks import curves, oxen, pack, sample, score, startup, to_bound, train
+from benchmarks import curves, oxen, pack, push, sample, score, startup, to_bound, train
 from benchmarks import profile as profiling
 from benchmarks.machine import Machine, measure_machine
 from benchmarks.report import line, machine_text, table
@@ -27,13 +27,14 @@ GROUPS: dict[str, Group] = {
     "time_to_bound_names": to_bound.time_to_bound_names,
     "sample_names": sample.sample_names,
     "sample_gpt2": sample.sample_gpt2,
+    "train_with_push": push.train_with_push,
     "pack_gpt2": pack.pack_gpt2,
     "score_gpt2": score.score_gpt2,
     "oxen_fetch": oxen.oxen_fetch,
     "exp_run_1024": startup.exp_run_1024,
     "start_up": startup.start_up,
 }
-LONG = {"time_to_bound_names": "s", "exp_run_1024": "s"}
+LONG = {"time_to_bound_names": "s", "train_with_push": "tokens/s", "exp_run_1024": "s"}
 """Rows that only a full bench runs, with their units."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

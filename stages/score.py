@@ -1,6 +1,7 @@
 """Score the samples of one step count: generative perplexity, and never it alone."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -11,7 +12,7 @@ from pipeline.errors import reported
 from pipeline.evaluation.gen_ppl import likelihood
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scorer import load_scorer
-from pipeline.evaluation.scores import score_samples, statistics
+from pipeline.evaluation.scores import by_sample, score_samples, statistics
 from pipeline.files import write_json
 from pipeline.params import load_params
 
@@ -42,7 +43,8 @@ def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) 
     # No window of running text is a document: there is none to look for.
     texts = drawn.texts if drawn.mode == "pad" else []
     train, held_out = documents_among(texts, data, params.data)
-    figures = statistics(drawn, scored, vocabulary=text, train=train, held_out=held_out)
+    known: dict[str, Any] = {"vocabulary": text, "train": train, "held_out": held_out}
+    figures = statistics(drawn, scored, **known)
     row = score_samples(
         drawn,
         scored,
@@ -51,7 +53,7 @@ def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) 
         num_bootstrap=settings.num_bootstrap,
         seed=settings.seed,
     )
-    write_json(out, row)
+    write_json(out, row | {"by_sample": by_sample(drawn, scored, **known)})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Train SEDD on the packed blocks; resumes what was interrupted."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
@@ -21,6 +22,7 @@ from pipeline.training.checkpoint import (
     weights_sha256,
 )
 from pipeline.training.loop import Fitted, Settings, Watch, fit, write_losses
+from pipeline.training.pushing import pushing
 from pipeline.training.schedule import step_seed
 from pipeline.training.state import TrainingState, hash_files, training_state
 
@@ -71,15 +73,15 @@ def held_out_loss(model: SEDD, blocks: torch.Tensor, params: Train) -> float:
     return sum(method.loss(*piece).item() for piece in pieces) / len(blocks)
 
 
-def texts_at(
+def samples_at(
     step: int,
     model: SEDD,
     tokenizer: TextTokenizer,
     mode: Mode,
     params: Params,
     device: torch.device,
-) -> list[str]:
-    """A snapshot of samples, the same for the same step and weights."""
+) -> dict[str, Any]:
+    """A snapshot of samples, the same for the same step and weights: their texts and ids."""
     seed = step_seed(params.train.seed, "snapshot", step)
     samples = sample(
         model,
@@ -88,7 +90,8 @@ def texts_at(
         predictor="auto",
         generator=torch.Generator(device).manual_seed(seed),
     )
-    return [tokenizer.decode(ids, mode) for ids in samples.tokens.tolist()]
+    ids = samples.tokens.tolist()
+    return {"texts": [tokenizer.decode(row, mode) for row in ids], "ids": ids}
 
 
 def train(
@@ -106,21 +109,28 @@ def train(
     stride = max(1, len(packed.test) // params.train.eval_blocks)
     blocks = packed.test[::stride][: params.train.eval_blocks]
     held_out = torch.from_numpy(blocks.astype("int64")).to(device)
-    fitted = fit(
-        ScoreEntropy(model),
-        packed.train,
-        Settings(**params.train.model_dump(include=set(Settings.__annotations__))),
-        Watch(
-            lambda: held_out_loss(model, held_out, params.train),
-            lambda step: texts_at(step, model, tokenizer, packed.meta.mode, params, device),
-            params.train.sample_every,
-            from_start=params.train.init is not None,
-        ),
-        device=device,
-        state=state,
-        desc="train",
-    )
+    with pushing(params.publish.during_training, state.folder, push_request(params)) as push:
+        fitted = fit(
+            ScoreEntropy(model),
+            packed.train,
+            Settings(**params.train.model_dump(include=set(Settings.__annotations__))),
+            Watch(
+                lambda: held_out_loss(model, held_out, params.train),
+                lambda step: samples_at(step, model, tokenizer, packed.meta.mode, params, device),
+                params.train.sample_every,
+                from_start=params.train.init is not None,
+                on_snapshot=push,
+            ),
+            device=device,
+            state=state,
+            desc="train",
+        )
     return model, fitted
+
+
+def push_request(params: Params) -> dict[str, Any]:
+    """What the process that sends snapshots has to know of params.yaml."""
+    return {"repo": params.publish.repo, "network": params.network.model_dump()}
 
 
 @reported
@@ -164,6 +174,7 @@ def main(
                 "torch": torch.__version__,
                 "sha256": sha256,
                 "init_sha256": identity["init"],
+                "fingerprint": state.folder.name,
             },
         )
         state.finish()

@@ -2,7 +2,16 @@
 
 import typer
 
-from pipeline.cli import explain, generate, importing, pinning, project, tune, verify
+from pipeline.cli import (
+    explain,
+    generate,
+    importing,
+    pinning,
+    project,
+    publishing,
+    tune,
+    verify,
+)
 
 app = typer.Typer(
     help="Sample, infill and look into text diffusion models.",
@@ -21,6 +30,7 @@ for command in (
     project.ui,
     project.check,
     project.clean,
+    publishing.publish,
     verify.verify,
     tune.tune,
     pinning.pin,

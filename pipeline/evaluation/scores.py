@@ -65,6 +65,31 @@ def statistics(
     }
 
 
+def by_sample(
+    samples: Samples,
+    likelihood: Likelihood,
+    *,
+    vocabulary: Vocabulary,
+    train: Collection[str],
+    held_out: Collection[str],
+) -> dict[str, list[Any]]:
+    """What is known of each sample by itself, in the samples' order; the rest is as `statistics`.
+
+    Returns:
+        `nats` of its `scored_tokens` tokens, whether it is `well_formed`, and whether a split
+        has its text (`in_train`, `in_held_out`); None of windows of running text.
+    """
+    documents = samples.mode == "pad"
+    return {
+        "index": samples.index.tolist(),
+        "nats": likelihood.nats.tolist(),
+        "scored_tokens": likelihood.num_tokens.tolist(),
+        "well_formed": samples.well_formed(vocabulary).tolist(),
+        "in_train": [text in train if documents else None for text in samples.texts],
+        "in_held_out": [text in held_out if documents else None for text in samples.texts],
+    }
+
+
 def score_samples(
     samples: Samples,
     likelihood: Likelihood,

@@ -1,15 +1,76 @@
-"""What one experiment publishes: a table of samples, a row of results, and where all came from."""
+"""What one experiment publishes: a table of samples, a row of results, and where all came from.
+
+Each run, and each snapshot of a training, has files of its own, so that publishers never meet; all
+files of samples/, of runs/ and of snapshots/*/ have one schema, and are read together as one table.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.files import write_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # `params` and `metrics` are JSON texts, so that runs of different sweeps stay one table.
 _HEADLINES = ("gen_ppl", "entropy")
 _LIKELIHOODS = ("bound_nats_per_char", "bound_stderr", "baseline_nats_per_char")
+
+SAMPLES = {
+    "run": "string",
+    "num_steps": "int32",
+    "index": "int32",
+    "text": "string",
+    "ids": "ids",
+    "nfe": "int32",
+    "predictor": "string",
+    "temperature": "double",
+    "top_p": "double",
+    "seed": "int64",
+    "nats": "double",
+    "scored_tokens": "int32",
+    "well_formed": "bool",
+    "in_train": "bool",
+    "in_held_out": "bool",
+}
+"""Columns of samples/. `nats` is the scorer's negative log likelihood of `scored_tokens` tokens;
+`in_train` and `in_held_out` say whether a split has the text, null for windows of running text."""
+
+RUNS = {
+    "run": "string",
+    "publication_id": "string",
+    "mlflow_fingerprint": "string",
+    "training_fingerprint": "string",
+    "checkpoint_sha256": "string",
+    "data_repo": "string",
+    "data_revision": "string",
+    "data_commit": "string",
+    "git_commit": "string",
+    "git_dirty": "bool",
+    "steps": "int32",
+    "scorer": "string",
+    **dict.fromkeys((*_HEADLINES, *_LIKELIHOODS), "double"),
+    "params": "string",
+    "metrics": "string",
+}
+"""Columns of runs/. One fingerprint names an experiment everywhere: `run` in the other files, the
+publication, and the tag `fingerprint` of its MLflow run."""
+
+SNAPSHOTS = {
+    "training_fingerprint": "string",
+    "step": "int32",
+    "index": "int32",
+    "text": "string",
+    "ids": "ids",
+    "loss": "double",
+    "bound_integral_nats_per_position": "double",
+}
+"""Columns of snapshots/. `loss` is the mean training loss in nats a block since the last row that
+was logged. The bound's integral is the held-out loss over the positions of a block, padding
+included, from one draw of noise a block. With the raw score the bound's prior and reconstruction
+terms and the integral's factor 1 - t_min are left out; with the conditional one there are none."""
 
 
 def without_wall_clock(value: Any) -> Any:
@@ -28,12 +89,12 @@ def without_wall_clock(value: Any) -> Any:
 def write_publication(
     folder: Path, provenance: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
 ) -> dict[str, Path]:
-    """Write the files of a publication: one of each kind a run, so publishers never meet.
+    """Write the files of a publication.
 
     Args:
         provenance: what runs/ID.json holds; its `id`, `steps`, `data`, `git`, `params` and
             `metrics` also make the row in runs/ID.parquet.
-        samples: rows of artifacts/samples/N.jsonl.
+        samples: rows of artifacts/samples/N.jsonl, each with its own scores.
     Returns:
         path in the repository -> path of the file written.
     """
@@ -43,46 +104,58 @@ def write_publication(
         for name in (f"samples/{run}.parquet", f"runs/{run}.parquet", f"runs/{run}.json")
     }
     table, row, document = files.values()
-    _write_samples(table, run, samples)
-    _write_run(row, provenance)
+    _write(table, SAMPLES, ({**sample, "run": run} for sample in samples))
+    _write(row, RUNS, [_run(provenance)])
     write_json(document, provenance)
     return files
 
 
-def _write_samples(path: Path, run: str, samples: Sequence[Mapping[str, Any]]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
+def checkpoint_files(folder: Path, sha256: str) -> dict[str, Path]:
+    """Path in the repository -> file, of the checkpoint in `folder` as it is."""
+    return {
+        f"checkpoints/{sha256[:16]}/{path.relative_to(folder).as_posix()}": path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
-    schema = pa.schema(
-        [
-            ("run", pa.string()),
-            ("num_steps", pa.int32()),
-            ("index", pa.int32()),
-            ("text", pa.string()),
-            ("ids", pa.list_(pa.int32())),
-            ("nfe", pa.int32()),
-            ("predictor", pa.string()),
-            ("temperature", pa.float64()),
-            ("top_p", pa.float64()),
-            ("seed", pa.int64()),
-        ]
+
+def write_snapshot(folder: Path, fingerprint: str, row: Mapping[str, Any]) -> dict[str, Path]:
+    """Write the table of one snapshot of the training that `fingerprint` names.
+
+    Args:
+        row: step, loss, eval_loss, texts and ids, as training logs them.
+    Returns:
+        path in the repository -> path of the file written.
+    """
+    path = folder / f"{row['step']}.parquet"
+    common = {
+        "training_fingerprint": fingerprint,
+        "step": row["step"],
+        "loss": row["loss"],
+        "bound_integral_nats_per_position": row["eval_loss"] / len(row["ids"][0]),
+    }
+    drawn = enumerate(zip(row["texts"], row["ids"], strict=True))
+    _write(
+        path,
+        SNAPSHOTS,
+        ({**common, "index": n, "text": text, "ids": ids} for n, (text, ids) in drawn),
     )
-    rows = [{**sample, "run": run} for sample in samples]
-    parquet.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    return {f"snapshots/{fingerprint}/{path.name}": path}
 
 
-def _write_run(path: Path, provenance: Mapping[str, Any]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    metrics = provenance["metrics"]
-    row = {
+def _run(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    data, git, metrics = provenance["data"], provenance["git"], provenance["metrics"]
+    return {
         "run": provenance["id"],
-        "data_repo": provenance["data"]["repo"],
-        "data_commit": provenance["data"]["commit"],
-        "git_commit": provenance["git"]["commit"],
-        "git_dirty": provenance["git"]["dirty"],
+        "publication_id": provenance["id"],
+        "mlflow_fingerprint": provenance["id"],
+        "training_fingerprint": provenance["training_fingerprint"],
         "checkpoint_sha256": provenance["checkpoint_sha256"],
+        "data_repo": data["repo"],
+        "data_revision": data["revision"],
+        "data_commit": data["commit"],
+        "git_commit": git["commit"],
+        "git_dirty": git["dirty"],
         "steps": provenance["params"]["steps"],
         "scorer": metrics["scorer"],
         **{name: metrics[name] for name in _HEADLINES},
@@ -90,12 +163,19 @@ def _write_run(path: Path, provenance: Mapping[str, Any]) -> None:
         "params": json.dumps(provenance["params"]),
         "metrics": json.dumps(metrics),
     }
-    texts = ("run", "data_repo", "data_commit", "git_commit", "checkpoint_sha256", "scorer")
-    kinds = {
-        **dict.fromkeys((*texts, "params", "metrics"), pa.string()),
-        **dict.fromkeys((*_HEADLINES, *_LIKELIHOODS), pa.float64()),
-        "git_dirty": pa.bool_(),
-        "steps": pa.int32(),
-    }
-    schema = pa.schema([(name, kinds[name]) for name in row])
-    parquet.write_table(pa.Table.from_pylist([row], schema=schema), path)
+
+
+def _write(path: Path, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.Table.from_pylist(list(rows), schema=_schema(columns)), path)
+
+
+def _schema(columns: Mapping[str, str]) -> "pa.Schema":
+    import pyarrow as pa
+
+    kinds = {"ids": pa.list_(pa.int32())}
+    return pa.schema(
+        [(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()]
+    )

@@ -72,15 +72,17 @@ class Watch:
 
     Attributes:
         evaluate: held-out nats a block.
-        snapshot: texts sampled at a step; None for a method that does not sample.
+        snapshot: samples at a step, as their texts and ids; None for a method without samples.
         sample_every: steps between snapshots.
         from_start: also look before the first step, where the weights are not random.
+        on_snapshot: called with each new row of snapshots.
     """
 
     evaluate: Callable[[], float]
-    snapshot: Callable[[int], list[str]] | None = None
+    snapshot: Callable[[int], Row] | None = None
     sample_every: int | None = None
     from_start: bool = False
+    on_snapshot: Callable[[Row], object] = lambda row: None
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Fitted:
     Attributes:
         losses: rows of step, train_loss (mean since the last row), eval_loss, lr; None for what
             a row does not have.
-        snapshots: rows of step, loss, eval_loss, texts.
+        snapshots: rows of step, loss, eval_loss, and what `Watch.snapshot` gave.
         seconds: time spent in the loop, all resumed pieces together.
     """
 
@@ -195,7 +197,9 @@ class Trainer:
             loss = self._log(eval_loss)
             if samples and watch.snapshot is not None:
                 row = {"step": self.step, "loss": loss, "eval_loss": eval_loss}
-                self.fitted.snapshots.append(row | {"texts": watch.snapshot(self.step)})
+                row |= watch.snapshot(self.step)
+                self.fitted.snapshots.append(row)
+                watch.on_snapshot(row)
         return loss
 
     def _log(self, eval_loss: float | None) -> float | None:

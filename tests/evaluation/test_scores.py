@@ -8,7 +8,13 @@ from tiny_scorers import EOS, PAD, UNK, samples_of
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.gen_ppl import Likelihood
-from pipeline.evaluation.scores import draw_weights, score_draws, score_samples, statistics
+from pipeline.evaluation.scores import (
+    by_sample,
+    draw_weights,
+    score_draws,
+    score_samples,
+    statistics,
+)
 
 VOCABULARY = SimpleNamespace(
     size=6, pad_id=PAD, eos_id=EOS, unk_id=UNK, is_invalid_utf8=lambda ids, mode: ids[0] == 5
@@ -145,3 +151,15 @@ def test_draws_list_what_they_exclude():
     row = score_draws(samples, FOUND, SCORER, figures_of(samples, FOUND), draws=draws)
     assert row["excluded"] == [3]
     assert row["num_scored"] == 2  # one and two
+
+
+def test_what_is_known_of_each_sample_by_itself():
+    known = {"vocabulary": VOCABULARY, "train": {"cd"}, "held_out": {"ef"}}
+    assert by_sample(samples_of(IDS, TEXTS), FOUND, **known) == {
+        "index": [0, 1, 2, 3],
+        "nats": [3.0, 9.0, 3.0, 0.0],
+        "scored_tokens": [3, 3, 3, 0],
+        "well_formed": [True, True, True, False],
+        "in_train": [True, False, True, False],
+        "in_held_out": [False, True, False, False],
+    }

@@ -16,6 +16,7 @@ import yaml
 from pyarrow import parquet
 
 from pipeline.remote.reading import log_of
+from pipeline.remote.spool import waiting_spools
 from stages.publish import main
 
 PROJECT = Path(__file__).parents[2]
@@ -40,18 +41,23 @@ def write_experiment(folder: Path, seed: int = 0, **metrics: Any) -> None:
     values["sample"]["seed"] = seed
     values["tracking"]["uri"] = "https://user:secret@example.org"
     artifacts, reports = folder / "artifacts", folder / "reports"
-    for path in (artifacts / "samples", artifacts / "checkpoint", reports):
+    for path in (artifacts / "samples", artifacts / "scores", artifacts / "checkpoint", reports):
         path.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     (artifacts / "checkpoint" / "model.safetensors").write_bytes(b"weights")
     (artifacts / "runs").mkdir(exist_ok=True)
-    (artifacts / "runs" / "train.json").write_text('{"device": "cpu"}')
-    (artifacts / "provenance.json").write_text('{"repo": "bundled", "commit": "d1", "files": []}')
+    (artifacts / "runs" / "train.json").write_text('{"device": "cpu", "fingerprint": "train-f1"}')
+    data = {"repo": "bundled", "revision": "r1", "commit": "d1", "files": []}
+    (artifacts / "provenance.json").write_text(json.dumps(data))
     (reports / "metrics.json").write_text(json.dumps({**METRICS, **metrics}))
     for n in range(1, 5):
         sample = {"num_steps": n, "seed": seed, "text": "Ada", "ids": [3, 1], "nfe": n}
         rows = [json.dumps({"index": index, **sample}) for index in range(2)]
         (artifacts / "samples" / f"{n}.jsonl").write_text("\n".join(rows) + "\n")
+        known = {"index": [0, 1], "nats": [n + 0.5, 2.0], "scored_tokens": [4, 4]}
+        known |= {"well_formed": [True, False], "in_train": [True, True]}
+        known |= {"in_held_out": [False, False]}
+        (artifacts / "scores" / f"{n}.json").write_text(json.dumps({"by_sample": known}))
 
 
 @pytest.fixture(autouse=True)
@@ -135,18 +141,41 @@ def killed_and_published(project: Path, seed: int, within: float) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     main(Path("artifacts"), Path("reports"))
+    assert not waiting_spools()
+    assert not list(project.glob(".store/spool/*/.*.partial"))
     (new,) = set(commits()) - set(before)
     assert sorted(commits()) == sorted([*before, new])
 
 
+def killed_while_spooling(project: Path, seed: int) -> None:
+    """Kill a publisher some time after it touched the spool, then run it again."""
+    write_experiment(project, seed)
+    before = commits() if Path("published").exists() else []
+    process = start(project)
+    while process.poll() is None and not list(project.glob(".store/spool/*/*[0-9a-f]*-*")):
+        time.sleep(0.001)
+    time.sleep(random.Random(seed).uniform(0, 0.05))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    main(Path("artifacts"), Path("reports"))
+    assert not waiting_spools()
+    assert not list(project.glob(".store/spool/*/.*.partial"))
+    assert len(commits()) == len(before) + 1
+
+
 def test_a_killed_publisher_is_followed_by_exactly_one_copy(project):
     killed_and_published(project, seed=0, within=0.1)
+    killed_and_published(project, seed=1, within=0.4)
+    killed_while_spooling(project, seed=2)
 
 
 @pytest.mark.slow
 def test_many_killed_publishers(project):
-    for seed in range(20):
+    for seed in range(10):
         killed_and_published(project, seed, within=0.4)
+    for seed in range(10, 20):
+        killed_while_spooling(project, seed)
 
 
 def test_what_cannot_be_published_to(project, capsys):
@@ -163,6 +192,7 @@ def test_what_cannot_be_published_to(project, capsys):
         said = capsys.readouterr().err
         assert said.startswith("error: publish.repo: ")
         assert message in said
+        assert not Path(".store/spool").exists()
     Path("artifacts/checkpoint/model.safetensors").unlink()
     with pytest.raises(SystemExit):
         main(Path("artifacts"), Path("reports"))

@@ -63,7 +63,7 @@ def train(state, settings=SETTINGS, blocks=BLOCKS, method=None, evaluate=None, s
         method,
         blocks,
         settings,
-        Watch(evaluate or (lambda: 1.0), lambda step: [f"text {step}"], sample_every),
+        Watch(evaluate or (lambda: 1.0), lambda step: {"texts": [f"text {step}"]}, sample_every),
         device=CPU,
         state=state,
         desc="test",
