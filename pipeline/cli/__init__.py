@@ -30,10 +30,10 @@ for command in (
     project.ui,
     project.check,
     project.clean,
+    pinning.pin,
     publishing.publish,
     verify.verify,
     tune.tune,
-    pinning.pin,
 ):
     app.command()(command)
 app.command("import")(importing.import_)

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,7 @@ from urllib3 import encode_multipart_formdata
 
 from pipeline.progress import progress
 from pipeline.remote.api import Api
-from pipeline.remote.connection import Declined
+from pipeline.remote.connection import Declined, PassingFault
 from pipeline.remote.credentials import author
 from pipeline.remote.folders import inside, oxen_hash
 from pipeline.remote.locks import locked
@@ -73,17 +74,39 @@ def _ours(api: Api, branch: str, message: str) -> str | None:
     return next((id_ for id_, text in api.log(branch, 100) if text == message), None)
 
 
+class _Taken(Exception):
+    """There is a workspace of this name."""
+
+
 class _Workspace:
     """Changes to a branch that wait on the server; committing ends it."""
 
     def __init__(self, api: Api, name: str, branch: str) -> None:
         """Make it at the branch's head, in place of one of the same name."""
         self._server, self._repository, self._branch = api.server, api.at, branch
-        self._name, self._at = name, f"{api.at}/workspaces/{name}"
-        with suppress(Declined):  # There may be none.
-            self._server.ask("DELETE", self._at, dict)
-        new = {"workspace_id": name, "branch_name": branch}
-        self._server.ask("PUT", f"{api.at}/workspaces", dict, new)
+        self._name = self._made(name)
+        self._at = f"{api.at}/workspaces/{self._name}"
+
+    def _made(self, name: str) -> str:
+        """Make a workspace; one that a killed server half made can neither be had nor deleted."""
+        for number in range(_TRIES):
+            numbered = f"{name}-{number}" if number else name
+            with suppress(Declined):  # There may be none.
+                self._server.ask("DELETE", f"{self._repository}/workspaces/{numbered}", dict)
+            with suppress(_Taken):
+                self._server.tried(partial(self._make, numbered))
+                return numbered
+        raise self._server.error(f"workspaces up to {numbered} cannot be deleted there")
+
+    def _make(self, name: str) -> None:
+        body = json.dumps({"workspace_id": name, "branch_name": self._branch}).encode()
+        path = f"{self._repository}/workspaces"
+        try:
+            self._server.send("PUT", path, dict, body, "application/json")
+        except PassingFault as fault:
+            if "already exists" in str(fault):
+                raise _Taken from None
+            raise
 
     def add(self, path: str, source: Path, content: str) -> None:
         """Send a file whose `oxen_hash` is `content`, unless the server has such bytes."""

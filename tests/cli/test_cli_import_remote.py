@@ -64,8 +64,8 @@ def test_oxen_revisions_without_a_checkpoint(refused, refusal, repository, tmp_p
 
 
 def test_a_remote_repository_is_one_message(refused):
-    message = refused("https://hub.oxen.ai/org/weights")
-    assert message.startswith("SRC: ")
+    message = refused("https://host/weights")
+    assert message.startswith("SRC: an address is https://HOST/NAMESPACE/NAME")
 
 
 # The Hugging Face hub.

@@ -12,7 +12,7 @@ from pipeline.cli import app
 from pipeline.cli.project import _duration, leftovers
 
 COMMANDS = ["sample", "infill", "perturb", "loss", "shift", "compare", "ui", "check", "clean"]
-COMMANDS += ["verify", "tune", "import"]
+COMMANDS += ["pin", "publish", "verify", "tune", "import"]
 SLOW = ["torch", "transformers", "mlflow", "pyarrow", "numpy", "oxen", "matplotlib", "tokenizers"]
 SLOW += ["yaml", "safetensors", "huggingface_hub", "dvc", "jinja2", "tqdm"]
 

@@ -47,7 +47,7 @@ def test_read_is_at_the_head_whatever_the_work_tree_says(shared_history):
 def test_entries_have_size_and_hash(shared_history):
     entries = open_repository(str(shared_history.path), NETWORK).entries(shared_history.first)
     assert entries == [
-        Entry("a.jsonl", len(FIRST), xxhash.xxh3_128_hexdigest(FIRST)),
+        Entry("a.jsonl", len(FIRST), xxhash.xxh3_128_hexdigest(FIRST), rows=1),
         Entry("sub/b.txt", 2, xxhash.xxh3_128_hexdigest(b"b1")),
     ]
 
