@@ -1,10 +1,10 @@
 """params.yaml as frozen models: it checks values and never computes or supplies one."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import ParamsError
@@ -24,11 +24,21 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _plain(path: str) -> str:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or parts.as_posix() != path:
+        raise ValueError("must be a path inside the repository, without . or .. or //")
+    return path
+
+
+RepositoryPath = Annotated[Text, AfterValidator(_plain)]
+
+
 class DataFiles(Section):
     """Files of the repository for each split: a path, or a pattern."""
 
-    train: Text
-    test: Text | None
+    train: RepositoryPath
+    test: RepositoryPath | None
 
     @model_validator(mode="after")
     def _differ(self) -> Self:

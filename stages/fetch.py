@@ -8,7 +8,7 @@ import typer
 from pipeline.data.splits import files_of, is_pattern
 from pipeline.errors import DataError, RepositoryError, reported
 from pipeline.files import read_json, write_json
-from pipeline.params import Data, load_params
+from pipeline.params import Data, Params, load_params
 from pipeline.remote.address import Address, parse_repo
 from pipeline.remote.folders import count_rows, resumed_in_place_of, sha256
 from pipeline.remote.locks import locked
@@ -19,18 +19,23 @@ from pipeline.remote.repository import Repository, named, open_repository
 def main(data: Path, provenance: Path) -> None:
     """Write the files into the folder DATA and where they came from into PROVENANCE."""
     params = load_params()
-    if _is_fetched(params.data, data, provenance):
-        print(
-            f"nothing to fetch: {data} has the files of {params.data.repo} "
-            f"at {params.data.revision}"
-        )
-        return
+    with locked(data):
+        if _is_fetched(params.data, data, provenance):
+            print(
+                f"nothing to fetch: {data} has the files of {params.data.repo} "
+                f"at {params.data.revision}"
+            )
+        else:
+            _fetch(params, data, provenance)
+
+
+def _fetch(params: Params, data: Path, provenance: Path) -> None:
     with named("data.repo"):
         repository = open_repository(params.data.repo, params.network)
     with named("data.revision"):
         commit = _pinned(repository, params.data.revision)
     files = _files(repository, commit, params.data)
-    with locked(data), resumed_in_place_of(data) as folder:
+    with resumed_in_place_of(data) as folder:
         repository.fetch(commit, _called(files), folder)
         _drop_all_but([path for paths in files.values() for path in paths], folder)
         described = [

@@ -41,6 +41,8 @@ def test_every_mistake_is_named_at_once(tmp_path):
         "device": "gpu",
         "diffusion.graph": "absorbing",
         "data.column": "",
+        "data.files.train": "./train.parquet",
+        "data.files.test": "/test.parquet",
         "model.dropout": 1.0,
     }
     with pytest.raises(ParamsError) as error:
@@ -54,6 +56,9 @@ def test_every_mistake_is_named_at_once(tmp_path):
         "params.yaml: device:",
         "'absorb' or 'uniform' (got 'absorbing')",
         "params.yaml: data.column:",
+        "params.yaml: data.files.train: must be a path inside the repository, without . or .. or //"
+        " (got './train.parquet')",
+        "params.yaml: data.files.test: must be a path inside",
         "params.yaml: model.dropout: Input should be less than 1 (got 1.0)",
     ):
         assert expected in text

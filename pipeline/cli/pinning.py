@@ -33,15 +33,17 @@ def pin(
     with named("data.repo"):
         repository = open_repository(data.repo, params.network)
         head = _head(repository, data.repo, branch)
+        if head == data.revision:
+            print(f"{data.repo}: {head} is pinned, and the newest commit of {branch}")
+            return
         entries = repository.entries(head)
         files_of((entry.path for entry in entries), data.files)
-        before = _entries_before(repository, data.revision)
-    if before is None:
+        pinned = _resolved(repository, data.revision)
+        before = [] if pinned is None else repository.entries(pinned)
+    if pinned is None:
         print(f"{data.repo} has no commit {data.revision}, which was pinned: it is replaced")
-        before = []
-    if head == data.revision:
-        print(f"{data.repo}: {head} is pinned, and the newest commit of {branch}")
-        return
+    elif pinned != data.revision:
+        print(f"{data.revision} is a branch, which moves: a commit of it is pinned instead")
     for line in changes(before, entries, data.files):
         print(line)
     if dry_run:
@@ -62,16 +64,14 @@ def _head(repository: "Repository", repo: str, branch: str) -> str:
     return head
 
 
-def _entries_before(repository: "Repository", revision: str) -> "list[Entry] | None":
-    """Files at the pinned commit; None where the repository has no such commit."""
+def _resolved(repository: "Repository", revision: str) -> str | None:
+    """The commit of `data.revision` as it is; None where the repository has none."""
     try:
-        if repository.resolve(revision) != revision:
-            return None
+        return repository.resolve(revision)
     except ServerError:
         raise
     except RepositoryError:
         return None
-    return repository.entries(revision)
 
 
 def changes(before: "Iterable[Entry]", after: "Iterable[Entry]", files: "DataFiles") -> list[str]:
@@ -99,6 +99,14 @@ def changes(before: "Iterable[Entry]", after: "Iterable[Entry]", files: "DataFil
             lines.append(f"{kind:8} {path}{_rows(old.get(path), new.get(path))}{used}")
         if len(ordered) > MOST:
             lines.append(f"{kind:8} and {len(ordered) - MOST:,} more")
+    for split in dict.fromkeys(split_of.values()):
+        rows = [
+            [entry.rows for entry in side.values() if split_of.get(entry.path) == split]
+            for side in (old, new)
+        ]
+        counts = [f"{sum(map(int, filter(None, side))):,}" for side in rows]
+        if None not in rows[0] + rows[1] and counts[0] != counts[1]:
+            lines.append(f"{split}: {counts[0]} -> {counts[1]} rows in all")
     touched = any(path in split_of for paths in kinds.values() for path in paths)
     if not touched:
         lines.append("no file of data.files changes: what was trained on them stays as it is")

@@ -48,9 +48,10 @@ def files_of(paths: Iterable[str], files: DataFiles) -> dict[str, list[str]]:
 def _chosen(held: list[str], split: Split, name: str) -> list[str]:
     chosen = matching(held, name)
     if not chosen:
+        instead = ", or null to hold out a share of train" if split == "test" else ""
         raise DataError(
-            f"data.files.{split}: no file matches (got {name}); there are "
-            f"{', '.join(held) or 'none'}"
+            f"data.files.{split}: no file matches (got {name}); give one of "
+            f"{', '.join(held) or 'none'}{instead}"
         )
     return chosen
 

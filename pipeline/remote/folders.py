@@ -38,8 +38,7 @@ def in_place_of(path: Path, *, replace: bool = False) -> Iterator[Path]:
 def resumed_in_place_of(path: Path) -> Iterator[Path]:
     """A folder beside `path` that takes its place on success, and stays as it is on failure.
 
-    What a killed or failed process left in it is there again; call it under a lock. Data that
-    cannot be used (DataError) is removed.
+    What a killed or failed process left in it is there again; call it under a lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -50,9 +49,6 @@ def resumed_in_place_of(path: Path) -> Iterator[Path]:
         yield partial
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
-    except DataError:
-        shutil.rmtree(partial)
-        raise
     finally:
         if partial.is_dir() and not any(partial.iterdir()):
             partial.rmdir()

@@ -7,7 +7,7 @@ from typing import Any
 import oxen
 
 from pipeline.errors import DataError, RepositoryError
-from pipeline.files import whole
+from pipeline.files import store, whole
 from pipeline.remote.folders import count_rows, is_whole, oxen_hash, scratch_folder
 from pipeline.remote.locks import locked
 from pipeline.remote.repository import Entry, named
@@ -37,7 +37,9 @@ def resolve(repository: Path, revision: str) -> str:
 
 def entries(repository: Path, commit: str) -> list[Entry]:
     """Every file of a commit, sorted by path; it costs a copy of them all."""
-    with scratch_folder() as scratch:
+    place = store() / "oxen" / "entries"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(beside=place) as scratch:
         snapshot = _at(repository, commit, scratch)
         snapshot.restore(".")
         snapshot.check()

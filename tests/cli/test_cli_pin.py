@@ -56,6 +56,7 @@ def test_the_newest_commit_is_shown_then_pinned(commits, project):
     assert result.stdout.splitlines()[:-1] == [
         "added    train-1.parquet  4 rows  (train)",
         "changed  train-0.parquet  3 -> 5 rows  (train)",
+        "train: 3 -> 9 rows in all",
     ]
     assert (project / "params.yaml").read_text() == before
     result = pin()
@@ -100,6 +101,13 @@ def test_what_cannot_be_pinned_leaves_the_file(commits, project, values, argumen
     assert result.exit_code == 1
     assert message in result.stderr
     assert (project / "params.yaml").read_bytes() == before
+
+
+def test_a_branch_that_was_pinned_is_said_to_be_one(commits, project):
+    edit_yaml(project / "params.yaml", {"data.revision": "main"})
+    result = pin()
+    assert result.stdout.startswith("main is a branch, which moves: a commit of it is pinned")
+    assert commits[1] in (project / "params.yaml").read_text()
 
 
 def test_a_commit_is_no_branch(commits):
