@@ -6,6 +6,7 @@ from pipeline.cli import (
     explain,
     generate,
     importing,
+    login,
     pinning,
     project,
     publishing,
@@ -34,6 +35,7 @@ for command in (
     verify.verify,
     tune.tune,
     pinning.pin,
+    login.login,
 ):
     app.command()(command)
 app.command("import")(importing.import_)
