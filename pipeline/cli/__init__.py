@@ -3,6 +3,7 @@
 import typer
 
 from pipeline.cli import (
+    doctor,
     explain,
     generate,
     importing,
@@ -36,6 +37,7 @@ for command in (
     tune.tune,
     pinning.pin,
     login.login,
+    doctor.doctor,
 ):
     app.command()(command)
 app.command("import")(importing.import_)

@@ -12,7 +12,7 @@ from pipeline.cli import app
 from pipeline.cli.project import _duration, leftovers
 
 COMMANDS = ["sample", "infill", "perturb", "loss", "shift", "compare", "ui", "check", "clean"]
-COMMANDS += ["publish", "verify", "tune", "pin", "login", "import"]
+COMMANDS += ["publish", "verify", "tune", "pin", "login", "doctor", "import"]
 SLOW = ["torch", "transformers", "mlflow", "pyarrow", "numpy", "oxen", "matplotlib", "tokenizers"]
 SLOW += ["yaml", "tomlkit", "urllib3", "safetensors", "huggingface_hub", "dvc", "jinja2", "tqdm"]
 
