@@ -106,16 +106,17 @@ def read_params() -> Params | str:
 
 def mlflow(params: Params, until: float) -> Callable[[], Finding]:
     """Begin to look whether runs can be tracked; a server has until then to answer."""
-    from pipeline.tracking.store import database_missing, redact, tracking_uri
+    from pipeline.tracking.store import SQLITE, database_missing, redact, tracking_uri
 
     uri = tracking_uri(params.tracking.uri)
     if database_missing(uri):
         return lambda: _to_be_made("the database", store() / "mlflow")
-    probe = Probe(uri)
+    # A file answers, however slowly this machine imports MLflow.
+    probe = Probe(uri, None if uri.startswith(SQLITE) else until)
 
     def finish() -> Finding:
         try:
-            probe.finish(until)
+            probe.finish()
         except ServerError as error:
             text = f"MLflow at {redact(uri)}: {error}: start it, or set tracking.uri to local"
             return Finding("FAIL", text)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pipeline.cli.checks import Finding
 
 WIDTH = len("publish.repo")
-SECONDS = 12.0
+SECONDS = 10.0
 """After which servers that have not answered are given up."""
 
 

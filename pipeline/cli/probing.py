@@ -12,8 +12,10 @@ from pipeline.errors import PipelineError, ServerError, reported
 class Probe:
     """A process that opens MLflow's store at a URI."""
 
-    def __init__(self, uri: str) -> None:
-        """Start it."""
+    def __init__(self, uri: str, until: float | None) -> None:
+        """Start it; it has until that time of `time.monotonic`, for ever if None."""
+        self._until = until
+        self._seconds = 0.0 if until is None else until - time.monotonic()
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
@@ -30,19 +32,20 @@ class Probe:
         self._process.stdin.write(f"{uri}\n")
         self._process.stdin.flush()
 
-    def finish(self, until: float) -> None:
-        """Wait for it until that time of `time.monotonic`.
+    def finish(self) -> None:
+        """Wait for it.
 
         Raises:
-            ServerError: there is no answer by then.
+            ServerError: there is no answer in time.
             PipelineError: MLflow cannot be used.
         """
+        left = None if self._until is None else max(0.0, self._until - time.monotonic())
         try:
-            _, said = self._process.communicate(timeout=max(0.0, until - time.monotonic()))
+            _, said = self._process.communicate(timeout=left)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
-            raise ServerError("no answer in time") from None
+            raise ServerError(f"no answer within {self._seconds:.0f} s") from None
         if self._process.returncode:
             raise PipelineError((said.strip().splitlines() or ["?"])[-1].removeprefix("error: "))
 

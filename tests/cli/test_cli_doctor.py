@@ -77,10 +77,15 @@ def test_a_store_that_is_there_is_opened(project):
     with locked():
         create_database(local_uri())
     assert doctor()[1]["MLflow"] == ("ok", f"{local_uri()} answers")
+
+
+def test_a_damaged_store_fails(project):
+    (project / ".store/mlflow").mkdir(parents=True)
     (project / ".store/mlflow/mlflow.db").write_bytes(b"no database" * 1000)
     status, lines = doctor()
     assert status == 1
     assert lines["MLflow"][0] == "FAIL"
+    assert "mlflow.db cannot be used" in lines["MLflow"][1]
 
 
 def test_outside_a_project_there_is_one_message(tmp_path, monkeypatch):
@@ -248,12 +253,12 @@ def test_a_dead_place_to_publish(strict, mark):
     assert status == strict
 
 
-@pytest.mark.parametrize("silent", [False, True], ids=["refuse", "silent"])
-def test_with_every_host_dead_it_takes_15_seconds_at_most(silent):
+def test_with_every_host_dead_it_takes_15_seconds_at_most():
+    """They accept, and never answer: what takes longest."""
     with serving(lambda request: request.stall()) as server:
-        host = server.host if silent else f"127.0.0.1:{closed_port()}"
+        host = server.host
         edit(data__repo=f"http://{host}/ns/name", data__revision=COMMIT)
-        edit(publish__repo=f"http://{host}/ns/other", tracking__uri=f"http://{host}")
+        edit(publish__repo=f"http://{host}/ns/other", tracking__uri=f"http://ada:secret@{host}")
         begin = time.monotonic()
         command = [sys.executable, "-c", "from pipeline.cli import app; app()", "doctor"]
         done = subprocess.run(
@@ -268,10 +273,12 @@ def test_with_every_host_dead_it_takes_15_seconds_at_most(silent):
     assert done.returncode == 1, done.stderr
     lines = parsed(done.stdout)
     marks = {name: mark for name, (mark, _) in lines.items() if mark != "ok"}
+    marks.pop("disk", None)  # as it is here
     assert marks == {"data.repo": "FAIL", "publish.repo": "warn", "MLflow": "FAIL"}
-    assert ("no byte has moved" if silent else "refuses") in lines["data.repo"][1]
+    assert "no byte has moved" in lines["data.repo"][1]
     assert seconds < 15
     assert done.stderr == ""
+    assert "secret" not in done.stdout
 
 
 def test_a_question_ends_with_its_time():
