@@ -34,7 +34,12 @@ GROUPS: dict[str, Group] = {
     "exp_run_1024": startup.exp_run_1024,
     "start_up": startup.start_up,
 }
-LONG = {"time_to_bound_names": "s", "train_with_push": "tokens/s", "exp_run_1024": "s"}
+LONG = {
+    "oxen_fetch": "MB/s",
+    "time_to_bound_names": "s",
+    "train_with_push": "tokens/s",
+    "exp_run_1024": "s",
+}
 """Rows that only a full bench runs, with their units."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -3,9 +3,11 @@
 import typer
 
 from pipeline.cli import (
+    doctor,
     explain,
     generate,
     importing,
+    login,
     pinning,
     project,
     publishing,
@@ -34,6 +36,8 @@ for command in (
     publishing.publish,
     verify.verify,
     tune.tune,
+    login.login,
+    doctor.doctor,
 ):
     app.command()(command)
 app.command("import")(importing.import_)

@@ -73,15 +73,40 @@ def parse_repo(repo: str) -> Address | Path | Literal["bundled"]:
     return _address(repo)
 
 
-def _address(repo: str) -> Address:
+def parse_host(text: str) -> str:
+    """The host that its token is kept under, of itself or of any address on it.
+
+    Raises:
+        RepositoryError: it is none; the text never holds a password or token.
+    """
+    scheme, colon, rest = text.partition("://")
+    authority = re.split(r"[/?#]", rest if colon else text, maxsplit=1)[0]
+    if "@" in authority:
+        raise RepositoryError("give the host alone: a name or token before @ is refused")
+    if not colon:
+        scheme = "http" if authority.endswith(":80") else "https"
+    if scheme.lower() not in _DEFAULT_PORTS:
+        raise RepositoryError(f"no Oxen server can be at {scheme}://…: give HOST or https://HOST")
+    return _host(f"{scheme.lower()}://{authority}", text)
+
+
+def _host(url: str, text: str) -> str:
+    """The host of a URL, with its port where that is not the scheme's own."""
     try:
-        parts = urlsplit(repo)
+        parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise RepositoryError(f"no address of a repository: {error} (got {repo})") from None
+        raise RepositoryError(f"no address of a repository: {error} (got {text})") from None
     host = parts.netloc.lower().removesuffix(f":{port}")
     if port == 0 or not _HOST.fullmatch(host):
-        raise RepositoryError(f"no host is called {parts.netloc or 'nothing'} (got {repo})")
+        raise RepositoryError(f"no host is called {parts.netloc or 'nothing'} (got {text})")
+    if port is not None and port != _DEFAULT_PORTS[parts.scheme]:
+        host = f"{host}:{port}"
+    return host
+
+
+def _address(repo: str) -> Address:
+    host, parts = _host(repo, repo), urlsplit(repo)
     names = parts.path.removeprefix("/").removesuffix("/").split("/")
     if len(names) > 2:
         raise RepositoryError(
@@ -93,6 +118,4 @@ def _address(repo: str) -> Address:
     for name, rule in zip(names, (_NAMESPACE, _NAME), strict=True):
         if not rule.fullmatch(name):
             raise RepositoryError(f"a name must match {rule.pattern} (got {name!r} in {repo})")
-    if port is not None and port != _DEFAULT_PORTS[parts.scheme]:
-        host = f"{host}:{port}"
     return Address(parts.scheme, host, *names)

@@ -12,9 +12,9 @@ from pipeline.cli import app
 from pipeline.cli.project import _duration, leftovers
 
 COMMANDS = ["sample", "infill", "perturb", "loss", "shift", "compare", "ui", "check", "clean"]
-COMMANDS += ["pin", "publish", "verify", "tune", "import"]
+COMMANDS += ["pin", "publish", "verify", "tune", "login", "doctor", "import"]
 SLOW = ["torch", "transformers", "mlflow", "pyarrow", "numpy", "oxen", "matplotlib", "tokenizers"]
-SLOW += ["yaml", "safetensors", "huggingface_hub", "dvc", "jinja2", "tqdm"]
+SLOW += ["yaml", "tomlkit", "urllib3", "safetensors", "huggingface_hub", "dvc", "jinja2", "tqdm"]
 
 
 def test_entry_point():

@@ -1,0 +1,293 @@
+"""What `sedd doctor` looks at, one function for each line."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.cli.asking import Asked
+from pipeline.cli.probing import Probe
+from pipeline.cli.project import check_python
+from pipeline.errors import BusyError, ParamsError, PipelineError, RepositoryError, ServerError
+from pipeline.files import from_root, read_json, store
+from pipeline.params import Data, Network, Params, load_params
+from pipeline.remote.address import Address, parse_repo
+
+PATIENCE = 5.0
+"""Seconds that one step of a request may take at most."""
+LITTLE, TOO_LITTLE = 5e9, 1e9
+"""Free bytes below which a warning is due, and below which training would soon fail."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check has found.
+
+    Attributes:
+        mark: FAIL where the pipeline cannot run.
+        text: what is there, and what to do when it is not right.
+    """
+
+    mark: Literal["ok", "warn", "FAIL"]
+    text: str
+
+
+def found(check: Callable[[], Finding]) -> Finding:
+    """What a check finds; an error that it raises is a FAIL."""
+    try:
+        return check()
+    except PipelineError as error:
+        return Finding("FAIL", str(error))
+
+
+def python() -> Finding:
+    """This Python, and that DVC will start it too."""
+    check_python()
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("ok", f"{version} in {sys.prefix}, and `python` on PATH is this one")
+
+
+def torch() -> Finding:
+    """That torch can be imported."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding("FAIL", f"torch cannot be imported ({error}): pip install -e . again")
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+    return Finding("ok", f"{torch.__version__} ({built}, {torch.get_num_threads()} threads)")
+
+
+def device(params: Params) -> Finding:
+    """That the device of params.yaml is there, and that what training needs of it works."""
+    from pipeline.device import check_compile, device_label, pick_device
+
+    picked = pick_device(params.device)
+    if params.train.compile:
+        check_compile(picked)
+    return Finding("ok", f"{params.device}: {device_label(picked)}")
+
+
+def flash_attn() -> Finding:
+    """Whether the optional kernels are here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return Finding("ok", version("flash-attn"))
+    except PackageNotFoundError:
+        return Finding("ok", "not installed, not needed")
+
+
+def dvc() -> Finding:
+    """That DVC is here, and this folder is of a repository of its."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        installed = version("dvc")
+    except PackageNotFoundError:
+        return Finding("FAIL", "not installed: pip install -e . again")
+    here = Path.cwd()
+    if not (here / "dvc.yaml").is_file():
+        return Finding("FAIL", f"{installed}, but {here} has no dvc.yaml: restore it with git")
+    if not any((folder / ".dvc").is_dir() for folder in (here, *here.parents)):
+        return Finding("FAIL", f"{installed}, but no repository of DVC: git init, then dvc init")
+    return Finding("ok", f"{installed}, repository in {here}")
+
+
+def read_params() -> Params | str:
+    """The project's parameters, or every mistake in them."""
+    try:
+        return load_params()
+    except ParamsError as error:
+        return "; ".join(str(error).splitlines())
+
+
+def mlflow(params: Params, until: float) -> Callable[[], Finding]:
+    """Begin to look whether runs can be tracked; a server has until then to answer."""
+    from pipeline.tracking.store import SQLITE, database_missing, redact, tracking_uri
+
+    uri = tracking_uri(params.tracking.uri)
+    if database_missing(uri):
+        return lambda: _to_be_made("the database", store() / "mlflow")
+    # A file answers, however slowly this machine imports MLflow.
+    probe = Probe(uri, None if uri.startswith(SQLITE) else until)
+
+    def finish() -> Finding:
+        try:
+            probe.finish()
+        except ServerError as error:
+            text = f"MLflow at {redact(uri)}: {error}: start it, or set tracking.uri to local"
+            return Finding("FAIL", text)
+        return Finding("ok", f"{redact(uri)} answers")
+
+    return finish
+
+
+def _to_be_made(what: str, folder: Path) -> Finding:
+    """Whether something that is not there yet could be made in `folder`."""
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        return Finding("FAIL", f"{what} cannot be made in {folder}: {nearest} is not writable")
+    return Finding("ok", f"{what} will be made in {folder}")
+
+
+def patience(network: Network) -> Network:
+    """At most a few seconds for each step, and no second try."""
+    return Network(
+        connect_seconds=min(network.connect_seconds, PATIENCE),
+        stall_seconds=min(network.stall_seconds, PATIENCE),
+        retries=0,
+    )
+
+
+def data_repo(params: Params, until: float) -> Callable[[], Finding]:
+    """Begin to look whether `data.repo` has the pinned commit."""
+    from pipeline.remote.repository import open_repository
+
+    data = params.data
+
+    def resolve() -> str:
+        return open_repository(data.repo, patience(params.network)).resolve(data.revision)
+
+    asked = Asked(resolve, until)
+
+    def finish() -> Finding:
+        try:
+            commit = asked.answer()
+            if commit == data.revision:
+                return Finding("ok", f"{data.repo} has {commit}{_token(data.repo)}")
+            problem = (
+                f"data.revision: {data.revision} is a branch, which moves: sedd pin {data.revision}"
+            )
+        except (RepositoryError, BusyError) as error:
+            problem = _about(data.repo, error)
+        if is_here(data):
+            return Finding("warn", f"{problem} (the data is here, so it is not needed now)")
+        return Finding("FAIL", problem)
+
+    return finish
+
+
+def is_here(data: Data) -> bool:
+    """Whether the files of this very revision were fetched, by their sizes; hashing takes long."""
+    folder, provenance = Path("artifacts/data"), Path("artifacts/provenance.json")
+    if not provenance.is_file():
+        return False
+    fetched = read_json(provenance)
+    asked = (data.repo, data.revision, data.files.model_dump())
+    if (fetched["repo"], fetched["revision"], fetched.get("asked")) != asked:
+        return False
+    files = {folder / file["path"]: file["size"] for file in fetched["files"]}
+    return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
+
+
+def publish_repo(params: Params, until: float) -> Callable[[], Finding]:
+    """Begin to look whether `publish.repo` can be reached; only if strict must it be."""
+    from pipeline.remote.repository import open_repository
+
+    repo = params.publish.repo
+
+    def reach() -> str:
+        address = parse_repo(repo)
+        if isinstance(address, Address):
+            from pipeline.remote.api import Api
+
+            there = Api(address, patience(params.network)).branches() is not None
+            made = "answers" if there else "does not exist: the first publish creates it"
+            return f"{repo} {made}{_token(repo)}"
+        open_repository(repo, params.network, create=True)
+        return repo
+
+    asked = Asked(reach, until)
+
+    def finish() -> Finding:
+        try:
+            text = asked.answer()
+        except ServerError as error:
+            problem = _about(repo, error)
+            if params.publish.strict:
+                return Finding("FAIL", f"{problem} (publish.strict is on)")
+            return Finding("warn", f"{problem} (what is published waits in .store/spool)")
+        address = parse_repo(repo)
+        if isinstance(address, Path) and not address.exists():
+            return _to_be_made("the repository", address)
+        return Finding("ok", text)
+
+    return finish
+
+
+def _about(repo: str, error: Exception) -> str:
+    """The error, which names the repository once."""
+    text = str(error)
+    return text if text.startswith(repo.removesuffix("/")) else f"{repo}: {text}"
+
+
+def _token(repo: str) -> str:
+    """Whether Oxen's store has a token for the host, in words."""
+    from pipeline.remote.credentials import token_for
+
+    address = parse_repo(repo)
+    if not isinstance(address, Address):
+        return ""
+    if token_for(address.host):
+        return f", with the token for {address.host}"
+    return f", without a token (sedd login {address.host} keeps one)"
+
+
+def spool() -> Finding:
+    """What waits to be sent."""
+    from pipeline.remote.spool import waiting_spools
+
+    waiting = {spool.items()[0].repository: len(spool.items()) for spool in waiting_spools()}
+    if not waiting:
+        return Finding("ok", "nothing waits to be sent")
+    counts = ", ".join(f"{count} for {repository}" for repository, count in waiting.items())
+    return Finding("warn", f"commits wait: {counts}: `sedd publish --flush` sends them")
+
+
+def scorer(params: Params) -> Finding:
+    """That the scorer is here, or could be fetched."""
+    name = params.score.scorer
+    if name == "baseline":
+        return Finding("ok", "baseline, which the pipeline trains itself")
+    from pipeline.evaluation.scorer import HUB
+
+    if name in HUB:
+        return _cached(name)
+    folder = from_root(name)
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return Finding("ok", str(folder))
+    return Finding(
+        "FAIL",
+        f"score.scorer: {folder} holds no transformers model (got {name}): use baseline, "
+        f"{', '.join(HUB)} or a folder with config.json and *.safetensors",
+    )
+
+
+def _cached(name: str) -> Finding:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    needed = ("config.json", "model.safetensors", "tokenizer.json")
+    if all(isinstance(try_to_load_from_cache(name, file), str) for file in needed):
+        return Finding("ok", f"{name}, in the cache of this machine")
+    if constants.HF_HUB_OFFLINE:
+        return Finding(
+            "FAIL", f"{name} is not on this machine, and HF_HUB_OFFLINE is set: use baseline"
+        )
+    return Finding(
+        "warn", f"{name} is not on this machine: scoring will fetch it from the Hugging Face hub"
+    )
+
+
+def disk() -> Finding:
+    """Free space where the project's files go."""
+    place = next(folder for folder in (store(), *store().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    text = f"{free / 1e9:,.1f} GB free at {place}"
+    if free < TOO_LITTLE:
+        return Finding("FAIL", f"{text}: free some; `sedd clean` and `dvc gc -w` list what can go")
+    if free < LITTLE:
+        return Finding("warn", f"{text}: `sedd clean` and `dvc gc -w` free some")
+    return Finding("ok", text)
