@@ -24,7 +24,7 @@ def test_the_worked_example(own_oxen_server, tmp_path):
 
     _, pinning, running, moving, second, compared, shown = said
     head = re.search(r"^pinned (\w+), ", pinning, re.MULTILINE)[1]
-    assert f"+  revision: {head} #" in pinning
+    assert re.search(rf"^\+  revision: {head} +#", pinning, re.MULTILINE)
     assert ran(running) == ALL
     unmoved, moved = moving.split("added    note.md")
     assert ran(unmoved) == set()
@@ -32,8 +32,9 @@ def test_the_worked_example(own_oxen_server, tmp_path):
     assert ran(moved) == PUBLISHING
     assert {"report", "track", "publish"} <= ran(second)
     assert "train" not in ran(second)
-    assert len(runs(clone)) == 2
-    assert len(re.findall(r"^\w{12} \w+ [\d.]+ [\d.]+$", compared, re.MULTILINE)) == 2
+    # One of each data commit, and the second experiment.
+    assert len(runs(clone)) == 3
+    assert len(re.findall(r"^\w{12} \w+ [\d.]+ [\d.]+$", compared, re.MULTILINE)) == 3
     assert json.loads(shown)["data_frame"]["view"]["size"]["height"] == 2
     snapshots = sorted(path.name for path in (tmp_path / "samples/snapshots").glob("*/*"))
     assert snapshots == ["20.parquet", "40.parquet"]
