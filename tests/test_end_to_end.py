@@ -18,71 +18,18 @@ from published_files import (
     write_published,
 )
 from pyarrow.parquet import read_table, write_table
+from tiny_clone import ALL, make_clone, ran, run, runs
 from tiny_project import PROJECT, TINY, changed, readme_commands, shipped_params
 
 pytestmark = pytest.mark.slow
 
 WEBTEXT = SHARED_GPT2.parent / "webtext"
 
-ALL = {
-    "fetch", "tokenizer", "pack", "train", "baseline", "evaluate", "real_text",
-    *(f"{stage}@{n}" for stage in ("sample", "score") for n in (1, 4, 16, 64, 128)),
-    "report", "track", "publish",
-}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A git clone of the working tree with tiny parameters, in the environment of the tests."""
-    folder = tmp_path_factory.mktemp("clone") / "project"
-    tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=PROJECT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    for name in tracked:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(PROJECT / name, folder / name)
-    (folder / "params.yaml").write_text(
-        yaml.safe_dump(changed(shipped_params(), TINY), sort_keys=False)
-    )
-    for command in ("init -q -b main", "add -A", "commit -q -m tiny"):
-        subprocess.run(
-            ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *command.split()],
-            cwd=folder, check=True,
-        )  # fmt: skip
-    return folder
-
-
-def run(folder: Path, *command: str, status: int = 0) -> str:
-    """Run a command as in an activated environment; its output, both streams."""
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))
-    }
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status, done.stdout
-    return done.stdout
-
-
-def ran(output: str) -> set[str]:
-    """Names of the stages that DVC ran."""
-    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-
-
-def runs(folder: Path) -> list:
-    """The MLflow runs of the clone's own store."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder}/.store/mlflow/mlflow.db")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return list(client.search_runs(experiments))
+    return make_clone(tmp_path_factory.mktemp("clone") / "project", {})
 
 
 def publications(folder: Path) -> int:

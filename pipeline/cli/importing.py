@@ -1,8 +1,9 @@
-"""`sedd import`: a checkpoint of the paper's reference implementation as one of this project."""
+"""`sedd import`: a published checkpoint, of the paper's code or of this project, as a folder."""
 
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,9 +17,12 @@ from pipeline.hub import from_hub
 if TYPE_CHECKING:
     from pipeline.data.tokenizer import TextTokenizer
     from pipeline.published.reading import Published
+    from pipeline.sedd.model import SEDDConfig
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
+OWN = re.compile(r"checkpoints/[0-9a-f]{16}/")
+"""Where `publish.checkpoint` puts each checkpoint."""
 
 
 @reported
@@ -27,7 +31,8 @@ def import_(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A folder, an Oxen repository (its path) or a Hugging Face id (ORG/NAME).",
+            help="A folder, an Oxen repository (its address or path) or a Hugging Face id "
+            "(ORG/NAME).",
         ),
     ],
     destination: Annotated[
@@ -46,50 +51,93 @@ def import_(
             help="Branch or commit of a repository or of a Hugging Face id.", show_default="main"
         ),
     ] = None,
+    path: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the checkpoint within an Oxen repository.",
+            show_default="its root, else the only one in checkpoints/",
+        ),
+    ] = None,
 ) -> None:
     """Convert a published SEDD checkpoint, so that every command takes it as --model.
 
     Two layouts are read: config.json with model.safetensors or pytorch_model.bin, and config.yaml
     with checkpoint.pth, whose averaged weights are taken where it has them. Pickles are read for
-    tensors and plain values only: they run no code.
+    tensors and plain values only: they run no code. What `publish.checkpoint` has published to an
+    Oxen repository is checked and copied as it is.
     """
     destination = destination.resolve()
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise ParamsError(f"DST must be new or an empty folder (got {destination})")
 
+    with _opened(source, revision, path) as folder:
+        if _is_own(folder):
+            if not _is_repository(source):
+                raise CheckpointError(
+                    f"{folder} is a checkpoint of this project already: name it with --model or "
+                    "train.init"
+                )
+            if tokenizer is not None:
+                raise ParamsError(f"--tokenizer: the checkpoint in {source} has its own")
+            about = _copy_own(folder, destination)
+        else:
+            about = _convert(folder, tokenizer, destination)
+    print(f"imported {source} to {destination}: {about}")
+
+
+def _convert(folder: Path, tokenizer: str | None, destination: Path) -> str:
+    """Write a published checkpoint as one of this project; what it is, in words."""
     from pipeline.published.reading import read_published
 
-    with _opened(source, revision) as folder:
-        _refuse_own(folder)
-        published = read_published(folder)
-        text = _tokenizer(tokenizer, folder)
-        vocab_size = published.config.vocab_size
-        if text.size != vocab_size:
-            raise CheckpointError(
-                f"the tokenizer has {text.size} tokens, and the model was trained on {vocab_size}: "
-                "give its own with --tokenizer"
-            )
-        _write(published, text, destination)
-    config = published.config
-    print(
-        f"imported {source} to {destination}: {config.graph}, {config.noise}, "
-        f"{sum(value.numel() for value in published.weights.values()):,} weights, "
-        f"{vocab_size:,} tokens, texts of up to {config.length:,}"
+    published = read_published(folder)
+    text = _tokenizer(tokenizer, folder)
+    vocab_size = published.config.vocab_size
+    if text.size != vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {text.size} tokens, and the model was trained on {vocab_size}: "
+            "give its own with --tokenizer"
+        )
+    _write(published, text, destination)
+    return _about(published.config, sum(value.numel() for value in published.weights.values()))
+
+
+def _copy_own(folder: Path, destination: Path) -> str:
+    """Copy a checkpoint of this project that every command can take; what it is, in words."""
+    import torch
+
+    from pipeline.cli.model import load_model
+    from pipeline.remote.folders import in_place_of
+
+    model, _ = load_model(folder, torch.device("cpu"))
+    with in_place_of(destination) as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True)
+    return _about(model.config, sum(value.numel() for value in model.state_dict().values()))
+
+
+def _about(config: "SEDDConfig", num_weights: int) -> str:
+    return (
+        f"{config.graph}, {config.noise}, {num_weights:,} weights, "
+        f"{config.vocab_size:,} tokens, texts of up to {config.length:,}"
     )
 
 
+def _is_repository(source: str) -> bool:
+    return "://" in source or (Path(source).expanduser() / ".oxen").is_dir()
+
+
 @contextmanager
-def _opened(source: str, revision: str | None) -> Iterator[Path]:
+def _opened(source: str, revision: str | None, path: str | None) -> Iterator[Path]:
     """A folder with the files of `source`; of a repository only while the context lasts."""
-    path = Path(source).expanduser()
-    if "://" in source or (path / ".oxen").is_dir():
+    plain = Path(source).expanduser()
+    if _is_repository(source):
         with tempfile.TemporaryDirectory() as scratch:
-            _fetch(source, revision or "main", Path(scratch))
-            yield Path(scratch)
-    elif path.exists():
+            yield _fetch(source, revision, path, Path(scratch))
+    elif path is not None:
+        raise ParamsError(f"--path: {source} is no Oxen repository")
+    elif plain.exists():
         if revision is not None:
             raise ParamsError(f"--revision: {source} is a plain folder, it has none")
-        yield path
+        yield plain
     elif re.fullmatch(HUB_ID, source):
         from pipeline.published.reading import LAYOUTS
 
@@ -105,8 +153,8 @@ def _opened(source: str, revision: str | None) -> Iterator[Path]:
         )
 
 
-def _fetch(source: str, revision: str, folder: Path) -> None:
-    """Copy the checkpoint's and the tokenizer's files from an Oxen repository."""
+def _fetch(source: str, revision: str | None, path: str | None, scratch: Path) -> Path:
+    """The folder in `scratch` with the checkpoint's and the tokenizer's files of a repository."""
     from pipeline.published.reading import LAYOUTS
     from pipeline.remote.repository import named, open_repository
 
@@ -114,29 +162,45 @@ def _fetch(source: str, revision: str, folder: Path) -> None:
         repository = open_repository(
             source if "://" in source else str(Path(source).expanduser().resolve()), network()
         )
-    with named("--revision"):
-        commit = repository.resolve(revision)
+    with named("--revision" if revision else "SRC"):
+        commit = repository.resolve(revision or "main")
     held = {entry.path for entry in repository.entries(commit)}
-    layout = next((layout for layout in LAYOUTS if held.issuperset(layout)), ())
-    wanted = [*layout, *(name for name in TOKENIZER_FILES if name in held)]
+    if path is not None:
+        where = f"{path.strip('/')}/"
+    elif any(held.issuperset(layout) for layout in LAYOUTS):
+        where = ""
+    else:
+        where = _only(held, f"{source} at {commit}")
+    names = {name.removeprefix(where) for name in held if name.startswith(where)}
+    layout = next((layout for layout in LAYOUTS if names.issuperset(layout)), ())
     if not layout:
+        place = f"{where}{' of ' if where else ''}{source}"
         raise CheckpointError(
-            f"no published checkpoint in {source} at {commit}: it has "
-            f"{', '.join(sorted(held)) or 'nothing'}"
+            f"no published checkpoint in {place} at {commit}: it has "
+            f"{', '.join(sorted(names)) or 'nothing'}"
         )
-    repository.fetch(commit, {name: name for name in wanted}, folder)
+    texts = [name for name in names if name in TOKENIZER_FILES or name.startswith("tokenizer/")]
+    repository.fetch(commit, {name: f"{where}{name}" for name in (*layout, *texts)}, scratch)
+    return scratch / where
 
 
-def _refuse_own(folder: Path) -> None:
+def _only(held: Collection[str], place: str) -> str:
+    """Start of the paths of the only checkpoint that `publish.checkpoint` put; "" without any."""
+    folders = sorted({match[0] for match in map(OWN.match, held) if match})
+    if len(folders) > 1:
+        listed = ", ".join(folder.rstrip("/") for folder in folders)
+        raise CheckpointError(f"{place} has several checkpoints: name one with --path ({listed})")
+    return folders[0] if folders else ""
+
+
+def _is_own(folder: Path) -> bool:
     from pipeline.training.checkpoint import checkpoint_config
 
     try:
         checkpoint_config(folder)
     except CheckpointError:
-        return
-    raise CheckpointError(
-        f"{folder} is a checkpoint of this project already: name it with --model or train.init"
-    )
+        return False
+    return True
 
 
 def _tokenizer(given: str | None, folder: Path) -> "TextTokenizer":

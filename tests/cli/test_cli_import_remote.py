@@ -10,6 +10,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from importing_checks import assert_holds
+from tiny_project import NETWORK
+
+from benchmarks.oxen_server import free_port
+from pipeline.remote.publication import checkpoint_files
+from pipeline.remote.repository import open_repository
+from pipeline.training.checkpoint import load_checkpoint, weights_sha256
+from pipeline.yamledit import edit_yaml
 
 # Oxen repositories.
 
@@ -63,9 +71,91 @@ def test_oxen_revisions_without_a_checkpoint(refused, refusal, repository, tmp_p
     assert result.stderr.startswith(f"error: --revision: {path} has no commit fff")
 
 
-def test_a_remote_repository_is_one_message(refused):
-    message = refused("https://host/weights")
-    assert message.startswith("SRC: an address is https://HOST/NAMESPACE/NAME")
+def test_a_server_that_is_away_is_one_message(refused, project):
+    url = f"http://127.0.0.1:{free_port()}/org/weights"
+    edit_yaml(project / "params.yaml", {"network.retries": 0})
+    assert refused(url).startswith(f"SRC: {url}: the server refuses connections")
+
+
+# On a server, and what `publish.checkpoint` has put there.
+
+
+@pytest.fixture
+def publish(oxen_server, tmp_path):
+    """Commit files to a repository of this name on the server; its address."""
+
+    def run(name, files):
+        url = oxen_server.url("imports", name)
+        open_repository(url, NETWORK, create=True).commit(files, "files")
+        return url
+
+    return run
+
+
+def tree(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_published_layout_on_a_server(sedd, publish, source, tmp_path):
+    assert sedd("import", source, tmp_path / "plain").exit_code == 0
+    files = {path.name: path for path in source.iterdir()}
+    below = {f"models/it/{name}": path for name, path in files.items()}
+    for url, options in {
+        publish("layout", files): (),
+        publish("below", below): ("--path", "models/it/"),
+    }.items():
+        name = url.rpartition("/")[2]
+        result = sedd("import", url, tmp_path / name, *options)
+        assert result.exit_code == 0, result.output
+        assert tree(tmp_path / name) == tree(tmp_path / "plain")
+
+
+def own(folder):
+    return checkpoint_files(folder, weights_sha256(folder))
+
+
+@pytest.mark.parametrize("where", ["server", "folder"])
+def test_an_own_checkpoint(sedd, publish, make_model, model, tmp_path, where):
+    files = own(model) | {"runs/a.json": model / "config.json"}
+    if where == "server":
+        repository = publish("own", files)
+    else:
+        repository = tmp_path / "repository"
+        open_repository(str(repository), NETWORK, create=True).commit(files, "files")
+    result = sedd("import", repository, tmp_path / "it")
+    assert result.exit_code == 0, result.output
+    assert tree(tmp_path / "it") == tree(model)
+    shown = sedd("sample", "--model", tmp_path / "it", "--steps", 2, "--num", 1, "--seed", 0)
+    assert shown.exit_code == 0, shown.output
+
+
+def test_one_of_several_is_named(sedd, refused, publish, make_model, model, tmp_path):
+    other = make_model(says=5)
+    folders = sorted(f"checkpoints/{weights_sha256(folder)[:16]}" for folder in (model, other))
+    url = publish("several", own(model) | own(other))
+    message = refused(url)
+    assert message.endswith(f"several checkpoints: name one with --path ({', '.join(folders)})")
+    chosen = f"checkpoints/{weights_sha256(other)[:16]}"
+    assert sedd("import", url, tmp_path / "it", "--path", chosen).exit_code == 0
+    assert_holds(tmp_path / "it", load_checkpoint(other, "cpu"))
+    message = refused(url, "--path", "checkpoints/none")
+    assert message.startswith(f"no published checkpoint in checkpoints/none/ of {url} at ")
+
+
+def test_an_own_checkpoint_that_is_damaged(refused, publish, make_model, tmp_path, letters):
+    files = own(make_model())
+    [tokenizer] = [name for name in files if name.endswith("tokenizer.json")]
+    message = refused(publish("mixed", files | {tokenizer: letters / "tokenizer.json"}))
+    assert "was trained with tokenizer" in message
+    [weights] = [name for name in files if name.endswith("safetensors")]
+    (tmp_path / "half").write_bytes(files[weights].read_bytes()[:-9])
+    assert "cannot be read" in refused(publish("half", files | {weights: tmp_path / "half"}))
+    assert "its own" in refused(publish("own", files), "--tokenizer", letters)
+
+
+def test_a_plain_folder_has_no_path(refused, source):
+    assert refused(source, "--path", "x") == f"--path: {source} is no Oxen repository"
 
 
 # The Hugging Face hub.
