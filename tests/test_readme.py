@@ -18,3 +18,9 @@ def test_pictures_and_files_exist():
 def test_there_are_commands_for_the_end_to_end_test_to_run():
     assert "dvc exp run -S steps=1024" in readme_commands()
     assert any(line.startswith("sedd infill") for line in readme_commands())
+
+
+def test_links_lead_somewhere():
+    for page in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
