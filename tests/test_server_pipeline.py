@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from faulty_server import asking_for, serving
 from pyarrow.parquet import read_table, write_table
-from remote.faulty_server import asking_for, serving
 from tiny_clone import ALL, make_clone, ran, run
 from tiny_project import NETWORK
 

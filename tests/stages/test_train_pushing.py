@@ -76,6 +76,7 @@ def test_artifacts_and_fingerprint_are_the_same_with_and_without(tiny):
     assert list(Path(".store/train").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_each_step_is_there_once_after_a_kill_and_a_resume(tiny):
     write_params(tiny, PUSHING | {"train.num_steps": 200, "train.checkpoint_every": 30})
     process = start()
