@@ -2,10 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from benchmarks.measure import Measured
 
 SIZE = 1024
 REPEATS = 20
@@ -23,6 +27,10 @@ class Machine:
     flops: float
     bytes: float
 
+    def during(self, measured: "Measured") -> "Machine":
+        """With the rate of matrix products that was measured between a side's runs."""
+        return self if measured.flops is None else replace(self, flops=measured.flops)
+
     def floor(self, flops: float, moved: float) -> tuple[float, float]:
         """Seconds that so much arithmetic, and so many bytes moved, take at least."""
         return flops / self.flops, moved / self.bytes
@@ -39,10 +47,25 @@ def median_seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
     return statistics.median(seconds)
 
 
+def product_seconds(repeats: int) -> list[float]:
+    """Seconds of each of so many matrix products that a rate is measured by."""
+    a, b, out = (torch.rand(SIZE, SIZE) for _ in range(3))
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        torch.mm(a, b, out=out)
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def product_flops(seconds: Sequence[float]) -> float:
+    """Operations a second of products that took so long, by their median."""
+    return 2 * SIZE**3 / statistics.median(seconds)
+
+
 def measure_machine() -> Machine:
     """Both rates, in under two seconds."""
-    a, b, out = (torch.rand(SIZE, SIZE) for _ in range(3))
-    product = median_seconds(lambda: torch.mm(a, b, out=out))
+    product_seconds(2)
     source, target = (torch.ones(2**25) for _ in range(2))
     copy = median_seconds(lambda: target.copy_(source))
-    return Machine(2 * SIZE**3 / product, 2 * source.nbytes / copy)
+    return Machine(product_flops(product_seconds(REPEATS)), 2 * source.nbytes / copy)

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.machine import REPEATS, product_flops, product_seconds
 from pipeline.errors import PipelineError
 
 Facts = dict[str, Any]
@@ -38,11 +39,13 @@ class Measured:
         seconds: of each run.
         peak_mb: most memory above what was held before, in 10^6 bytes, in the first run.
         facts: of the last run.
+        flops: rate of matrix products measured between the runs, as the machine's speed drifts.
     """
 
     seconds: list[float]
     peak_mb: float
     facts: Facts
+    flops: float | None = None
 
     @property
     def median(self) -> float:
@@ -124,11 +127,14 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     peaks: dict[str, float] = {}
     facts: dict[str, Facts] = {}
+    products: list[float] = []
     with ExitStack() as stack:
         workers = {name: stack.enter_context(worker(side)) for name, side in sides.items()}
         for child in workers.values():
             child.ready()
         for run in range(-1 if warm_up else 0, runs):
+            # Twenty in all at least, the first of each time not counted.
+            products += product_seconds(2 + REPEATS // runs)[1:]
             for name, child in workers.items():
                 answer = child.run()
                 peaks.setdefault(name, answer["peak_mb"])
@@ -136,4 +142,5 @@ def interleaved(
                 if run >= 0:
                     seconds[name].append(answer["seconds"])
                 on_run()
-    return {name: Measured(seconds[name], peaks[name], facts[name]) for name in sides}
+    flops = product_flops(products)
+    return {name: Measured(seconds[name], peaks[name], facts[name], flops) for name in sides}

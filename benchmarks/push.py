@@ -82,7 +82,7 @@ def train_with_push(plan: Plan, machine: Machine) -> list[Row]:
                 side: Side("benchmarks.push:train", settings | {"push": side == "ours"})
                 for side in ("plain", "ours")
             }
-            found = interleaved(sides, plan.runs(5, 1), on_run=plan.on_run)
+            found = interleaved(sides, plan.runs(3, 1), on_run=plan.on_run)
         finally:
             server.kill()
     plain, ours = found["plain"], found["ours"]
