@@ -27,12 +27,14 @@ class Shape:
 
         Args:
             rows: sequences, of `length` positions each.
-            head_positions: where outputs are wanted; None for all.
+            head_positions: where outputs are wanted, and so the last block's attention out and
+                perceptron; None for all.
             sigmas: how many values of sigma are embedded; None for one a row.
         """
         positions = rows * self.length
         head = positions if head_positions is None else head_positions
         multiply_adds = self.num_blocks * positions * self._block() + head * self._head()
+        multiply_adds -= (positions - head) * 9 * self.width**2
         if self.cond_dim is not None:
             multiply_adds += (rows if sigmas is None else sigmas) * self._modulation(self.cond_dim)
         return 2 * multiply_adds

@@ -49,7 +49,7 @@ def test_a_forward_pass(parameterization):
 
 def test_outputs_at_some_positions_and_one_sigma_for_all_rows():
     shape = shape_of(tiny_config("raw"))
-    head = 2 * shape.width * shape.num_outputs
+    head = 2 * (shape.width * shape.num_outputs + 9 * shape.width**2)
     modulation = 2 * (256 * 4 + 4**2 + (6 * 2 + 2) * 4 * 8)
     assert shape.forward(ROWS) - shape.forward(ROWS, head_positions=5) == (18 - 5) * head
     assert shape.forward(ROWS) - shape.forward(ROWS, sigmas=1) == 2 * modulation
