@@ -7,11 +7,12 @@ import typer
 
 from pipeline.data.splits import files_of, is_pattern
 from pipeline.errors import DataError, RepositoryError, reported
-from pipeline.files import read_json, write_json
+from pipeline.files import write_json
 from pipeline.params import Data, Params, load_params
 from pipeline.remote.address import Address, parse_repo
 from pipeline.remote.folders import count_rows, resumed_in_place_of, sha256
 from pipeline.remote.locks import locked
+from pipeline.remote.provenance import recorded_files
 from pipeline.remote.repository import Repository, named, open_repository
 
 
@@ -58,15 +59,11 @@ def _fetch(params: Params, data: Path, provenance: Path) -> None:
 
 def _is_fetched(params: Data, data: Path, provenance: Path) -> bool:
     """Whether DATA holds exactly what PROVENANCE, of this very revision, says byte for byte."""
-    if not provenance.is_file():
-        return False
-    fetched = read_json(provenance)
-    asked = (params.repo, params.revision, params.files.model_dump())
-    if (fetched["repo"], fetched["revision"], fetched.get("asked")) != asked:
-        return False
+    recorded = recorded_files(provenance, params)
     held = {path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()}
-    recorded = {file["path"]: file["sha256"] for file in fetched["files"]}
-    return held == recorded.keys() and all(sha256(data / path) == recorded[path] for path in held)
+    if recorded is None or held != recorded.keys():
+        return False
+    return all(sha256(data / path) == recorded[path]["sha256"] for path in held)
 
 
 def _pinned(repository: Repository, revision: str) -> str:

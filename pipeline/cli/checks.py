@@ -12,9 +12,10 @@ from pipeline.cli.asking import Asked
 from pipeline.cli.probing import Probe
 from pipeline.cli.project import check_python
 from pipeline.errors import BusyError, ParamsError, PipelineError, RepositoryError, ServerError
-from pipeline.files import from_root, read_json, store
+from pipeline.files import from_root, store
 from pipeline.params import Data, Network, Params, load_params
 from pipeline.remote.address import Address, parse_repo
+from pipeline.remote.provenance import recorded_files
 
 PATIENCE = 5.0
 """Seconds that one step of a request may take at most."""
@@ -172,14 +173,10 @@ def data_repo(params: Params, until: float) -> Callable[[], Finding]:
 
 def is_here(data: Data) -> bool:
     """Whether the files of this very revision were fetched, by their sizes; hashing takes long."""
-    folder, provenance = Path("artifacts/data"), Path("artifacts/provenance.json")
-    if not provenance.is_file():
+    recorded = recorded_files(Path("artifacts/provenance.json"), data)
+    if recorded is None:
         return False
-    fetched = read_json(provenance)
-    asked = (data.repo, data.revision, data.files.model_dump())
-    if (fetched["repo"], fetched["revision"], fetched.get("asked")) != asked:
-        return False
-    files = {folder / file["path"]: file["size"] for file in fetched["files"]}
+    files = {Path("artifacts/data", path): file["size"] for path, file in recorded.items()}
     return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
 

@@ -100,17 +100,22 @@ def changes(before: "Iterable[Entry]", after: "Iterable[Entry]", files: "DataFil
         if len(ordered) > MOST:
             lines.append(f"{kind:8} and {len(ordered) - MOST:,} more")
     for split in dict.fromkeys(split_of.values()):
-        rows = [
-            [entry.rows for entry in side.values() if split_of.get(entry.path) == split]
+        before_all, after_all = (
+            _total(entry for path, entry in side.items() if split_of.get(path) == split)
             for side in (old, new)
-        ]
-        counts = [f"{sum(map(int, filter(None, side))):,}" for side in rows]
-        if None not in rows[0] + rows[1] and counts[0] != counts[1]:
-            lines.append(f"{split}: {counts[0]} -> {counts[1]} rows in all")
-    touched = any(path in split_of for paths in kinds.values() for path in paths)
-    if not touched:
+        )
+        if before_all is not None and after_all is not None and before_all != after_all:
+            lines.append(f"{split}: {before_all:,} -> {after_all:,} rows in all")
+    if split_of.keys().isdisjoint(path for paths in kinds.values() for path in paths):
         lines.append("no file of data.files changes: what was trained on them stays as it is")
     return lines
+
+
+def _total(entries: "Iterable[Entry]") -> int | None:
+    """Rows of all files; None where one's are not known."""
+    rows = [entry.rows for entry in entries]
+    known = [number for number in rows if number is not None]
+    return sum(known) if len(known) == len(rows) else None
 
 
 def _rows(old: "Entry | None", new: "Entry | None") -> str:
