@@ -11,7 +11,6 @@ from benchmarks.measure import Facts, Measured, Side, Step, interleaved
 from benchmarks.plain import plain_model, plain_sample
 from benchmarks.rows import Check, Plan, Row, at_least, floor_text, rate
 from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
-from pipeline.device import keep_freed_memory
 from pipeline.sedd.model import SEDD
 from pipeline.sedd.sampler import sample
 
@@ -26,7 +25,6 @@ def plain(size: str, timed: int | None = None) -> Step:
         timed: network calls that are made, in place of all: each costs the same, and the seconds
             returned are those of all.
     """
-    keep_freed_memory()
     model = perturbed(plain_model(config_of(size, "raw"))).eval()
     generator = torch.Generator().manual_seed(0)
     num, num_steps = NUM[size], NUM_STEPS[size]
@@ -48,7 +46,6 @@ def ours(size: str, parameterization: Parameterization, num_steps: int | None = 
     Args:
         num_steps: in place of those of the size; the seconds are then scaled to these.
     """
-    keep_freed_memory()
     model = perturbed(SEDD(config_of(size, parameterization))).eval()
     generator = torch.Generator().manual_seed(0)
     steps = NUM_STEPS[size] if num_steps is None else num_steps

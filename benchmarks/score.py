@@ -13,7 +13,7 @@ from benchmarks.measure import Facts, Measured, Side, Step, interleaved
 from benchmarks.plain_text import plain_score
 from benchmarks.rows import Check, Plan, Row, at_least, floor_text, rate
 from benchmarks.shapes import GPT2_VOCAB
-from pipeline.device import has_bfloat16, keep_freed_memory, pick_device
+from pipeline.device import has_bfloat16
 from pipeline.evaluation.causal import Precision
 from pipeline.evaluation.gen_ppl import likelihood
 from pipeline.evaluation.samples import Floats, Ints, Samples
@@ -47,7 +47,6 @@ def model_of() -> Any:
 
 def plain(num: int) -> Step:
     """One text after another."""
-    keep_freed_memory()
     model, texts = model_of(), texts_of(num)
     plain_score(model, texts[:1], EOS)
     return lambda: {"nats": plain_score(model, texts, EOS).tolist()}
@@ -64,7 +63,7 @@ def scorer_of(precision: Precision) -> Scorer:
             baseline=folder,
             tokenizer="ids alone",
             eos_id=EOS,
-            device=pick_device("cpu"),
+            device=torch.device("cpu"),
             precision=precision,
         )
 

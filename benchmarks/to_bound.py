@@ -20,7 +20,6 @@ from pipeline.data.corpus import read_documents
 from pipeline.data.packed import Packed
 from pipeline.data.packing import pack
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
-from pipeline.device import pick_device
 from pipeline.sedd.bound import Rate, draw_bound, rate
 from pipeline.sedd.loss import ScoreEntropy
 from pipeline.sedd.model import SEDD
@@ -98,7 +97,7 @@ def ours() -> Step:
     def run() -> Facts:
         torch.manual_seed(settings.seed)
         model = SEDD(config_of("char", "conditional", tokenizer.size))
-        trainer = Trainer(ScoreEntropy(model), settings, pick_device("cpu"))
+        trainer = Trainer(ScoreEntropy(model), settings, torch.device("cpu"))
         started = time.perf_counter()
         while trainer.step < settings.num_steps:
             trainer.train_step(packed.train, order)

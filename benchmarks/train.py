@@ -12,7 +12,7 @@ from benchmarks.measure import Facts, Measured, Side, Step, interleaved
 from benchmarks.plain import plain_model, plain_score_entropy
 from benchmarks.rows import Check, Figure, Plan, Row, at_least, floor_text, rate
 from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
-from pipeline.device import has_bfloat16, keep_freed_memory, pick_device
+from pipeline.device import has_bfloat16
 from pipeline.sedd.loss import ScoreEntropy, stratified_times
 from pipeline.sedd.model import SEDD
 from pipeline.training.ema import Ema
@@ -103,19 +103,8 @@ def blocks_of(size: str, vocab_size: int) -> np.ndarray[Any, np.dtype[Any]]:
     return random.integers(vocab_size, size=(64 * BATCH[size], length), dtype=np.uint32)
 
 
-def plain(
-    size: str,
-    parameterization: Parameterization,
-    precision: str = "float32",
-    keeps_memory: bool = False,
-) -> Step:
-    """A plain training step.
-
-    Args:
-        keeps_memory: as the product does it; public code leaves the C library as it is.
-    """
-    if keeps_memory:
-        keep_freed_memory()
+def plain(size: str, parameterization: Parameterization, precision: str = "float32") -> Step:
+    """A plain training step."""
     config = config_of(size, parameterization)
     trainer = PlainTrainer(perturbed(plain_model(config)), settings_of(size), precision)
     blocks, order = blocks_of(size, config.vocab_size), Order(64 * BATCH[size], seed=0)
@@ -147,7 +136,7 @@ def ours(
     model = perturbed(SEDD(config))
     if COMPILE[size] if compiled is None else compiled:
         model.network.compile_blocks()
-    trainer = Trainer(ScoreEntropy(model), settings_of(size, **changes), pick_device("cpu"))
+    trainer = Trainer(ScoreEntropy(model), settings_of(size, **changes), torch.device("cpu"))
     blocks, order = blocks_of(size, config.vocab_size), Order(64 * BATCH[size], seed=0)
 
     def run() -> Facts:
@@ -220,21 +209,12 @@ def train_gpt2(plan: Plan, machine: Machine) -> list[Row]:
         sides["ours_bf16"] = Side("benchmarks.train:ours", narrow)
         if not plan.quick:
             sides["plain_bf16"] = Side("benchmarks.train:plain", narrow)
-    if not plan.quick:
-        sides["plain_keeping"] = Side("benchmarks.train:plain", settings | {"keeps_memory": True})
     found = interleaved(sides, plan.runs(7, 2), on_run=plan.on_run)
     plain, ours = found["plain"], found["ours"]
-    notes: tuple[str, ...] = ()
-    if "plain_keeping" in found:
-        keeping = found["plain_keeping"]
-        notes = (
-            f"plain that keeps freed memory, as ours does: {keeping.median / ours.median:.2f}x, "
-            f"peak {keeping.peak_mb:,.0f} MB",
-        )
     rows = [
         speed_row(
             "train_gpt2_fp32", "gpt2", plain, ours, machine,
-            (at_least(plain.median / ours.median, 3),), 0.43, notes,
+            (at_least(plain.median / ours.median, 3),), 0.43,
         )
     ]  # fmt: skip
     if fast_bfloat16:

@@ -26,6 +26,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture
+def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a store of its own, for a user who has not configured Oxen."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tmp_path / "no configuration"))
+    return tmp_path
+
+
+@pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with tiny params.yaml, a tokenizer, packed names and its own store."""
     write_params(tmp_path, TINY)

@@ -14,12 +14,9 @@ from pipeline.yamledit import edit_yaml
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tmp_path / "no configuration"))
-    (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
-    return tmp_path
+def project(empty_project):
+    (empty_project / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    return empty_project
 
 
 def pin(*arguments):

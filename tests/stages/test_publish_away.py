@@ -1,10 +1,8 @@
 """Publishing to a server that is away: what waits, what is said, and what is sent later."""
 
-import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pyarrow import parquet
-from test_stage_publish import PROJECT, start, write_experiment
+from test_stage_publish import PROJECT, kill_after, start, write_experiment
 from typer.testing import CliRunner
 
 from benchmarks.oxen_server import free_port
@@ -27,11 +25,8 @@ NETWORK = Network(connect_seconds=1, stall_seconds=5, retries=0)
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tmp_path / "no configuration"))
-    return tmp_path
+def project(empty_project):
+    return empty_project
 
 
 def experiment(folder: Path, repo: str, seed: int = 0, **publish: object) -> None:
@@ -199,13 +194,11 @@ def test_the_checkpoint_goes_with_it_where_that_is_asked_for(project, capfd):
 def killed_and_published(project: Path, url: str, seed: int) -> None:
     """Kill -9 a publisher some time after it touched the spool, then run it again."""
     experiment(project, url, seed)
-    process = start(project)
-    while process.poll() is None and not list(project.glob(".store/spool/*/.*")):
-        time.sleep(0.001)
-    time.sleep(random.Random(seed).uniform(0, 0.15))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_after(
+        start(project),
+        lambda: any(project.glob(".store/spool/*/.*")),
+        random.Random(seed).uniform(0, 0.15),
+    )
     publish()
     assert waiting() == []
 

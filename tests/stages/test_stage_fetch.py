@@ -19,11 +19,8 @@ SHIPPED = PROJECT / "pipeline" / "data" / "baby_names"
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tmp_path / "no configuration"))
-    return tmp_path
+def project(empty_project):
+    return empty_project
 
 
 def write_params(**data: Any) -> dict[str, Any]:

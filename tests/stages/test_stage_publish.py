@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,9 @@ def write_experiment(folder: Path, seed: int = 0, **metrics: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tmp_path / "no configuration"))
-    write_experiment(tmp_path)
-    return tmp_path
+def project(empty_project):
+    write_experiment(empty_project)
+    return empty_project
 
 
 def publish(capfd: pytest.CaptureFixture[str]) -> str:
@@ -126,20 +124,30 @@ def test_two_experiments_publish_at_once(project):
     assert len(list(Path("published/runs").glob("*.json"))) == 2
 
 
+def kill_after(
+    process: "subprocess.Popen[bytes]", touched: Callable[[], bool], seconds: float
+) -> None:
+    """Kill -9 a publisher, and what it started, so long after it has touched something."""
+    while process.poll() is None and not touched():
+        time.sleep(0.001)
+    time.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def killed_and_published(project: Path, seed: int, within: float) -> None:
     """Kill a publisher some time after it touched the repository, then run it again."""
     write_experiment(project, seed)
     before = commits() if Path("published").exists() else []
     files = set(project.glob("published/samples/*"))
-    process = start(project)
-    while process.poll() is None:
-        if files != set(project.glob("published/samples/*")) or list(project.glob(".published.*")):
-            break
-        time.sleep(0.001)
-    time.sleep(random.Random(seed).uniform(0, within))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_after(
+        start(project),
+        lambda: (
+            files != set(project.glob("published/samples/*")) or any(project.glob(".published.*"))
+        ),
+        random.Random(seed).uniform(0, within),
+    )
     main(Path("artifacts"), Path("reports"))
     assert not waiting_spools()
     assert not list(project.glob(".store/spool/*/.*.partial"))
@@ -151,13 +159,11 @@ def killed_while_spooling(project: Path, seed: int) -> None:
     """Kill a publisher some time after it touched the spool, then run it again."""
     write_experiment(project, seed)
     before = commits() if Path("published").exists() else []
-    process = start(project)
-    while process.poll() is None and not list(project.glob(".store/spool/*/*[0-9a-f]*-*")):
-        time.sleep(0.001)
-    time.sleep(random.Random(seed).uniform(0, 0.05))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_after(
+        start(project),
+        lambda: any(project.glob(".store/spool/*/*[0-9a-f]*-*")),
+        random.Random(seed).uniform(0, 0.05),
+    )
     main(Path("artifacts"), Path("reports"))
     assert not waiting_spools()
     assert not list(project.glob(".store/spool/*/.*.partial"))
