@@ -213,7 +213,6 @@ class Transformer(nn.Module):
         if self.position_embed is not None:
             x = x + self.position_embed.embedding[: xt.shape[1]]
         turns = self.rotary_emb.turns(xt.shape[1])
-        # The last block works for the positions that are asked for alone.
         for block in self.blocks[:-1]:
             x = self._through(block, x, turns, cond)
         # The last block works for the positions that are asked for alone.

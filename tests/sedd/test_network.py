@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy import toy_config
 
-from pipeline.sedd.layers import TanhGELU
+from pipeline.sedd.layers import TanhGELU, attend
 from pipeline.sedd.loss import score_entropy
 from pipeline.sedd.model import SEDD, SEDDConfig
 from pipeline.sedd.network import cast_weights
@@ -144,3 +144,23 @@ def test_gelu_is_pytorchs_with_a_gradient_and_without(dtype):
     torch.testing.assert_close(by_x, by_x_expected, **tolerance)
     with torch.no_grad():
         torch.testing.assert_close(TanhGELU()(x), expected, **tolerance)
+
+
+def test_short_attention_trains_as_the_fused_kernel():
+    """Values and gradients in float64, where training takes plain products on a CPU."""
+    draws = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(3, 2, 16, 8, dtype=torch.float64, generator=draws, requires_grad=True)
+        for _ in range(3)
+    ]
+    by_output = torch.randn(3, 2, 16, 8, dtype=torch.float64, generator=draws)
+    short = attend(*inputs, "sdpa")
+    fused = torch.nn.functional.scaled_dot_product_attention(*inputs)
+    assert type(short.grad_fn) is not type(fused.grad_fn)
+    torch.testing.assert_close(short, fused, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        torch.autograd.grad(short, inputs, by_output),
+        torch.autograd.grad(fused, inputs, by_output),
+        rtol=1e-11,
+        atol=1e-14,
+    )
