@@ -2,8 +2,10 @@
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import Machine
@@ -62,33 +64,31 @@ def text_bytes(parquet: Path) -> int:
     return sum(len(text.encode()) for text in read_documents(parquet, COLUMN))
 
 
-def write_repeated(source: Path, target: Path, times: int) -> None:
-    """The corpus several times over, a row group each."""
-    table = pq.read_table(source, columns=[COLUMN])
-    with pq.ParquetWriter(target, table.schema) as writer:
+def write_repeated(target: Path, documents: pa.Table, times: int) -> Side:
+    """The documents several times over, and the product's side that packs them."""
+    with pq.ParquetWriter(target, documents.schema) as writer:
         for _ in range(times):
-            writer.write_table(table, row_group_size=1000)
+            writer.write_table(documents, row_group_size=1000)
+    return Side("benchmarks.pack:ours", {"parquet": str(target)})
 
 
 def pack_gpt2(plan: Plan, machine: Machine) -> list[Row]:
     """The row pack_gpt2."""
     if not (CORPUS.is_dir() and TOKENIZER.is_dir()):
         return [Row("pack_gpt2", "MB/s", notes=(f"not run: no {CORPUS}",))]
-    corpus = CORPUS / "train.parquet"
-    sides = {
-        side: Side(f"benchmarks.pack:{side}", {"parquet": str(corpus)})
-        for side in ("plain", "ours")
-    }
-    found = interleaved(sides, plan.runs(3, 1), warm_up=False, on_run=plan.on_run)
-    plain, ours = found["plain"], found["ours"]
+    documents = pq.read_table(CORPUS / "train.parquet", columns=[COLUMN])
+    documents = documents.slice(0, len(documents) // plan.runs(1, 4))
     times = plan.runs(8, 3)
-    with tempfile.TemporaryDirectory() as folder:
-        larger = Path(folder) / "larger.parquet"
-        write_repeated(corpus, larger, times)
-        side = Side("benchmarks.pack:ours", {"parquet": str(larger)})
-        [at_large] = interleaved({"large": side}, 1, warm_up=False, on_run=plan.on_run).values()
+    with tempfile.TemporaryDirectory() as name:
+        corpus = Path(name) / "corpus.parquet"
+        our_side = write_repeated(corpus, documents, 1)
+        sides = {"plain": replace(our_side, prepare="benchmarks.pack:plain"), "ours": our_side}
+        found = interleaved(sides, plan.runs(3, 1), warm_up=False, on_run=plan.on_run)
+        size = text_bytes(corpus)
+        larger = {"larger": write_repeated(Path(name) / "larger.parquet", documents, times)}
+        [at_large] = interleaved(larger, 1, warm_up=False, on_run=plan.on_run).values()
+    plain, ours = found["plain"], found["ours"]
     growth = at_large.peak_mb / ours.peak_mb
-    size = text_bytes(corpus)
     return [
         Row(
             "pack_gpt2",

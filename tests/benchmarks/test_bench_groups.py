@@ -1,6 +1,8 @@
 """What groups of rows make of their measurements, and the steps that they time."""
 
 import json
+import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,7 +12,6 @@ from benchmarks import sample, shapes, to_bound, train
 from benchmarks.machine import Machine
 from benchmarks.measure import Measured
 from benchmarks.profile import profiled
-from pipeline.sedd.bound import Rate
 
 MACHINE = Machine(flops=100e9, bytes=10e9)
 
@@ -59,10 +60,13 @@ def test_plain_counts_every_call_and_ours_what_is_needed(tiny):
 
 @pytest.mark.parametrize("side", ["plain", "ours"])
 def test_training_to_the_bound_counts_training_alone(monkeypatch, side):
+    packed, tokenizer = to_bound.names()
+    few = replace(packed, test=packed.test[:8])
+    monkeypatch.setattr(to_bound, "names", lambda: (few, tokenizer))
     monkeypatch.setattr(to_bound, side.upper(), {"num_steps": 2, "batch_size": 4, "lr": 1e-3})
-    monkeypatch.setattr(to_bound, "held_out_bound", lambda model: Rate(2.3, 0.01, 0.02))
     facts = getattr(to_bound, side)()()
-    assert facts["bound"] == 2.3
+    # No better than guessing among all characters, after two steps.
+    assert facts["bound"] > math.log(tokenizer.size) - 0.5
     assert facts["seconds"] > 0
 
 
