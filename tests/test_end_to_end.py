@@ -34,6 +34,8 @@ def clone(tmp_path_factory):
 
 def publications(folder: Path) -> int:
     """Commits in the repository of samples, counted in a process: Oxen locks what it opens."""
+    if not (folder / ".store" / "oxen" / "samples").exists():
+        return 0
     count = "from oxen import Repo; print(len(Repo('.store/oxen/samples').log()))"
     return int(run(folder, "python", "-c", count))
 
@@ -208,7 +210,7 @@ def web_text(clone, tmp_path):
 @pytest.mark.filterwarnings("default")
 def test_web_text_goes_through_the_pipeline(web_text):
     """As windows of running text in GPT-2's tokens, chosen by `-S` alone."""
-    before = len(runs(web_text)) if (web_text / ".store" / "mlflow").exists() else 0
+    before = len(runs(web_text))
     command = "dvc exp run -S tokenizer.kind=gpt2 -S pack.mode=concat"
     assert f"\n{command}\n" in (PROJECT / "README.md").read_text()
     output = run(web_text, *command.split())

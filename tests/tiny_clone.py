@@ -64,9 +64,12 @@ def ran(output: str) -> set[str]:
 
 
 def runs(folder: Path) -> list:
-    """The MLflow runs of the clone's own store."""
+    """The MLflow runs of the clone's own store; none where there is no store yet."""
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{folder}/.store/mlflow/mlflow.db")
+    store = folder / ".store" / "mlflow" / "mlflow.db"
+    if not store.exists():
+        return []
+    client = MlflowClient(f"sqlite:///{store}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments))
