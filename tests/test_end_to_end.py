@@ -19,7 +19,7 @@ from published_files import (
 )
 from pyarrow.parquet import read_table, write_table
 from tiny_clone import ALL, make_clone, ran, run, runs
-from tiny_project import PROJECT, TINY, changed, readme_commands, shipped_params
+from tiny_project import PROJECT, TINY, changed, readme_blocks, shipped_params
 
 pytestmark = pytest.mark.slow
 
@@ -120,9 +120,11 @@ def test_a_commit_that_leaves_the_data_alone_reruns_what_names_it(clone, tmp_pat
 
 
 @pytest.mark.filterwarnings("default")
-def test_commands_of_the_readme(clone):
-    """In their order, in the environment of the tests."""
-    for command in readme_commands():
+@pytest.mark.parametrize("block", readme_blocks(), ids=lambda block: block[-1])
+def test_commands_of_the_readme(clone, block):
+    """Each block in its order, after the pipeline has run, in the environment of the tests."""
+    run(clone, "dvc", "repro")
+    for command in block:
         if command == ". .venv/bin/activate":
             continue
         output = run(clone, "sh", "-c", command)

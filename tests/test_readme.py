@@ -2,7 +2,7 @@
 
 import re
 
-from tiny_project import PROJECT, readme_commands
+from tiny_project import PROJECT, readme_blocks
 
 README = (PROJECT / "README.md").read_text()
 
@@ -16,8 +16,9 @@ def test_pictures_and_files_exist():
 
 
 def test_there_are_commands_for_the_end_to_end_test_to_run():
-    assert "dvc exp run -S steps=1024" in readme_commands()
-    assert any(line.startswith("sedd infill") for line in readme_commands())
+    lines = [line for block in readme_blocks() for line in block]
+    assert "dvc exp run -S steps=1024" in lines
+    assert any(line.startswith("sedd infill") for line in lines)
 
 
 def test_links_lead_somewhere():

@@ -64,11 +64,11 @@ def write_params(folder: Path, changes: dict[str, Any]) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(changed(shipped_params(), changes)))
 
 
-def readme_commands() -> list[str]:
-    """Lines of the README's sh blocks, without comments."""
+def readme_blocks() -> list[list[str]]:
+    """Lines of each of the README's sh blocks, without comments."""
     blocks = re.findall(r"```sh\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
+    lines = [[line.split("  #")[0].strip() for line in block.splitlines()] for block in blocks]
+    return [[line for line in block if line] for block in lines]
 
 
 def stage_command(name: str, *arguments: object) -> list[str]:
