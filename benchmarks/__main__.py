@@ -4,7 +4,7 @@ python -m benchmarks --help
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -57,8 +57,13 @@ def bench(
     unknown = [name for name in only or [] if name not in GROUPS]
     if unknown:
         raise ParamsError(f"--only: one of {', '.join(GROUPS)} (got {', '.join(unknown)})")
-    rows, machines = measured_rows(only or list(GROUPS), quick=quick)
-    write_json(out, [row.asdict() for row in rows])
+    rows: list[Row] = []
+    machines: list[Machine] = []
+    for found, machine in measured(only or list(GROUPS), quick=quick):
+        rows += found
+        machines += [machine] if machine else []
+        # Now, and not at the end: a group that fails takes no other with it.
+        write_json(out, [row.asdict() for row in rows])
     if machines:
         print(machine_text(machines, torch.get_num_threads()) + "\n")
     print(table(rows, markdown=markdown))
@@ -67,21 +72,18 @@ def bench(
         raise typer.Exit(1)
 
 
-def measured_rows(names: list[str], *, quick: bool) -> tuple[list[Row], list[Machine]]:
-    """The rows of the groups named, each with the machine's rates measured just before."""
-    rows: list[Row] = []
-    machines: list[Machine] = []
+def measured(names: list[str], *, quick: bool) -> Iterator[tuple[list[Row], Machine | None]]:
+    """The rows of each group named, with the machine's rates measured just before."""
     for place, name in enumerate(names, start=1):
         if quick and name in LONG:
-            rows.append(Row(name, LONG[name], notes=("not run: `make bench` does",)))
+            yield [Row(name, LONG[name], notes=("not run: `make bench` does",))], None
             continue
-        machines.append(measure_machine())
+        machine = measure_machine()
         with progress(desc=f"{place}/{len(names)} {name}", unit="run") as bar:
-            found = GROUPS[name](Plan(quick, bar.update), machines[-1])
-        for row in found:
+            rows = GROUPS[name](Plan(quick, bar.update), machine)
+        for row in rows:
             print(line(row), file=sys.stderr)
-        rows += found
-    return rows, machines
+        yield rows, machine
 
 
 app.command("profile")(profiling.profile)

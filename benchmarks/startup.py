@@ -18,6 +18,8 @@ BIN = Path(sys.executable).parent
 RUN_SECONDS, HELP_SECONDS, STAGE_SECONDS = 30.0, 0.3, 1.0
 # What git leaves out and a finished pipeline needs.
 FINISHED = ("artifacts", "reports", ".store", ".dvc/cache")
+# A tracking store knows where it lies, and is no one's elsewhere.
+TRACKED = PROJECT / ".store" / "mlflow"
 
 
 def seconds_of(command: Sequence[str], folder: Path) -> float:
@@ -83,13 +85,9 @@ def copied_project(folder: Path) -> None:
     for path in FINISHED:
         if (PROJECT / path).is_dir():
             shutil.copytree(
-                PROJECT / path,
-                folder / path,
-                symlinks=True,
-                dirs_exist_ok=True,
-                # A tracking store knows where it lies, and is no one's elsewhere.
-                ignore=shutil.ignore_patterns("mlflow"),
-            )
+                PROJECT / path, folder / path, symlinks=True, dirs_exist_ok=True,
+                ignore=lambda place, names: [n for n in names if Path(place, n) == TRACKED],
+            )  # fmt: skip
     who = ["-c", "user.name=bench", "-c", "user.email=bench@example.org"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "bench"]):
         subprocess.run(["git", *who, *command], cwd=folder, check=True)

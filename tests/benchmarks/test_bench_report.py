@@ -10,6 +10,7 @@ from benchmarks.machine import Machine
 from benchmarks.measure import Measured
 from benchmarks.report import table
 from benchmarks.rows import Check, Figure, Row, at_least, rate
+from pipeline.errors import PipelineError
 
 KEYS = ["name", "plain", "ours", "ratio", "share", "unit", "plain_peak_mb", "ours_peak_mb", "runs"]
 MACHINE = Machine(flops=100e9, bytes=10e9)
@@ -91,8 +92,20 @@ def test_the_bench_writes_every_row(tmp_path, monkeypatch, machine):
     assert all(list(row) == KEYS for row in rows)
 
 
+def test_a_group_that_fails_leaves_the_rows_before_it(tmp_path, monkeypatch, machine):
+    def fails(*_: object) -> list[Row]:
+        raise PipelineError("benchmark b failed: no memory")
+
+    monkeypatch.setattr(bench, "GROUPS", {"a": lambda *_: [speed()], "b": fails})
+    out = tmp_path / "bench.json"
+    done = CliRunner().invoke(bench.app, ["bench", "--out", str(out)])
+    assert done.exit_code == 1
+    assert "error: benchmark b failed: no memory" in done.output
+    assert [row["name"] for row in json.loads(out.read_text())] == ["train"]
+
+
 def test_a_quick_bench_names_what_it_leaves_out(machine):
-    rows, _ = bench.measured_rows(list(bench.LONG), quick=True)
+    rows = [row for rows, _ in bench.measured(list(bench.LONG), quick=True) for row in rows]
     assert {row.name for row in rows} == set(bench.LONG)
     assert all(row.asdict()["ours"] is None and row.notes for row in rows)
 
