@@ -39,7 +39,7 @@ COMMON: dict[str, Any] = {
     "precision": "float32",
 }
 # Keys of params.yaml that `sedd tune` sets, as it would for these sizes.
-COMPILE = {"gpt2": False, "char": True}
+COMPILE = {"gpt2": True, "char": True}
 # Bytes of a weight that a step moves at least: read by the forward and the backward pass; its
 # gradient written, read and scaled by the clipping; weight, gradient and two moments read and all
 # but the gradient written by the optimiser; weight and average read, average written.

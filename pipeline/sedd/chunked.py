@@ -1,14 +1,19 @@
-"""The head and its loss together, some positions at a time: no [N, V] tensor outlives its chunk."""
+"""The head and its loss together, a tile of outputs at a time: no [N, V] tensor is ever whole."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Outputs in a chunk: at most 64 MB of float32, whatever the vocabulary. Larger ones gain nothing.
-CHUNK = 2**24
+TILE = 2**22
+"""Outputs in a tile, 16 MB of float32: a cache holds it, and products are no faster with more."""
+TILE_ROWS = 2048
+"""Positions in a tile: enough for products to run at full speed."""
+WHOLE = 2**24
+"""Outputs in a tile of whole rows: fewer would mean to read all weights for too few positions."""
 # Rows of a gradient by weights that are widened at a time: few enough to stay in a cache.
 WIDENED_AT_ONCE = 4096
 
@@ -16,8 +21,11 @@ WIDENED_AT_ONCE = 4096
 class Criterion(Protocol):
     """What outputs cost."""
 
-    def __call__(self, outputs: Tensor, rows: slice) -> Tensor:
-        """Nats [n] of the outputs [n, K] of `rows`; outputs become the gradient of their sum."""
+    def __call__(self, outputs: Tensor, rows: slice, columns: slice) -> Tensor:
+        """Nats [n] of outputs [n, k], those numbered `columns` at the positions `rows`.
+
+        Outputs become the gradient of their sum.
+        """
         ...
 
 
@@ -33,19 +41,27 @@ class Nats(NamedTuple):
     positions: Tensor
 
 
-def chunked_nats(hidden: Tensor, head: nn.Linear, criterion: Criterion) -> Nats:
+def chunked_nats(
+    hidden: Tensor, head: nn.Linear, criterion: Criterion, *, whole_rows: bool = False
+) -> Nats:
     """Nats of N positions from what the head takes there, [N, D].
 
     Equal to criterion(head(hidden)) in value and gradient. The gradient is computed in the same
-    pass, when the outputs are at hand: one forward and two backward products a chunk, as with the
-    whole, and outputs for `CHUNK // K` positions at a time. Products follow autocast; nats and
-    gradients of weights are summed in float32 or wider.
+    pass, when the outputs are at hand: one forward and two backward products a tile, as with the
+    whole. Products follow autocast; nats and gradients of weights are summed in float32 or wider.
+
+    Args:
+        hidden: [N, D].
+        head: D to V outputs.
+        criterion: what they cost.
+        whole_rows: whether the criterion must see all outputs of a position at once, as a softmax
+            must; the nats of one that need not are a sum over outputs.
     """
     autocast = torch.is_autocast_enabled(hidden.device.type)
     dtype = torch.get_autocast_dtype(hidden.device.type) if autocast else hidden.dtype
     apply: Any = _ChunkedNats.apply
     total, positions = apply(
-        hidden, head.weight, head.bias, criterion, dtype, torch.is_grad_enabled()
+        hidden, head.weight, head.bias, criterion, whole_rows, dtype, torch.is_grad_enabled()
     )
     return Nats(total, positions)
 
@@ -58,26 +74,26 @@ class _ChunkedNats(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         criterion: Criterion,
+        whole_rows: bool,
         dtype: torch.dtype,
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        positions = hidden.new_empty(len(hidden), dtype=wide)
-        like = (hidden, weight, bias) if with_gradient else ()
-        gradients = [torch.zeros_like(part, dtype=wide) for part in like]
+        positions = hidden.new_zeros(len(hidden), dtype=wide)
+        gradients = _Gradients(hidden, weight, bias, wide) if with_gradient else None
         with torch.autocast(hidden.device.type, enabled=False):
             narrow = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
-            size = _even(len(hidden), most=max(1, CHUNK // len(weight)))
-            # The same memory for every chunk: fresh pages would cost as much as the arithmetic.
-            products = _aligned(narrow[0], size, len(weight))
-            outputs = products if dtype == wide else _aligned(positions, size, len(weight))
-            for first in range(0, len(hidden), size):
-                rows = slice(first, min(first + size, len(hidden)))
-                chunk = _Chunk(narrow[0][rows], products, outputs)
-                positions[rows] = criterion(chunk.outputs(*narrow[1:]), rows)
-                if with_gradient:
-                    gradients[0][rows] = chunk.add_gradients(narrow[1], *gradients[1:])
-        ctx.gradients = [g.to(part.dtype) for g, part in zip(gradients, like, strict=True)]
+            shape = tile_shape(len(hidden), len(weight), whole_rows)
+            # The same memory for every tile: fresh pages would cost as much as the arithmetic.
+            products = _memory(narrow[0], *shape)
+            outputs = products if dtype == wide else _memory(positions, *shape)
+            for rows, columns in _tiles(len(hidden), len(weight), *shape):
+                tile = _Tile(*narrow, rows, columns, products, outputs)
+                positions[rows] += criterion(tile.outputs(), rows, columns)
+                if gradients is not None:
+                    tile.add_to(gradients)
+        if gradients is not None:
+            ctx.gradients = gradients.like(hidden, weight, bias)
         ctx.mark_non_differentiable(positions)
         return positions.sum(), positions
 
@@ -87,48 +103,103 @@ class _ChunkedNats(torch.autograd.Function):
         gradients = [gradient.mul_(by_total) for gradient in ctx.gradients]
         # Scaled in place: a second pass would scale them again.
         del ctx.gradients
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
+
+
+def tile_shape(num_rows: int, num_columns: int, whole_rows: bool = False) -> tuple[int, int]:
+    """How many positions and outputs a tile has: as few tiles as can be, and none of them small."""
+    if whole_rows:
+        return _even(num_rows, most=WHOLE // num_columns), num_columns
+    rows = _even(num_rows, most=TILE_ROWS)
+    return rows, _even(num_columns, most=TILE // rows)
 
 
 def _even(num: int, most: int) -> int:
-    """How many of `num` positions a chunk has: as few chunks as can be, and none of them small."""
-    return math.ceil(num / max(1, math.ceil(num / most))) or 1
+    """The size of as few equal parts of `num` as hold at most `most` each."""
+    return math.ceil(num / max(1, math.ceil(num / max(1, most)))) or 1
 
 
-def _aligned(like: Tensor, num_rows: int, num_columns: int) -> Tensor:
-    """Memory for [num_rows, num_columns], each row at the start of a cache line.
+def _tiles(
+    num_rows: int, num_columns: int, height: int, width: int
+) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of every tile; those of the same weights follow each other."""
+    for left in range(0, num_columns, width):
+        for top in range(0, num_rows, height):
+            yield (
+                slice(top, min(top + height, num_rows)),
+                slice(left, min(left + width, num_columns)),
+            )
 
-    On two cores the head's forward product is a fifth faster, with 50,258 columns.
+
+def _memory(like: Tensor, num_rows: int, num_columns: int) -> Tensor:
+    """Memory for [num_rows, num_columns], in which the rows of a column are neighbours.
+
+    Products on a CPU are fastest so, and where each column starts a cache line.
     """
-    return like.new_empty(num_rows, math.ceil(num_columns / 64) * 64)[:, :num_columns]
+    return like.new_empty(num_columns, 64 * math.ceil(num_rows / 64)).T[:num_rows]
 
 
-class _Chunk:
-    """Some positions, with memory for their outputs as products give them, and as losses take them.
+class _Gradients:
+    """Sums by hidden states [N, D], weight [V, D] and bias [V]."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        self.hidden = torch.zeros_like(hidden, dtype=dtype)
+        self.bias = torch.zeros_like(bias, dtype=dtype)
+        # Large, and each part of it is first written and then added to: zeros would be one more
+        # pass. Without a position there is no tile to write it.
+        empty = torch.empty_like if len(hidden) else torch.zeros_like
+        self.weight = empty(weight, dtype=dtype)
+
+    def like(self, *parts: Tensor) -> list[Tensor]:
+        """The sums, in the types of what they are gradients by."""
+        sums = (self.hidden, self.weight, self.bias)
+        return [each.to(part.dtype) for each, part in zip(sums, parts, strict=True)]
+
+
+class _Tile:
+    """Some outputs at some positions, with memory for them as products and as losses have them.
 
     The two are the same tensor unless products are narrower.
     """
 
-    def __init__(self, hidden: Tensor, products: Tensor, outputs: Tensor) -> None:
-        self._hidden = hidden
-        self._products, self._outputs = products[: len(hidden)], outputs[: len(hidden)]
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        rows: slice,
+        columns: slice,
+        products: Tensor,
+        outputs: Tensor,
+    ) -> None:
+        self._rows, self._columns = rows, columns
+        self._hidden, self._weight, self._bias = hidden[rows], weight[columns], bias[columns]
+        self._products = products[: len(self._hidden), : len(self._weight)]
+        self._outputs = outputs[: len(self._hidden), : len(self._weight)]
 
-    def outputs(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """The head's outputs [n, K]; what they become is the gradient that the next call takes."""
-        torch.addmm(bias, self._hidden, weight.T, out=self._products)
+    def outputs(self) -> Tensor:
+        """The head's outputs [n, k]; what they become is the gradient that the next call takes."""
+        torch.addmm(self._bias, self._hidden, self._weight.T, out=self._products)
         return self._outputs.copy_(self._products)
 
-    def add_gradients(self, weight: Tensor, by_weight: Tensor, by_bias: Tensor) -> Tensor:
-        """Add the gradients by weight and bias; returns that by the hidden states [n, D]."""
-        by_bias += self._outputs.sum(0)
+    def add_to(self, gradients: _Gradients) -> None:
+        """Add this tile's gradients."""
+        gradients.bias[self._columns] += self._outputs.sum(0)
         self._products.copy_(self._outputs)
+        by_hidden, by_weight = gradients.hidden[self._rows], gradients.weight[self._columns]
+        is_first = self._rows.start == 0
         if self._products.dtype == by_weight.dtype:
-            by_weight.addmm_(self._products.T, self._hidden)
-        else:
-            for wide, products in zip(
-                torch.split(by_weight, WIDENED_AT_ONCE),
-                torch.split(self._products, WIDENED_AT_ONCE, dim=1),
-                strict=True,
-            ):
-                wide += (products.T @ self._hidden).to(wide.dtype)
-        return self._products @ weight
+            by_weight.addmm_(self._products.T, self._hidden, beta=0 if is_first else 1)
+            by_hidden.addmm_(self._products, self._weight)
+            return
+        by_hidden += self._products @ self._weight
+        for wide, products in zip(
+            torch.split(by_weight, WIDENED_AT_ONCE),
+            torch.split(self._products, WIDENED_AT_ONCE, dim=1),
+            strict=True,
+        ):
+            product = products.T @ self._hidden
+            if is_first:
+                wide.copy_(product)
+            else:
+                wide += product

@@ -55,11 +55,21 @@ class Graph(Protocol):
         ...
 
     def score_entropy_(
-        self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor, weight: Tensor
+        self,
+        outputs: Tensor,
+        x0: Tensor,
+        xt: Tensor,
+        *,
+        sigma: Tensor,
+        weight: Tensor,
+        shift: Tensor,
+        first: int = 0,
     ) -> Tensor:
-        """weight * score entropy [N] of N positions; log_score [N, V] becomes its gradient.
+        """weight * score entropy [N] at N positions; outputs [N, V] become its gradient.
 
-        What log_score holds at y = xt does not matter. With absorb, every xt must be the mask.
+        The log score is outputs - shift [N], and what it is at y = xt does not matter. With absorb,
+        every xt must be the mask. Where outputs [N, K] are of the K states from `first` on alone,
+        the entropy is what these add to it.
         """
         ...
 
@@ -75,6 +85,18 @@ def log_expm1(sigma: Tensor) -> Tensor:
 
 def _per_row(values: Tensor, dims: int) -> Tensor:
     return values.reshape(-1, *[1] * (dims - 1))
+
+
+def _among(state: Tensor, first: int, num: int) -> tuple[Tensor, Tensor]:
+    """Where a state [...] stands among the `num` from `first` on [..., 1], and whether it does."""
+    place = (state - first)[..., None]
+    return place.clamp(0, num - 1), (place >= 0) & (place < num)
+
+
+def _zero_at(values: Tensor, state: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """What to scatter in values [..., K] of the K states from `first` on: 0 at a state [...]."""
+    place, is_there = _among(state, first, values.shape[-1])
+    return place, torch.where(is_there, 0.0, values.gather(-1, place))
 
 
 @dataclass(frozen=True)
@@ -125,15 +147,24 @@ class Absorb:
         return torch.where(xt == self.mask_id, entropy, 0.0)
 
     def score_entropy_(
-        self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor, weight: Tensor
+        self,
+        outputs: Tensor,
+        x0: Tensor,
+        xt: Tensor,
+        *,
+        sigma: Tensor,
+        weight: Tensor,
+        shift: Tensor,
+        first: int = 0,
     ) -> Tensor:
         log_ratio = -log_expm1(sigma)
-        weighted_ratio = weight * log_ratio.exp()
-        at_x0 = log_score.gather(-1, x0[:, None]).squeeze(-1)
-        gradient = log_score.add_(weight.log()[:, None]).exp_()
-        gradient[:, self.mask_id] = 0
+        place, is_there = _among(x0, first, outputs.shape[-1])
+        at_x0 = outputs.gather(-1, place).squeeze(-1) - shift
+        weighted_ratio = torch.where(is_there.squeeze(-1), weight * log_ratio.exp(), 0.0)
+        gradient = outputs.add_((weight.log() - shift)[:, None]).exp_()
+        gradient[:, self.mask_id - first :] = 0
         total = gradient.sum(-1)
-        gradient.scatter_add_(-1, x0[:, None], -weighted_ratio[:, None])
+        gradient.scatter_add_(-1, place, -weighted_ratio[:, None])
         return total + weighted_ratio * (log_ratio - 1 - at_x0)
 
     def prior_nats(self, sigma: Tensor) -> Tensor:
@@ -181,17 +212,26 @@ class Uniform:
         return stayed - torch.expm1(-sigma) / self.num_states
 
     def score_entropy(self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
-        log_ratio = self._log_ratio(x0, xt, _per_row(sigma, xt.dim()))
-        entropy = log_score.exp() + log_ratio.exp() * (log_ratio - 1 - log_score)
-        return entropy.scatter(-1, xt[..., None], 0.0).sum(-1) / self.num_states
+        log_ratio = self._log_ratio(x0, xt, _per_row(sigma, xt.dim()), 0, self.num_states)
+        return self._entropy(log_score, log_ratio, xt, 0)
 
     def score_entropy_(
-        self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor, weight: Tensor
+        self,
+        outputs: Tensor,
+        x0: Tensor,
+        xt: Tensor,
+        *,
+        sigma: Tensor,
+        weight: Tensor,
+        shift: Tensor,
+        first: int = 0,
     ) -> Tensor:
-        entropy = self.score_entropy(log_score, x0, xt, sigma)
-        gradient = log_score.exp_().sub_(self._log_ratio(x0, xt, sigma).exp_())
+        log_score = outputs.sub_(shift[:, None])
+        log_ratio = self._log_ratio(x0, xt, sigma, first, log_score.shape[-1])
+        entropy = self._entropy(log_score, log_ratio, xt, first)
+        gradient = log_score.exp_().sub_(log_ratio.exp_())
         gradient *= (weight / self.num_states)[:, None]
-        gradient.scatter_(-1, xt[:, None], 0.0)
+        gradient.scatter_(-1, *_zero_at(gradient, xt, first))
         return weight * entropy
 
     def prior_nats(self, sigma: Tensor) -> Tensor:
@@ -200,15 +240,23 @@ class Uniform:
         others = (self.num_states - 1) * log_other.exp() * (log_other + log_v)
         return log_same.exp() * (log_same + log_v) + others
 
-    def _log_ratio(self, x0: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
-        """Log of p(y | x0) / p(xt | x0) [..., V] for every y: only x0 and xt stand out."""
+    def _entropy(self, log_score: Tensor, log_ratio: Tensor, xt: Tensor, first: int) -> Tensor:
+        """What the K states from `first` on add to the score entropy [...]."""
+        entropy = log_score.exp() + log_ratio.exp() * (log_ratio - 1 - log_score)
+        return entropy.scatter(-1, *_zero_at(entropy, xt, first)).sum(-1) / self.num_states
+
+    def _log_ratio(self, x0: Tensor, xt: Tensor, sigma: Tensor, first: int, num: int) -> Tensor:
+        """Log of p(y | x0) / p(xt | x0) [..., num] for the states y from `first` on.
+
+        Only x0 and xt stand out.
+        """
         log_same, log_other = self._log_transition(sigma)
         log_gap = log_same - log_other
-        log_ratio = torch.where(xt == x0, -log_gap, 0.0)[..., None].expand(
-            *xt.shape, self.num_states
-        )
-        at_x0 = torch.where(xt == x0, 0.0, log_gap)
-        return log_ratio.scatter(-1, x0[..., None], at_x0[..., None])
+        others = torch.where(xt == x0, -log_gap, 0.0)[..., None]
+        place, is_there = _among(x0, first, num)
+        at_x0 = torch.where(xt == x0, 0.0, log_gap)[..., None]
+        log_ratio = others.expand(*xt.shape, num)
+        return log_ratio.scatter(-1, place, torch.where(is_there, at_x0, others))
 
     def _log_transition(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Log probability of ending where one began, and of ending at one given other state."""

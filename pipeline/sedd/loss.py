@@ -7,6 +7,9 @@ from pipeline.sedd.chunked import Nats, chunked_nats
 from pipeline.sedd.graph import log_expm1
 from pipeline.sedd.model import SEDD
 
+GROUP = 64
+"""Positions that the head is asked at, where products are compiled for each number of them."""
+
 
 def stratified_times(num: int, t_min: float, generator: torch.Generator) -> Tensor:
     """`num` times [num] in (t_min, 1], one in each of `num` equal intervals, in float64.
@@ -64,10 +67,11 @@ def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor) -> Nats:
 
 def _weighted_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, weight: Tensor) -> Nats:
     """Cross-entropy of x0 [B, L] at the masks of xt [B, L], each row's times weight [B]."""
-    at = xt == model.graph.num_states - 1
-    clean, factor = x0[at], weight[:, None].expand_as(xt)[at]
+    mask_id = model.graph.num_states - 1
+    at = _asked_at(xt, mask_id)
+    clean, factor = x0[at], (weight[:, None] * (xt == mask_id))[at]
 
-    def criterion(outputs: Tensor, rows: slice) -> Tensor:
+    def criterion(outputs: Tensor, rows: slice, columns: slice) -> Tensor:
         target, scale = clean[rows, None], factor[rows].to(outputs.dtype)
         outputs -= outputs.amax(-1, keepdim=True)
         at_target = outputs.gather(-1, target).squeeze(-1)
@@ -77,27 +81,47 @@ def _weighted_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, weight: Tensor)
         return scale * (total.log() - at_target)
 
     hidden = model.network.hidden(xt, at=at)
-    return _placed(chunked_nats(hidden, model.network.head, criterion), at)
+    return _placed(chunked_nats(hidden, model.network.head, criterion, whole_rows=True), at)
 
 
 def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
     """Score entropy times dsigma, from the raw network's output."""
     sigma, dsigma = model.noise.sigma(t), model.noise.dsigma(t)
-    # Where absorb left a token, the score entropy is 0 whatever the score.
-    at = torch.ones_like(xt, dtype=torch.bool)
+    at, has_loss = (torch.ones_like(xt, dtype=torch.bool),) * 2
     if model.graph.mask_id is not None:
-        at = xt == model.graph.mask_id
+        # Where absorb left a token, the score entropy is 0 whatever the score.
+        at, has_loss = _asked_at(xt, model.graph.mask_id), xt == model.graph.mask_id
     clean, noised = x0[at], xt[at]
-    by_row = torch.stack([sigma, dsigma, model.log_shift(sigma)])
-    by_position = by_row[..., None].expand(-1, *xt.shape)[:, at]
+    by_row = sigma[:, None], dsigma[:, None] * has_loss, model.log_shift(sigma)[:, None]
+    by_position = torch.stack([each.expand_as(xt)[at] for each in by_row])
 
-    def criterion(outputs: Tensor, rows: slice) -> Tensor:
+    def criterion(outputs: Tensor, rows: slice, columns: slice) -> Tensor:
         here, weight, shift = by_position[:, rows].to(outputs.dtype)
-        outputs -= shift[:, None]
-        return model.graph.score_entropy_(outputs, clean[rows], noised[rows], here, weight)
+        return model.graph.score_entropy_(
+            outputs,
+            clean[rows],
+            noised[rows],
+            sigma=here,
+            weight=weight,
+            shift=shift,
+            first=columns.start,
+        )
 
     hidden = model.network.hidden(xt, sigma.to(model.dtype), at)
     return _placed(chunked_nats(hidden, model.network.head, criterion), at)
+
+
+def _asked_at(xt: Tensor, mask_id: int) -> Tensor:
+    """Positions [B, L] that the head is asked at: the masks.
+
+    bfloat16 products on a CPU are compiled anew for each shape, which takes longer than they do.
+    There tokens, whose loss weighs nothing, make up a whole number of groups.
+    """
+    at = xt == mask_id
+    if xt.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        tokens = (~at).flatten().nonzero().squeeze(-1)
+        at.view(-1)[tokens[: -int(at.sum()) % GROUP]] = True
+    return at
 
 
 def _placed(nats: Nats, at: Tensor) -> Nats:

@@ -121,6 +121,16 @@ def accumulate_gradient(
     return total
 
 
+def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """The 2-norm of all gradients together, a scalar.
+
+    By dot products: on a CPU a sum of 13 million squares in float32 takes twice as long, and is
+    wrong by 5e-4.
+    """
+    gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
+    return torch.stack([torch.dot(gradient, gradient) for gradient in gradients]).sum().sqrt()
+
+
 class Trainer:
     """One run: its weights, optimiser, averages and what it logged so far."""
 
@@ -162,7 +172,10 @@ class Trainer:
         self._window += accumulate_gradient(
             self.method, drawn, settings.accumulate, settings.precision
         )
-        nn.utils.clip_grad_norm_(self.method.module.parameters(), settings.clip, foreach=True)
+        parameters = list(self.method.module.parameters())
+        nn.utils.clip_grads_with_norm_(
+            parameters, settings.clip, gradient_norm(parameters), foreach=True
+        )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update()

@@ -10,9 +10,11 @@ from pipeline.errors import BusyError, CheckpointError, PipelineError, reported
 from pipeline.training.ema import Ema
 from pipeline.training.loop import (
     Settings,
+    Trainer,
     Watch,
     accumulate_gradient,
     fit,
+    gradient_norm,
 )
 from pipeline.training.schedule import Order, learning_rate, step_seed
 from pipeline.training.state import TrainingState, training_state
@@ -270,3 +272,25 @@ def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path, capsys):
     assert exit_info.value.code == 1
     assert "no disk space left while writing" in capsys.readouterr().err
     assert state.load(CPU) == {"step": 3}
+
+
+def test_the_gradient_norm_is_exact_where_a_plain_sum_of_squares_is_not():
+    parameters = [nn.Parameter(torch.empty(shape)) for shape in ((3000, 1000), (7,), (2, 1))]
+    generator = torch.Generator().manual_seed(0)
+    for parameter in parameters[:2]:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    exact = torch.cat([p.grad.double().flatten() for p in parameters[:2]]).norm()
+    torch.testing.assert_close(gradient_norm(parameters).double(), exact, rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize(("clip", "is_clipped"), [(0.5, True), (1e6, False)])
+def test_a_gradient_longer_than_clip_is_shortened_to_it(clip, is_clipped):
+    method = Regression()
+    trainer = Trainer(method, replace(SETTINGS, clip=clip), CPU)
+    stepped = []
+    trainer.optimizer.step = lambda: stepped.append(
+        gradient_norm(list(method.module.parameters())).item()
+    )
+    trainer.train_step(BLOCKS, Order(len(BLOCKS), 0))
+    assert stepped[0] > 0
+    assert (stepped[0] == pytest.approx(clip, rel=1e-4)) is is_clipped
