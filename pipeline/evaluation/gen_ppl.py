@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation.diversity import Statistic, mean_of, ratio_of
@@ -17,8 +16,6 @@ MAX_TOKENS = 4096
 """Tokens in a forward, more only in one of a single text: 50 kB each with GPT-2's smallest."""
 MAX_PADDING = 0.125
 """Share of a forward that may be padding."""
-CHUNK = 2**24
-"""Logits that are held at a time: 64 MB in float32, whatever the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -156,16 +153,7 @@ def _nats(scorer: Scorer, batch: list[_Window]) -> Floats:
     ids, at = ids.to(model.device), scored[:, 1:].to(model.device)
     mask = None if real.all() else real[:, :-1].to(model.device)
     states, targets = model.states(ids[:, :-1], mask)[at], ids[:, 1:][at]
-    # Not all at once: their float32 log probabilities need their memory again.
-    size = max(1, CHUNK // scorer.vocab_size)
-    nats = torch.cat(
-        [
-            F.cross_entropy(model.logits(part).float(), target, reduction="none")
-            for part, target in zip(
-                torch.split(states, size), torch.split(targets, size), strict=True
-            )
-        ]
-    )
+    nats = model.nats(states, targets)
     by_window = torch.split(nats.double(), [window.num_scored for window in batch])
     return torch.stack([each.sum() for each in by_window]).cpu().numpy()
 

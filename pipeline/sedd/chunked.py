@@ -1,19 +1,13 @@
 """The head and its loss together, a tile of outputs at a time: no [N, V] tensor is ever whole."""
 
-import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-TILE = 2**22
-"""Outputs in a tile, 16 MB of float32: a cache holds it, and products are no faster with more."""
-TILE_ROWS = 2048
-"""Positions in a tile: enough for products to run at full speed."""
-WHOLE = 2**24
-"""Outputs in a tile of whole rows: fewer would mean to read all weights for too few positions."""
+from pipeline.tiles import tile_memory, tile_shape, tiles
+
 # Rows of a gradient by weights that are widened at a time: few enough to stay in a cache.
 WIDENED_AT_ONCE = 4096
 
@@ -85,9 +79,9 @@ class _ChunkedNats(torch.autograd.Function):
             narrow = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
             shape = tile_shape(len(hidden), len(weight), whole_rows)
             # The same memory for every tile: fresh pages would cost as much as the arithmetic.
-            products = _memory(narrow[0], *shape)
-            outputs = products if dtype == wide else _memory(positions, *shape)
-            for rows, columns in _tiles(len(hidden), len(weight), *shape):
+            products = tile_memory(narrow[0], *shape)
+            outputs = products if dtype == wide else tile_memory(positions, *shape)
+            for rows, columns in tiles(len(hidden), len(weight), *shape):
                 tile = _Tile(*narrow, rows, columns, products, outputs)
                 positions[rows] += criterion(tile.outputs(), rows, columns)
                 if gradients is not None:
@@ -104,39 +98,6 @@ class _ChunkedNats(torch.autograd.Function):
         # Scaled in place: a second pass would scale them again.
         del ctx.gradients
         return *gradients, None, None, None, None
-
-
-def tile_shape(num_rows: int, num_columns: int, whole_rows: bool = False) -> tuple[int, int]:
-    """How many positions and outputs a tile has: as few tiles as can be, and none of them small."""
-    if whole_rows:
-        return _even(num_rows, most=WHOLE // num_columns), num_columns
-    rows = _even(num_rows, most=TILE_ROWS)
-    return rows, _even(num_columns, most=TILE // rows)
-
-
-def _even(num: int, most: int) -> int:
-    """The size of as few equal parts of `num` as hold at most `most` each."""
-    return math.ceil(num / max(1, math.ceil(num / max(1, most)))) or 1
-
-
-def _tiles(
-    num_rows: int, num_columns: int, height: int, width: int
-) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of every tile; those of the same weights follow each other."""
-    for left in range(0, num_columns, width):
-        for top in range(0, num_rows, height):
-            yield (
-                slice(top, min(top + height, num_rows)),
-                slice(left, min(left + width, num_columns)),
-            )
-
-
-def _memory(like: Tensor, num_rows: int, num_columns: int) -> Tensor:
-    """Memory for [num_rows, num_columns], in which the rows of a column are neighbours.
-
-    Products on a CPU are fastest so, and where each column starts a cache line.
-    """
-    return like.new_empty(num_columns, 64 * math.ceil(num_rows / 64)).T[:num_rows]
 
 
 class _Gradients:

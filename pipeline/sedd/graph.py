@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.tiles import place_in
+
 
 class Graph(Protocol):
     """What a forward process must be able to do."""
@@ -63,13 +65,12 @@ class Graph(Protocol):
         sigma: Tensor,
         weight: Tensor,
         shift: Tensor,
-        first: int = 0,
+        states: slice,
     ) -> Tensor:
-        """weight * score entropy [N] at N positions; outputs [N, V] become its gradient.
+        """weight * what some states add to the score entropy [N] at N positions.
 
-        The log score is outputs - shift [N], and what it is at y = xt does not matter. With absorb,
-        every xt must be the mask. Where outputs [N, K] are of the K states from `first` on alone,
-        the entropy is what these add to it.
+        Outputs [N, K] of these states become its gradient. The log score is outputs - shift [N],
+        and what it is at y = xt does not matter. With absorb, every xt must be the mask.
         """
         ...
 
@@ -87,15 +88,9 @@ def _per_row(values: Tensor, dims: int) -> Tensor:
     return values.reshape(-1, *[1] * (dims - 1))
 
 
-def _among(state: Tensor, first: int, num: int) -> tuple[Tensor, Tensor]:
-    """Where a state [...] stands among the `num` from `first` on [..., 1], and whether it does."""
-    place = (state - first)[..., None]
-    return place.clamp(0, num - 1), (place >= 0) & (place < num)
-
-
-def _zero_at(values: Tensor, state: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """What to scatter in values [..., K] of the K states from `first` on: 0 at a state [...]."""
-    place, is_there = _among(state, first, values.shape[-1])
+def _zero_at(values: Tensor, state: Tensor, states: slice) -> tuple[Tensor, Tensor]:
+    """What to scatter in values [..., K] of some states: 0 at a state [...]."""
+    place, is_there = place_in(state, states)
     return place, torch.where(is_there, 0.0, values.gather(-1, place))
 
 
@@ -155,14 +150,14 @@ class Absorb:
         sigma: Tensor,
         weight: Tensor,
         shift: Tensor,
-        first: int = 0,
+        states: slice,
     ) -> Tensor:
         log_ratio = -log_expm1(sigma)
-        place, is_there = _among(x0, first, outputs.shape[-1])
+        place, is_there = place_in(x0, states)
         at_x0 = outputs.gather(-1, place).squeeze(-1) - shift
         weighted_ratio = torch.where(is_there.squeeze(-1), weight * log_ratio.exp(), 0.0)
         gradient = outputs.add_((weight.log() - shift)[:, None]).exp_()
-        gradient[:, self.mask_id - first :] = 0
+        gradient[:, self.mask_id - states.start :] = 0
         total = gradient.sum(-1)
         gradient.scatter_add_(-1, place, -weighted_ratio[:, None])
         return total + weighted_ratio * (log_ratio - 1 - at_x0)
@@ -212,8 +207,9 @@ class Uniform:
         return stayed - torch.expm1(-sigma) / self.num_states
 
     def score_entropy(self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
-        log_ratio = self._log_ratio(x0, xt, _per_row(sigma, xt.dim()), 0, self.num_states)
-        return self._entropy(log_score, log_ratio, xt, 0)
+        states = slice(0, self.num_states)
+        log_ratio = self._log_ratio(x0, xt, _per_row(sigma, xt.dim()), states)
+        return self._entropy(log_score, log_ratio, xt, states)
 
     def score_entropy_(
         self,
@@ -224,14 +220,14 @@ class Uniform:
         sigma: Tensor,
         weight: Tensor,
         shift: Tensor,
-        first: int = 0,
+        states: slice,
     ) -> Tensor:
         log_score = outputs.sub_(shift[:, None])
-        log_ratio = self._log_ratio(x0, xt, sigma, first, log_score.shape[-1])
-        entropy = self._entropy(log_score, log_ratio, xt, first)
+        log_ratio = self._log_ratio(x0, xt, sigma, states)
+        entropy = self._entropy(log_score, log_ratio, xt, states)
         gradient = log_score.exp_().sub_(log_ratio.exp_())
         gradient *= (weight / self.num_states)[:, None]
-        gradient.scatter_(-1, *_zero_at(gradient, xt, first))
+        gradient.scatter_(-1, *_zero_at(gradient, xt, states))
         return weight * entropy
 
     def prior_nats(self, sigma: Tensor) -> Tensor:
@@ -240,22 +236,19 @@ class Uniform:
         others = (self.num_states - 1) * log_other.exp() * (log_other + log_v)
         return log_same.exp() * (log_same + log_v) + others
 
-    def _entropy(self, log_score: Tensor, log_ratio: Tensor, xt: Tensor, first: int) -> Tensor:
-        """What the K states from `first` on add to the score entropy [...]."""
+    def _entropy(self, log_score: Tensor, log_ratio: Tensor, xt: Tensor, states: slice) -> Tensor:
+        """What some states add to the score entropy [...]."""
         entropy = log_score.exp() + log_ratio.exp() * (log_ratio - 1 - log_score)
-        return entropy.scatter(-1, *_zero_at(entropy, xt, first)).sum(-1) / self.num_states
+        return entropy.scatter(-1, *_zero_at(entropy, xt, states)).sum(-1) / self.num_states
 
-    def _log_ratio(self, x0: Tensor, xt: Tensor, sigma: Tensor, first: int, num: int) -> Tensor:
-        """Log of p(y | x0) / p(xt | x0) [..., num] for the states y from `first` on.
-
-        Only x0 and xt stand out.
-        """
+    def _log_ratio(self, x0: Tensor, xt: Tensor, sigma: Tensor, states: slice) -> Tensor:
+        """Log of p(y | x0) / p(xt | x0) [..., K] for some states y: only x0 and xt stand out."""
         log_same, log_other = self._log_transition(sigma)
         log_gap = log_same - log_other
         others = torch.where(xt == x0, -log_gap, 0.0)[..., None]
-        place, is_there = _among(x0, first, num)
+        place, is_there = place_in(x0, states)
         at_x0 = torch.where(xt == x0, 0.0, log_gap)[..., None]
-        log_ratio = others.expand(*xt.shape, num)
+        log_ratio = others.expand(*xt.shape, states.stop - states.start)
         return log_ratio.scatter(-1, place, torch.where(is_there, at_x0, others))
 
     def _log_transition(self, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -104,7 +104,7 @@ def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> N
             sigma=here,
             weight=weight,
             shift=shift,
-            first=columns.start,
+            states=columns,
         )
 
     hidden = model.network.hidden(xt, sigma.to(model.dtype), at)

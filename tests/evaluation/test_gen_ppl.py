@@ -14,6 +14,7 @@ from tiny_scorers import (
     tiny_model,
 )
 
+from pipeline import tiles
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation import gen_ppl
@@ -92,7 +93,8 @@ def test_what_shares_a_forward_changes_nothing_but_rounding(
     expected = score(id_scorer, samples_of(IDS))
     monkeypatch.setattr(gen_ppl, "MAX_TOKENS", max_tokens)
     monkeypatch.setattr(gen_ppl, "MAX_PADDING", max_padding)
-    monkeypatch.setattr(gen_ppl, "CHUNK", 1)
+    for name in "TILE", "WHOLE":
+        monkeypatch.setattr(tiles, name, 1)
     found = score(id_scorer, samples_of(IDS))
     np.testing.assert_allclose(found.nats, expected.nats, rtol=1e-5)
     np.testing.assert_array_equal(found.num_tokens, expected.num_tokens)

@@ -6,9 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy import toy_config
 
 from benchmarks.plain import plain_conditional_loss, plain_score_entropy
-from pipeline.sedd import chunked
+from pipeline import tiles
 from pipeline.sedd import loss as losses
-from pipeline.sedd.chunked import chunked_nats, tile_shape
+from pipeline.sedd.chunked import chunked_nats
 from pipeline.sedd.loss import ScoreEntropy, masked_cross_entropy, score_entropy
 from pipeline.sedd.model import SEDD
 
@@ -29,7 +29,7 @@ def small(monkeypatch, rows, columns):
     """Tiles of at most so many positions and outputs; of whole rows, of so many positions."""
     sizes = {"TILE": rows * columns, "TILE_ROWS": rows, "WHOLE": rows * (VOCAB + 1)}
     for name, value in sizes.items():
-        monkeypatch.setattr(chunked, name, value)
+        monkeypatch.setattr(tiles, name, value)
 
 
 def random_model(graph, parameterization, dtype=torch.float64, **changes):
@@ -97,13 +97,13 @@ def test_the_size_of_tiles_makes_no_difference(graph, parameterization, monkeypa
 @pytest.mark.parametrize("num_rows", [0, 1, 1000, 1_000_000])
 def test_tiles_are_bounded_whatever_there_is_to_cover(num_rows, num_columns, monkeypatch):
     monkeypatch.undo()
-    rows, columns = tile_shape(num_rows, num_columns)
-    assert 1 <= rows <= chunked.TILE_ROWS
+    rows, columns = tiles.tile_shape(num_rows, num_columns)
+    assert 1 <= rows <= tiles.TILE_ROWS
     assert 1 <= columns <= num_columns
-    assert rows * columns <= chunked.TILE
-    rows, columns = tile_shape(num_rows, num_columns, whole_rows=True)
+    assert rows * columns <= tiles.TILE
+    rows, columns = tiles.tile_shape(num_rows, num_columns, whole_rows=True)
     assert columns == num_columns
-    assert rows == 1 or rows * columns <= chunked.WHOLE
+    assert rows == 1 or rows * columns <= tiles.WHOLE
 
 
 @every_variant
