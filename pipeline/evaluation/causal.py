@@ -1,28 +1,38 @@
 """Causal language models of transformers, as scoring asks for them: states, then some nats."""
 
 import math
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.errors import CheckpointError
 from pipeline.tiles import place_in, tile_memory, tile_shape, tiles
 
 Precision = Literal["float32", "bfloat16"]
+ATTEND_WITHIN = "within_texts"
+"""The name that transformers knows `attend_within` by."""
 
 
 class CausalLM(Protocol):
-    """A network that predicts each next token."""
+    """A network that predicts each next token.
+
+    Attributes:
+        pads: whether shorter texts are padded to the length of the longest.
+    """
 
     device: torch.device
     vocab_size: int
     max_tokens: int | None
+    pads: bool
 
-    def states(self, ids: Tensor, real: Tensor | None) -> Tensor:
-        """What `nats` takes [B, L, D], of ids [B, L]; `real` [B, L] is 0 at padding, if any."""
+    def states(self, texts: Sequence[Tensor]) -> Tensor:
+        """What `nats` takes, [N, D], of all N tokens of texts, one text after another."""
         ...
 
     def nats(self, states: Tensor, targets: Tensor) -> Tensor:
@@ -36,20 +46,24 @@ class Transformers:
     In bfloat16 its matrix products are rounded as autocast has it.
     """
 
+    pads = True
+
     def __init__(self, model: Any, precision: Precision) -> None:
         self.device, self._model = model.device, model
         self.vocab_size = int(model.config.vocab_size)
         self.max_tokens: int | None = getattr(model.config, "max_position_embeddings", None)
         self._is_narrow = precision == "bfloat16"
 
-    def states(self, ids: Tensor, real: Tensor | None) -> Tensor:
+    def states(self, texts: Sequence[Tensor]) -> Tensor:
         """See CausalLM."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_narrow):
-            return self._states(ids, real)
+            return self._states(texts)
 
-    def _states(self, ids: Tensor, real: Tensor | None) -> Tensor:
+    def _states(self, texts: Sequence[Tensor]) -> Tensor:
+        ids = pad_sequence(list(texts), batch_first=True)
+        real = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
         logits: Tensor = self._model(ids, attention_mask=real, use_cache=False).logits
-        return logits
+        return logits[real.bool()]
 
     def nats(self, states: Tensor, targets: Tensor) -> Tensor:
         """See CausalLM."""
@@ -60,14 +74,19 @@ class Transformers:
 
 
 class GPT2(Transformers):
-    """GPT-2, whose head sees only the positions that are asked for."""
+    """GPT-2: texts one after another in a row, and a head at the positions that are asked for."""
+
+    pads = False
 
     def __init__(self, model: Any, precision: Precision) -> None:
         super().__init__(model, precision)
+        from transformers import AttentionInterface
+        from transformers.pytorch_utils import Conv1D
+
+        AttentionInterface.register(ATTEND_WITHIN, attend_within)
+        model.set_attn_implementation(ATTEND_WITHIN)
         self._head = model.lm_head.weight.detach()
         if self._is_narrow:
-            from transformers.pytorch_utils import Conv1D
-
             # Once, where autocast would do it for each batch.
             for module in model.modules():
                 if isinstance(module, Conv1D):
@@ -75,10 +94,16 @@ class GPT2(Transformers):
             # It moves all logits of a position alike, and small ones are rounded less.
             self._head = (self._head - self._head.mean(0)).to(torch.bfloat16)
 
-    def _states(self, ids: Tensor, real: Tensor | None) -> Tensor:
-        # Padding comes last, where no token sees it: no mask is needed.
-        states: Tensor = self._model.transformer(ids, use_cache=False).last_hidden_state
-        return states
+    def _states(self, texts: Sequence[Tensor]) -> Tensor:
+        lengths = [len(text) for text in texts]
+        places = torch.cat([torch.arange(length, device=self.device) for length in lengths])
+        states: Tensor = self._model.transformer(
+            torch.cat(list(texts))[None],
+            position_ids=places[None],
+            use_cache=False,
+            lengths=lengths,
+        ).last_hidden_state
+        return states.squeeze(0)
 
     def nats(self, states: Tensor, targets: Tensor) -> Tensor:
         """See CausalLM."""
@@ -94,6 +119,33 @@ class GPT2(Transformers):
             place, is_there = place_in(targets[rows], columns)
             at_target[rows] += torch.where(is_there, logits.gather(-1, place), 0.0).squeeze(-1)
         return log_total - at_target
+
+
+def attend_within(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    lengths: Sequence[int],
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention [1, T, H, d] of texts that stand in a row, [1, H, T, d], each to itself.
+
+    As transformers asks attention functions to be; texts of equal length that are neighbours share
+    a call.
+    """
+    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+    sizes = [length * num for length, num in runs]
+    split = (torch.split(tensor.squeeze(0), sizes, dim=1) for tensor in (query, key, value))
+    attended = []
+    for (length, num), *parts in zip(runs, *split, strict=True):
+        q, k, v = (part.unflatten(1, (num, length)).transpose(0, 1) for part in parts)
+        found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+        attended.append(found.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)[None], None
 
 
 def load_causal(folder: Path, device: torch.device, precision: Precision) -> CausalLM:

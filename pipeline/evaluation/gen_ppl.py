@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import CheckpointError, DataError
+from pipeline.evaluation.causal import CausalLM
 from pipeline.evaluation.diversity import Statistic, mean_of, ratio_of
 from pipeline.evaluation.samples import Floats, Ints, Samples
 from pipeline.evaluation.scorer import Scorer
@@ -86,8 +87,9 @@ def likelihood(
         for window in _windows(sample, tokens, scorer)
     ]
     found = Likelihood(np.zeros(len(samples)), np.array([len(s) for s in sequences], np.int64))
-    for batch in progress(_batches(windows, batch_size), desc=desc, unit="batch"):
-        np.add.at(found.nats, [window.sample for window in batch], _nats(scorer, batch))
+    batches = _batches(windows, batch_size, scorer.model.pads)
+    for batch in progress(batches, desc=desc, unit="batch"):
+        np.add.at(found.nats, [window.sample for window in batch], _nats(scorer.model, batch))
     wrong = samples.index[~np.isfinite(found.nats)]
     if len(wrong):
         raise CheckpointError(
@@ -117,7 +119,7 @@ def _windows(sample: int, tokens: list[int], scorer: Scorer) -> Iterator[_Window
         yield _Window(sample, ids[max(0, done - width) : done + 1], num_scored)
 
 
-def _batches(windows: list[_Window], batch_size: int) -> list[list[_Window]]:
+def _batches(windows: list[_Window], batch_size: int, pads: bool) -> list[list[_Window]]:
     """Windows of like length together, the longest first: too little memory shows at once.
 
     A batch ends where one more window would make it too large, or too much of it padding.
@@ -126,8 +128,8 @@ def _batches(windows: list[_Window], batch_size: int) -> list[list[_Window]]:
     num_real = 0
     for window in sorted(windows, key=lambda window: -len(window.ids)):
         batch = batches[-1] if batches else []
-        num_tokens = (len(batch) + 1) * len(batch[0].ids) if batch else 0
         num_real += len(window.ids)
+        num_tokens = (len(batch) + 1) * len(batch[0].ids) if batch and pads else num_real
         is_full = len(batch) == batch_size or num_tokens > MAX_TOKENS
         if not batch or is_full or num_real < (1 - MAX_PADDING) * num_tokens:
             batches.append([window])
@@ -138,23 +140,19 @@ def _batches(windows: list[_Window], batch_size: int) -> list[list[_Window]]:
 
 
 @torch.inference_mode()
-def _nats(scorer: Scorer, batch: list[_Window]) -> Floats:
+def _nats(model: CausalLM, batch: list[_Window]) -> Floats:
     """Negative log likelihood of each window's scored tokens [b], in one forward."""
-    model = scorer.model
-    shape = (len(batch), max(len(window.ids) for window in batch))
-    ids = torch.full(shape, scorer.start_id)
-    real = torch.zeros(shape, dtype=torch.int64)
-    scored = torch.zeros(shape, dtype=torch.bool)
-    for row, window in enumerate(batch):
-        end = len(window.ids)
-        ids[row, :end] = torch.tensor(window.ids)
-        real[row, :end] = 1
-        scored[row, end - window.num_scored : end] = True
-    ids, at = ids.to(model.device), scored[:, 1:].to(model.device)
-    mask = None if real.all() else real[:, :-1].to(model.device)
-    states, targets = model.states(ids[:, :-1], mask)[at], ids[:, 1:][at]
-    nats = model.nats(states, targets)
-    by_window = torch.split(nats.double(), [window.num_scored for window in batch])
+    ids = [torch.tensor(window.ids, device=model.device) for window in batch]
+    scored = [window.num_scored for window in batch]
+    at = torch.cat(
+        [
+            torch.arange(1 - len(text), 0, device=model.device) >= -num
+            for text, num in zip(ids, scored, strict=True)
+        ]
+    )
+    targets = torch.cat([text[-num:] for text, num in zip(ids, scored, strict=True)])
+    nats = model.nats(model.states([text[:-1] for text in ids])[at], targets)
+    by_window = torch.split(nats.double(), scored)
     return torch.stack([each.sum() for each in by_window]).cpu().numpy()
 
 

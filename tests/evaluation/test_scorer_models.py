@@ -38,7 +38,7 @@ def test_gpt2_is_loaded_as_it_was_saved(tmp_path, activation, monkeypatch):
     model.save_pretrained(tmp_path)
     ours = load_causal(tmp_path, CPU, "float32")
     ids = torch.randint(50, (3, 12), generator=torch.Generator().manual_seed(0))
-    nats = ours.nats(ours.states(ids, None).flatten(0, 1), ids.flatten())
+    nats = ours.nats(ours.states(list(ids)), ids.flatten())
     expected = F.cross_entropy(model(ids).logits.flatten(0, 1), ids.flatten(), reduction="none")
     torch.testing.assert_close(nats, expected, rtol=1e-5, atol=1e-5)
     assert (ours.vocab_size, ours.max_tokens) == (50, 12)
