@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from pipeline.sedd.chunked import Nats, chunked_nats
 from pipeline.sedd.graph import log_expm1
 from pipeline.sedd.model import SEDD
+from pipeline.sedd.tiled import Nats, tiled_nats
 
 GROUP = 64
 """Positions that the head is asked at, where products are compiled for each number of them."""
@@ -81,7 +81,7 @@ def _weighted_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, weight: Tensor)
         return scale * (total.log() - at_target)
 
     hidden = model.network.hidden(xt, at=at)
-    return _placed(chunked_nats(hidden, model.network.head, criterion, whole_rows=True), at)
+    return _placed(tiled_nats(hidden, model.network.head, criterion, whole_rows=True), at)
 
 
 def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
@@ -108,7 +108,7 @@ def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> N
         )
 
     hidden = model.network.hidden(xt, sigma.to(model.dtype), at)
-    return _placed(chunked_nats(hidden, model.network.head, criterion), at)
+    return _placed(tiled_nats(hidden, model.network.head, criterion), at)
 
 
 def _asked_at(xt: Tensor, mask_id: int) -> Tensor:

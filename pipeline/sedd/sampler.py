@@ -57,7 +57,7 @@ def resolve(
     return "cached" if model.conditional else "analytic"
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def sample(
     model: SEDD,
     num: int,

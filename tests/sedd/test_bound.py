@@ -24,9 +24,9 @@ from pipeline.sedd.bound import (
     rate,
     replicate_times,
 )
-from pipeline.sedd.chunked import Nats
 from pipeline.sedd.loss import ScoreEntropy, score_entropy
 from pipeline.sedd.sampler import denoise_weights
+from pipeline.sedd.tiled import Nats
 
 CASES = [
     ("absorb", "conditional", "loglinear"),

@@ -85,6 +85,19 @@ def test_rows_that_are_alike_are_evaluated_once(graph, parameterization, predict
     assert len(seen[0]) == 4
 
 
+@pytest.mark.parametrize("length", [1, 3, 1000])
+def test_rows_are_told_apart_by_their_sums(length):
+    """A row and all of its changes by one differ; a copy never does."""
+    generator = torch.Generator().manual_seed(0)
+    row = torch.randint(50_258, (length,), generator=generator)
+    changed = row + torch.eye(length, dtype=torch.int64)
+    rows = torch.cat(
+        [row[None], changed, row.flip(0)[None]] if length > 1 else [row[None], changed]
+    )
+    assert drawing._all_differ(rows)
+    assert not drawing._all_differ(torch.cat([rows, rows[-1:]]))
+
+
 def coarse(shape, generator):
     """Uniforms of 12 bits, as if the draw had lost the others."""
     u = torch.rand(shape, dtype=torch.float64, generator=generator)

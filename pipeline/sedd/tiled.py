@@ -35,7 +35,7 @@ class Nats(NamedTuple):
     positions: Tensor
 
 
-def chunked_nats(
+def tiled_nats(
     hidden: Tensor, head: nn.Linear, criterion: Criterion, *, whole_rows: bool = False
 ) -> Nats:
     """Nats of N positions from what the head takes there, [N, D].
@@ -53,14 +53,14 @@ def chunked_nats(
     """
     autocast = torch.is_autocast_enabled(hidden.device.type)
     dtype = torch.get_autocast_dtype(hidden.device.type) if autocast else hidden.dtype
-    apply: Any = _ChunkedNats.apply
+    apply: Any = _TiledNats.apply
     total, positions = apply(
         hidden, head.weight, head.bias, criterion, whole_rows, dtype, torch.is_grad_enabled()
     )
     return Nats(total, positions)
 
 
-class _ChunkedNats(torch.autograd.Function):
+class _TiledNats(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

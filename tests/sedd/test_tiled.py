@@ -1,4 +1,4 @@
-"""Chunked loss and gradient: those of the plain formulation, in less memory."""
+"""Loss and gradient a tile at a time: those of the plain formulation, in less memory."""
 
 import pytest
 import torch
@@ -8,9 +8,9 @@ from toy import toy_config
 from benchmarks.plain import plain_conditional_loss, plain_score_entropy
 from pipeline import tiles
 from pipeline.sedd import loss as losses
-from pipeline.sedd.chunked import chunked_nats
 from pipeline.sedd.loss import ScoreEntropy, masked_cross_entropy, score_entropy
 from pipeline.sedd.model import SEDD
+from pipeline.sedd.tiled import tiled_nats
 
 VOCAB, LENGTH, ROWS = 101, 12, 16
 every_variant = pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_bfloat16_fills_masks_to_whole_groups_with_tokens_that_weigh_nothing(
 
     def spied(hidden, *arguments, **options):
         asked.append(len(hidden))
-        return chunked_nats(hidden, *arguments, **options)
+        return tiled_nats(hidden, *arguments, **options)
 
-    monkeypatch.setattr(losses, "chunked_nats", spied)
+    monkeypatch.setattr(losses, "tiled_nats", spied)
     found = []
     for group in 1, 64:
         monkeypatch.setattr(losses, "GROUP", group)
@@ -224,7 +224,7 @@ def test_activation_checkpointing_changes_no_bit(parameterization):
 
 def test_a_second_backward_pass_is_refused():
     head = torch.nn.Linear(3, VOCAB)
-    nats = chunked_nats(torch.zeros(5, 3), head, lambda outputs, *_: outputs.exp_().sum(-1))
+    nats = tiled_nats(torch.zeros(5, 3), head, lambda outputs, *_: outputs.exp_().sum(-1))
     nats.total.backward(retain_graph=True)
     with pytest.raises(AttributeError):
         nats.total.backward()
