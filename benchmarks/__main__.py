@@ -41,6 +41,7 @@ LONG = {
     "exp_run_1024": "s",
 }
 """Rows that only a full bench runs, with their units."""
+REPORT = Path("reports/bench.json")
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -51,7 +52,9 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Fewer runs: at most three minutes.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Rows to run, by group.")] = None,
     markdown: Annotated[bool, typer.Option(help="Print the table for a page.")] = False,
-    out: Annotated[Path, typer.Option(help="Where the rows go.")] = Path("reports/bench.json"),
+    out: Annotated[Path, typer.Option(help="Where rows go, as groups end.")] = Path(
+        "reports/bench.json"
+    ),
 ) -> None:
     """Print the table, and write its rows to a file."""
     unknown = [name for name in only or [] if name not in GROUPS]
@@ -73,7 +76,7 @@ def bench(
 
 
 def measured(names: list[str], *, quick: bool) -> Iterator[tuple[list[Row], Machine | None]]:
-    """The rows of each group named, with the machine's rates measured just before."""
+    """The rows of each group named, with the machine's rates just before, if it was run."""
     for place, name in enumerate(names, start=1):
         if quick and name in LONG:
             yield [Row(name, LONG[name], notes=("not run: `make bench` does",))], None

@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 RUN_SECONDS, HELP_SECONDS, STAGE_SECONDS = 30.0, 0.3, 1.0
 # What git leaves out and a finished pipeline needs.
 FINISHED = ("artifacts", "reports", ".store", ".dvc/cache")
-# A tracking store knows where it lies, and is no one's elsewhere.
+# Not copied with the rest: a tracking store knows where it lies, and is no one's elsewhere.
 TRACKED = PROJECT / ".store" / "mlflow"
 
 

@@ -209,12 +209,14 @@ def train_gpt2(plan: Plan, machine: Machine) -> list[Row]:
         sides["ours_bf16"] = Side("benchmarks.train:ours", narrow)
         if not plan.quick:
             sides["plain_bf16"] = Side("benchmarks.train:plain", narrow)
+    if not plan.quick:
+        sides["eager"] = Side("benchmarks.train:ours", settings | {"compiled": False})
     found = interleaved(sides, plan.runs(7, 2), on_run=plan.on_run)
     plain, ours = found["plain"], found["ours"]
     rows = [
         speed_row(
             "train_gpt2_fp32", "gpt2", plain, ours, machine,
-            (at_least(plain.median / ours.median, 3),), 0.43,
+            (at_least(plain.median / ours.median, 3),), 0.43, (compiled_note(found),),
         )
     ]  # fmt: skip
     if fast_bfloat16:
@@ -231,11 +233,11 @@ def bfloat16_row(found: dict[str, Measured], machine: Machine) -> Row:
     """Ours in bfloat16 against plain in float32."""
     plain, ours = found["plain"], found["ours_bf16"]
     checks = (at_least(plain.median / ours.median, 6),)
-    note = "plain in bfloat16: `make bench` shows it"
+    note = "ours with train.compile; plain in bfloat16: `make bench` shows it"
     if "plain_bf16" in found:
         both, tokens = found["plain_bf16"], BATCH["gpt2"] * config_of("gpt2", "raw").length
         note = (
-            f"plain in bfloat16: {tokens / both.median:,.0f} tokens/s, "
+            f"ours with train.compile; plain in bfloat16: {tokens / both.median:,.0f} tokens/s, "
             f"ours is {both.median / ours.median:.2f}x that; peak {both.peak_mb:,.0f} MB"
         )
     return speed_row("train_gpt2_bf16", "gpt2", plain, ours, machine, checks, 0.43, (note,))
@@ -270,7 +272,13 @@ def train_char(plan: Plan, machine: Machine) -> list[Row]:
     share = step_flops("char", "raw", 0.5) / ours.median / machine.during(ours).flops
     ratio = plain.median / ours.median
     reached = Check("1.3x or 75% of the matrix rate", ratio >= 1.3 or share >= 0.75)
-    notes = ("ours with train.compile",)
-    if "eager" in found:
-        notes = (f"{notes[0]}; without: {plain.median / found['eager'].median:.2f}x",)
+    notes = (compiled_note(found),)
     return [speed_row("train_char", "char", plain, ours, machine, (reached,), 0.60, notes)]
+
+
+def compiled_note(found: dict[str, Measured]) -> str:
+    """How ours is set, and what the ratio is otherwise."""
+    note = "ours with train.compile"
+    if "eager" not in found:
+        return note
+    return f"{note}; without: {found['plain'].median / found['eager'].median:.2f}x"

@@ -231,7 +231,7 @@ def test_every_stage_file_is_in_dvc_yaml():
 
 def test_rooms_do_not_import_each_other():
     allowed = {
-        "sedd": {"sedd", "tiles"},
+        "sedd": {"sedd"},
         "training": {"sedd", "training"},
         "published": {"sedd", "published"},
         "golden": {"sedd", "published", "golden"},
@@ -246,7 +246,6 @@ def test_rooms_do_not_import_each_other():
         "weights",
         "hub",
         "table",
-        "tiles",
     }
     for path in (PROJECT / "pipeline").glob("*/*.py"):
         room = path.parent.name

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.errors import CheckpointError
-from pipeline.tiles import place_in, tile_memory, tile_shape, tiles
 
 Precision = Literal["float32", "bfloat16"]
+LOGITS = 2**22
+"""Logits that are held at a time: 16 MB of float32, which a cache holds."""
 ATTEND_WITHIN = "within_texts"
 """The name that transformers knows `attend_within` by."""
 
@@ -67,8 +68,8 @@ class Transformers:
 
     def nats(self, states: Tensor, targets: Tensor) -> Tensor:
         """See CausalLM."""
-        # Not all at once: their float32 log probabilities need their memory again.
-        size, _ = tile_shape(len(states), self.vocab_size, whole_rows=True)
+        # Not all at once: their log probabilities take as much memory again, in float32.
+        size = max(1, 4 * LOGITS // self.vocab_size)
         parts = zip(torch.split(states, size), torch.split(targets, size), strict=True)
         return torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in parts])
 
@@ -109,16 +110,10 @@ class GPT2(Transformers):
         """See CausalLM."""
         states = states.to(self._head.dtype)
         log_total = states.new_full((len(states),), -math.inf, dtype=torch.float32)
-        at_target = torch.zeros_like(log_total)
-        shape = tile_shape(len(states), self.vocab_size)
-        memory = tile_memory(states, *shape)
-        for rows, columns in tiles(len(states), self.vocab_size, *shape):
-            part, head = states[rows], self._head[columns]
-            logits = torch.mm(part, head.T, out=memory[: len(part), : len(head)]).float()
-            log_total[rows] = torch.logaddexp(log_total[rows], logits.logsumexp(-1))
-            place, is_there = place_in(targets[rows], columns)
-            at_target[rows] += torch.where(is_there, logits.gather(-1, place), 0.0).squeeze(-1)
-        return log_total - at_target
+        for head in torch.split(self._head, max(1, LOGITS // len(states))):
+            logits = (states @ head.T).float()
+            log_total = torch.logaddexp(log_total, logits.logsumexp(-1))
+        return log_total - (states.float() * self._head[targets].float()).sum(-1)
 
 
 def attend_within(

@@ -154,10 +154,10 @@ def hidden_at(model: SEDD, xt: Tensor, sigma: Tensor | None, at: Tensor) -> Tens
 
 
 def _all_differ(rows: Tensor) -> bool:
-    """Whether sums show that no two rows [B, L] are alike, for far less than comparing rows takes.
+    """Whether no two rows [B, L] are alike, by their sums: far quicker than to compare rows.
 
-    Never so where two are. That rows which differ have the same sum is as good as impossible, and
-    would only cost the comparison.
+    False whenever two are alike. It may be false where none are, which is as good as impossible,
+    and would only cost the comparison.
     """
     places = torch.arange(rows.shape[1], device=rows.device)
     # Modulo 2^64, as whole numbers of 64 bits are.

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.tiles import place_in
+from pipeline.sedd.tiles import place_in
 
 
 class Graph(Protocol):
@@ -208,7 +208,7 @@ class Uniform:
 
     def score_entropy(self, log_score: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
         states = slice(0, self.num_states)
-        log_ratio = self._log_ratio(x0, xt, _per_row(sigma, xt.dim()), states)
+        log_ratio = self._log_ratio(log_score, x0, xt, _per_row(sigma, xt.dim()), states)
         return self._entropy(log_score, log_ratio, xt, states)
 
     def score_entropy_(
@@ -223,7 +223,7 @@ class Uniform:
         states: slice,
     ) -> Tensor:
         log_score = outputs.sub_(shift[:, None])
-        log_ratio = self._log_ratio(x0, xt, sigma, states)
+        log_ratio = self._log_ratio(log_score, x0, xt, sigma, states)
         entropy = self._entropy(log_score, log_ratio, xt, states)
         gradient = log_score.exp_().sub_(log_ratio.exp_())
         gradient *= (weight / self.num_states)[:, None]
@@ -241,15 +241,20 @@ class Uniform:
         entropy = log_score.exp() + log_ratio.exp() * (log_ratio - 1 - log_score)
         return entropy.scatter(-1, *_zero_at(entropy, xt, states)).sum(-1) / self.num_states
 
-    def _log_ratio(self, x0: Tensor, xt: Tensor, sigma: Tensor, states: slice) -> Tensor:
-        """Log of p(y | x0) / p(xt | x0) [..., K] for some states y: only x0 and xt stand out."""
+    def _log_ratio(
+        self, like: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor, states: slice
+    ) -> Tensor:
+        """Log of p(y | x0) / p(xt | x0) [..., K] for some states y, laid out in memory as `like`.
+
+        Only x0 and xt stand out.
+        """
         log_same, log_other = self._log_transition(sigma)
         log_gap = log_same - log_other
         others = torch.where(xt == x0, -log_gap, 0.0)[..., None]
         place, is_there = place_in(x0, states)
         at_x0 = torch.where(xt == x0, 0.0, log_gap)[..., None]
-        log_ratio = others.expand(*xt.shape, states.stop - states.start)
-        return log_ratio.scatter(-1, place, torch.where(is_there, at_x0, others))
+        log_ratio = torch.empty_like(like, dtype=others.dtype, requires_grad=False).copy_(others)
+        return log_ratio.scatter_(-1, place, torch.where(is_there, at_x0, others))
 
     def _log_transition(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Log probability of ending where one began, and of ending at one given other state."""

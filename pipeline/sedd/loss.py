@@ -8,7 +8,7 @@ from pipeline.sedd.model import SEDD
 from pipeline.sedd.tiled import Nats, tiled_nats
 
 GROUP = 64
-"""Positions that the head is asked at, where products are compiled for each number of them."""
+"""The head is asked at a multiple of this many positions where products are compiled for each."""
 
 
 def stratified_times(num: int, t_min: float, generator: torch.Generator) -> Tensor:
@@ -67,9 +67,9 @@ def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor) -> Nats:
 
 def _weighted_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, weight: Tensor) -> Nats:
     """Cross-entropy of x0 [B, L] at the masks of xt [B, L], each row's times weight [B]."""
-    mask_id = model.graph.num_states - 1
-    at = _asked_at(xt, mask_id)
-    clean, factor = x0[at], (weight[:, None] * (xt == mask_id))[at]
+    is_mask = xt == model.graph.num_states - 1
+    at = _in_groups(is_mask)
+    clean, factor = x0[at], (weight[:, None] * is_mask)[at]
 
     def criterion(outputs: Tensor, rows: slice, columns: slice) -> Tensor:
         target, scale = clean[rows, None], factor[rows].to(outputs.dtype)
@@ -87,10 +87,11 @@ def _weighted_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, weight: Tensor)
 def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
     """Score entropy times dsigma, from the raw network's output."""
     sigma, dsigma = model.noise.sigma(t), model.noise.dsigma(t)
-    at, has_loss = (torch.ones_like(xt, dtype=torch.bool),) * 2
+    has_loss = torch.ones_like(xt, dtype=torch.bool)
     if model.graph.mask_id is not None:
         # Where absorb left a token, the score entropy is 0 whatever the score.
-        at, has_loss = _asked_at(xt, model.graph.mask_id), xt == model.graph.mask_id
+        has_loss = xt == model.graph.mask_id
+    at = _in_groups(has_loss)
     clean, noised = x0[at], xt[at]
     by_row = sigma[:, None], dsigma[:, None] * has_loss, model.log_shift(sigma)[:, None]
     by_position = torch.stack([each.expand_as(xt)[at] for each in by_row])
@@ -111,17 +112,17 @@ def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> N
     return _placed(tiled_nats(hidden, model.network.head, criterion), at)
 
 
-def _asked_at(xt: Tensor, mask_id: int) -> Tensor:
-    """Positions [B, L] that the head is asked at: the masks.
+def _in_groups(at: Tensor) -> Tensor:
+    """`at` [B, L], and as many positions more as make up a whole number of groups.
 
-    bfloat16 products on a CPU are compiled anew for each shape, which takes longer than they do.
-    There tokens, whose loss weighs nothing, make up a whole number of groups.
+    bfloat16 products on a CPU are compiled anew for each number of positions, which takes longer
+    than they do. Elsewhere `at` as it is.
     """
-    at = xt == mask_id
-    if xt.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        tokens = (~at).flatten().nonzero().squeeze(-1)
-        at.view(-1)[tokens[: -int(at.sum()) % GROUP]] = True
-    return at
+    if at.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return at
+    others = (~at).flatten().nonzero().squeeze(-1)
+    more = at.flatten().index_fill(0, others[: -int(at.sum()) % GROUP], True)
+    return more.view(at.shape)
 
 
 def _placed(nats: Nats, at: Tensor) -> Nats:

@@ -228,8 +228,8 @@ class Transformer(nn.Module):
         cond: Tensor | None,
         at: Tensor | None = None,
     ) -> Tensor:
-        # Not as torch.compile has it where it works for as many positions as never twice.
-        apply: Any = block if at is None else block.forward
+        # Compiled code is for training steps, which come in one shape; this one's never does.
+        apply: Any = block if at is None and torch.is_grad_enabled() else block.forward
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(apply, x, turns, cond, self.attention, at, use_reentrant=False)
         return apply(x, turns, cond, self.attention, at)

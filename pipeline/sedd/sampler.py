@@ -90,7 +90,8 @@ def sample(
         top_p: then only the likeliest tokens that together hold this share can be drawn.
         on_state: called with (step, t, xt [num, L]) before each step and at the end.
     Returns:
-        the samples.
+        the samples; their tensors, as those of `on_state`, are of inference mode: autograd takes
+        clones of them alone.
     Raises:
         ValueError: num_steps below 1, a length past the model's, fixed of another length, or what
             `resolve` refuses.

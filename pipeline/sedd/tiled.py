@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.tiles import tile_memory, tile_shape, tiles
+from pipeline.sedd.tiles import tile_memory, tile_shape, tiles
 
 # Rows of a gradient by weights that are widened at a time: few enough to stay in a cache.
 WIDENED_AT_ONCE = 4096
@@ -77,7 +77,8 @@ class _TiledNats(torch.autograd.Function):
         gradients = _Gradients(hidden, weight, bias, wide) if with_gradient else None
         with torch.autocast(hidden.device.type, enabled=False):
             narrow = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
-            shape = tile_shape(len(hidden), len(weight), whole_rows)
+            kind = hidden.device.type
+            shape = tile_shape(len(hidden), len(weight), kind, whole_rows=whole_rows)
             # The same memory for every tile: fresh pages would cost as much as the arithmetic.
             products = tile_memory(narrow[0], *shape)
             outputs = products if dtype == wide else tile_memory(positions, *shape)
@@ -148,6 +149,7 @@ class _Tile:
         gradients.bias[self._columns] += self._outputs.sum(0)
         self._products.copy_(self._outputs)
         by_hidden, by_weight = gradients.hidden[self._rows], gradients.weight[self._columns]
+        # The top tile comes before the others of its columns, to memory that nothing wrote yet.
         is_first = self._rows.start == 0
         if self._products.dtype == by_weight.dtype:
             by_weight.addmm_(self._products.T, self._hidden, beta=0 if is_first else 1)

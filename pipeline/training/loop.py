@@ -124,11 +124,14 @@ def accumulate_gradient(
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
     """The 2-norm of all gradients together, a scalar.
 
-    By dot products: on a CPU a sum of 13 million squares in float32 takes twice as long, and is
-    wrong by 5e-4.
+    On a CPU by dot products: PyTorch's own norm of 13 million numbers in float32 takes twice as
+    long there, and is wrong by 5e-4.
     """
-    gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
-    return torch.stack([torch.dot(gradient, gradient) for gradient in gradients]).sum().sqrt()
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if any(gradient.device.type != "cpu" for gradient in gradients):
+        return nn.utils.get_total_norm(gradients, foreach=True)
+    flat = [gradient.flatten() for gradient in gradients]
+    return torch.stack([torch.dot(gradient, gradient) for gradient in flat]).sum().sqrt()
 
 
 class Trainer:

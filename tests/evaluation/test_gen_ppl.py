@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from tiny_scorers import (
     tiny_model,
 )
 
-from pipeline import tiles
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import CheckpointError, DataError
-from pipeline.evaluation import gen_ppl
+from pipeline.evaluation import causal, gen_ppl
+from pipeline.evaluation.causal import GPT2, Transformers
 from pipeline.evaluation.gen_ppl import Likelihood, likelihood
 from pipeline.evaluation.scorer import load_scorer
 
@@ -71,46 +72,64 @@ def test_batch_size_changes_nothing_but_rounding(id_scorer, batch_size):
     np.testing.assert_array_equal(found.num_tokens, whole.num_tokens)
 
 
-def test_each_batch_is_one_forward(id_scorer, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (GPT2, [[6, 6], [6, 4], [3, 2], [1]]),
+        # 4 and 3 with padding; others are too far apart to share a forward.
+        (Transformers, [[6, 6], [6], [4, 3], [2], [1]]),
+    ],
+)
+def test_each_batch_is_one_forward(monkeypatch, kind, expected):
+    scorer = scorer_of(tiny_model(6, 6), kind=kind)
     calls = []
-    states = id_scorer.model.states
+    states = scorer.model.states
 
     def counted(texts):
         calls.append([len(text) for text in texts])
         return states(texts)
 
-    monkeypatch.setattr(id_scorer.model, "states", counted)
-    score(id_scorer, samples_of([*IDS, IDS[2]]), batch_size=2)
-    assert calls == [[6, 6], [6, 4], [3, 2], [1]]
+    monkeypatch.setattr(scorer.model, "states", counted)
+    score(scorer, samples_of([*IDS, IDS[2]]), batch_size=2)
+    assert calls == expected
 
 
+@pytest.mark.parametrize("kind", [GPT2, Transformers])
 @pytest.mark.parametrize(("max_tokens", "max_padding"), [(1, 0.125), (13, 0.5), (4096, 0.9)])
 def test_what_shares_a_forward_changes_nothing_but_rounding(
-    id_scorer, monkeypatch, max_tokens, max_padding
+    monkeypatch, kind, max_tokens, max_padding
 ):
-    expected = score(id_scorer, samples_of(IDS))
+    expected = score(scorer_of(tiny_model(6, 6)), samples_of(IDS))
     monkeypatch.setattr(gen_ppl, "MAX_TOKENS", max_tokens)
     monkeypatch.setattr(gen_ppl, "MAX_PADDING", max_padding)
-    for name in "TILE", "WHOLE":
-        monkeypatch.setattr(tiles, name, 1)
-    found = score(id_scorer, samples_of(IDS))
+    monkeypatch.setattr(causal, "LOGITS", 1)
+    found = score(scorer_of(tiny_model(6, 6), kind=kind), samples_of(IDS))
     np.testing.assert_allclose(found.nats, expected.nats, rtol=1e-5)
     np.testing.assert_array_equal(found.num_tokens, expected.num_tokens)
 
 
-@pytest.mark.parametrize("pads", [True, False])
-def test_batches_hold_little_padding_and_no_more_than_they_may(pads):
+def batches_of(pads):
     random = np.random.default_rng(0)
     windows = [gen_ppl._Window(0, [0] * n, n) for n in random.integers(2, 300, size=200)]
     batches = gen_ppl._batches(windows, 32, pads)
     assert sorted(len(w.ids) for b in batches for w in b) == sorted(len(w.ids) for w in windows)
-    for batch in batches:
-        lengths = [len(window.ids) for window in batch]
-        assert len(batch) <= 32
-        held = len(batch) * max(lengths) if pads else sum(lengths)
-        assert held <= gen_ppl.MAX_TOKENS
-        assert sum(lengths) >= (1 - gen_ppl.MAX_PADDING) * held
     assert len(batches) < 20
+    return [[len(window.ids) for window in batch] for batch in batches]
+
+
+def test_batches_hold_little_padding_and_no_more_than_they_may():
+    for lengths in batches_of(pads=True):
+        assert len(lengths) <= 32
+        assert len(lengths) * max(lengths) <= gen_ppl.MAX_TOKENS
+        assert sum(lengths) >= (1 - gen_ppl.MAX_PADDING) * len(lengths) * max(lengths)
+
+
+def test_batches_without_padding_are_as_full_as_they_may_be():
+    batches = batches_of(pads=False)
+    for lengths, following in pairwise(batches):
+        assert len(lengths) <= 32
+        assert sum(lengths) <= gen_ppl.MAX_TOKENS
+        assert len(lengths) == 32 or sum(lengths) + following[0] > gen_ppl.MAX_TOKENS
 
 
 def test_bfloat16_has_the_mean_of_float32():

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from tiny_scorers import plain_nats, samples_of, save_tiny_lm, tiny_model
 from transformers import GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from pipeline import tiles
 from pipeline.data.tokenizer import train_char_tokenizer
+from pipeline.evaluation import causal
 from pipeline.evaluation.causal import Transformers, load_causal
 from pipeline.evaluation.gen_ppl import likelihood
 from pipeline.evaluation.scorer import load_scorer
@@ -29,9 +29,8 @@ def load(folder, precision="float32"):
 @torch.inference_mode()
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "relu"])
 def test_gpt2_is_loaded_as_it_was_saved(tmp_path, activation, monkeypatch):
-    # Several tiles of positions and outputs, the last ones smaller.
-    monkeypatch.setattr(tiles, "TILE", 7 * 9)
-    monkeypatch.setattr(tiles, "TILE_ROWS", 7)
+    # Nine of fifty logits at a time, and five at last.
+    monkeypatch.setattr(causal, "LOGITS", 3 * 12 * 9)
     model = tiny_model(50, 12, width=32)
     model.config.activation_function = activation
     model = GPT2LMHeadModel(model.config).eval()

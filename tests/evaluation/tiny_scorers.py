@@ -49,9 +49,9 @@ def samples_of(ids, texts=None, nfe=3.0):
     return Samples(8, np.arange(len(ids)), ids, texts, np.full(len(ids), nfe))
 
 
-def scorer_of(model, precision="float32", device="cpu"):
+def scorer_of(model, precision="float32", device="cpu", kind=GPT2):
     """A transformers model as a scorer of token ids, like the baseline."""
-    network = GPT2(copy.deepcopy(model).to(device), precision)
+    network = kind(copy.deepcopy(model).to(device), precision)
     return Scorer("baseline", "00", precision, network, start_id=EOS, tokenizer=None)
 
 

@@ -1,30 +1,34 @@
-"""Products with a large vocabulary, a tile of positions and outputs at a time."""
+"""Outputs of a large head, a tile of positions and outputs at a time."""
 
 import math
 from collections.abc import Iterator
 
 from torch import Tensor
 
-TILE = 2**22
-"""Outputs in a tile, 16 MB of float32: a cache holds it, and products are no faster with more."""
+TILE = {"cpu": 2**22, "cuda": 2**24}
+"""Outputs in a tile, by kind of device: 16 MB of float32, which a cache holds, and 64 MB."""
 TILE_ROWS = 2048
 """Positions in a tile: enough for products to run at full speed."""
 WHOLE = 2**24
 """Outputs in a tile of whole rows: fewer would mean to read all weights for too few positions."""
+LINE = 32
+"""Numbers in a cache line, of the narrowest type."""
 
 
-def tile_shape(num_rows: int, num_columns: int, whole_rows: bool = False) -> tuple[int, int]:
+def tile_shape(
+    num_rows: int, num_columns: int, device: str, *, whole_rows: bool = False
+) -> tuple[int, int]:
     """How many positions and outputs a tile has: as few tiles as can be, and none of them small."""
     if whole_rows:
         return _even(num_rows, most=WHOLE // num_columns), num_columns
     rows = _even(num_rows, most=TILE_ROWS)
-    return rows, _even(num_columns, most=TILE // rows)
+    return rows, _even(num_columns, most=TILE[device] // _lines(rows))
 
 
 def tiles(
     num_rows: int, num_columns: int, height: int, width: int
 ) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of every tile; those of the same columns follow each other."""
+    """Rows and columns of every tile: columns by columns, and from the top in each."""
     for left in range(0, num_columns, width):
         for top in range(0, num_rows, height):
             bottom, right = min(top + height, num_rows), min(left + width, num_columns)
@@ -36,7 +40,7 @@ def tile_memory(like: Tensor, num_rows: int, num_columns: int) -> Tensor:
 
     Products on a CPU are fastest so, and where each column starts a cache line.
     """
-    return like.new_empty(num_columns, 64 * math.ceil(num_rows / 64)).T[:num_rows]
+    return like.new_empty(num_columns, _lines(num_rows)).T[:num_rows]
 
 
 def place_in(ids: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
@@ -44,6 +48,11 @@ def place_in(ids: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
     place = (ids - columns.start)[..., None]
     num = columns.stop - columns.start
     return place.clamp(0, num - 1), (place >= 0) & (place < num)
+
+
+def _lines(num: int) -> int:
+    """The next whole number of cache lines."""
+    return LINE * math.ceil(num / LINE)
 
 
 def _even(num: int, most: int) -> int:
