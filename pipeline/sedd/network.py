@@ -3,6 +3,7 @@
 Names and shapes of parameters are those of the paper's code, so that its checkpoints load.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -177,6 +178,7 @@ class Transformer(nn.Module):
             Block(width, num_heads, cond_dim, dropout) for _ in range(num_blocks)
         )
         self.output_layer = Head(width, num_outputs, cond_dim)
+        self._compiled: Callable[..., Tensor] | None = None
 
     @property
     def head(self) -> nn.Linear:
@@ -184,12 +186,12 @@ class Transformer(nn.Module):
         return self.output_layer.linear
 
     def compile_blocks(self) -> None:
-        """Let torch.compile fuse what blocks do between their matrix products.
+        """Let torch.compile fuse what all blocks but the last do between their matrix products.
 
-        The head is left alone: how many positions it sees changes with every step.
+        Training steps alone, which come in one shape, run through it. How many positions the last
+        block and the head work for changes with every step.
         """
-        for block in self.blocks:
-            block.compile()
+        self._compiled = torch.compile(self._through_first)
 
     def forward(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """Outputs [B, L, num_outputs], or [N, num_outputs] at the N positions `at` [B, L] marks."""
@@ -213,12 +215,17 @@ class Transformer(nn.Module):
         if self.position_embed is not None:
             x = x + self.position_embed.embedding[: xt.shape[1]]
         turns = self.rotary_emb.turns(xt.shape[1])
-        for block in self.blocks[:-1]:
-            x = self._through(block, x, turns, cond)
+        compiled = self._compiled if torch.is_grad_enabled() else None
+        x = (compiled or self._through_first)(x, turns, cond)
         # The last block works for the positions that are asked for alone.
         x = self._through(self.blocks[-1], x, turns, cond, at)
         hidden = self.output_layer.hidden(x, cond, at)
         return hidden if at is None else hidden.squeeze(1)
+
+    def _through_first(self, x: Tensor, turns: Tensor, cond: Tensor | None) -> Tensor:
+        for block in self.blocks[:-1]:
+            x = self._through(block, x, turns, cond)
+        return x
 
     def _through(
         self,
@@ -228,8 +235,7 @@ class Transformer(nn.Module):
         cond: Tensor | None,
         at: Tensor | None = None,
     ) -> Tensor:
-        # Compiled code is for training steps, which come in one shape; this one's never does.
-        apply: Any = block if at is None and torch.is_grad_enabled() else block.forward
+        apply: Any = block
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(apply, x, turns, cond, self.attention, at, use_reentrant=False)
         return apply(x, turns, cond, self.attention, at)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from toy import toy_config
 
+from pipeline.device import why_not_compiled
 from pipeline.sedd.layers import TanhGELU, attend
-from pipeline.sedd.loss import score_entropy
+from pipeline.sedd.loss import ScoreEntropy, score_entropy
 from pipeline.sedd.model import SEDD, SEDDConfig
 from pipeline.sedd.network import cast_weights
 from pipeline.sedd.sampler import denoise_weights, step_weights
@@ -189,3 +190,26 @@ def test_short_attention_in_bfloat16_is_near_the_exact_one(autocast, scale, bar)
     )
     for ours, exactly in pairs:
         assert (ours.double() - exactly).norm() / exactly.norm() < bar
+
+
+@pytest.mark.filterwarnings("default")  # Of torch.compile's own.
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_blocks_have_the_gradients_of_plain_ones(checkpointing):
+    if reason := why_not_compiled(torch.device("cpu")):
+        pytest.skip(reason)
+    x0 = torch.randint(11, (8, 16), generator=torch.Generator().manual_seed(0))
+    found = []
+    for is_compiled in False, True:
+        model = raw_model().train()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
+        if is_compiled:
+            model.network.compile_blocks()
+        model.network.activation_checkpointing = checkpointing
+        method = ScoreEntropy(model)
+        loss = method.loss(*method.draw(x0, torch.Generator().manual_seed(2)))
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    for compiled, plain in zip(*reversed(found), strict=True):
+        assert plain.abs().max() > 0
+        assert (compiled - plain).abs().max() <= 1e-5 * plain.abs().max()
