@@ -41,7 +41,6 @@ LONG = {
     "exp_run_1024": "s",
 }
 """Rows that only a full bench runs, with their units."""
-REPORT = Path("reports/bench.json")
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

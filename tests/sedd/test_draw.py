@@ -91,9 +91,7 @@ def test_rows_are_told_apart_by_their_sums(length):
     generator = torch.Generator().manual_seed(0)
     row = torch.randint(50_258, (length,), generator=generator)
     changed = row + torch.eye(length, dtype=torch.int64)
-    rows = torch.cat(
-        [row[None], changed, row.flip(0)[None]] if length > 1 else [row[None], changed]
-    )
+    rows = torch.cat([row[None], changed])
     assert drawing._all_differ(rows)
     assert not drawing._all_differ(torch.cat([rows, rows[-1:]]))
 
