@@ -38,8 +38,6 @@ COMMON: dict[str, Any] = {
     "checkpoint_every": 100,
     "precision": "float32",
 }
-# Keys of params.yaml that `sedd tune` sets, as it would for these sizes.
-COMPILE = {"gpt2": True, "char": True}
 # Bytes of a weight that a step moves at least: read by the forward and the backward pass; its
 # gradient written, read and scaled by the clipping; weight, gradient and two moments read and all
 # but the gradient written by the optimiser; weight and average read, average written.
@@ -122,19 +120,19 @@ def ours(
     size: str,
     parameterization: Parameterization,
     vocab_size: int | None = None,
-    compiled: bool | None = None,
+    compiled: bool = True,
     **changes: Any,
 ) -> Step:
     """A training step of the product.
 
     Args:
         vocab_size: in place of the size's own.
-        compiled: `train.compile`, in place of the size's own.
+        compiled: `train.compile`, which `sedd tune` would set at both sizes.
         changes: of the settings.
     """
     config = config_of(size, parameterization, vocab_size)
     model = perturbed(SEDD(config))
-    if COMPILE[size] if compiled is None else compiled:
+    if compiled:
         model.network.compile_blocks()
     trainer = Trainer(ScoreEntropy(model), settings_of(size, **changes), torch.device("cpu"))
     blocks, order = blocks_of(size, config.vocab_size), Order(64 * BATCH[size], seed=0)
