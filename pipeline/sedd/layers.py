@@ -56,10 +56,22 @@ class Norm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None
+    ) -> Tensor:
+        """x [B, L, D] normed; then times 1 + scale, plus shift, both [B, 1, D] or [1, 1, D]."""
+        if shift is None or scale is None:
+            return self._normed(x, self.weight, None)
+        if len(scale) == 1:
+            # It is another weight, and a bias, which need no pass of their own.
+            return self._normed(x, self.weight * (1 + scale.flatten()), shift.flatten())
+        return torch.addcmul(shift, self._normed(x, self.weight, None), 1 + scale)
+
+    def _normed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             wide = widened(x)
-            normed = F.layer_norm(wide, self.weight.shape, self.weight.to(wide.dtype))
+            bias = None if bias is None else bias.to(wide.dtype)
+            normed = F.layer_norm(wide, weight.shape, weight.to(wide.dtype), bias)
             return normed.to(self.weight.dtype)
 
 
@@ -114,15 +126,15 @@ def heads_of(x: Tensor, num_heads: int) -> Tensor:
     return x.view(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
 
 
-def paired(weight: Tensor, num_heads: int) -> Tensor:
-    """Rows [3 D, D] for queries, keys and values, with those that turn together side by side.
+def paired_rows(width: int, num_heads: int) -> Tensor:
+    """Order [3 D] for the rows of queries, keys and values: those that turn together side by side.
 
     Attention does not change when queries and keys change their order alike.
     """
-    width = weight.shape[-1]
-    turning, values = torch.split(weight, [2 * width, width])
-    halves = turning.view(2 * num_heads, 2, -1, width)
-    return torch.cat([halves.transpose(1, 2).reshape(-1, width), values])
+    # Also where a model is built without values: no file holds it.
+    rows = torch.arange(3 * width, device="cpu")
+    halves = rows[: 2 * width].view(2 * num_heads, 2, -1)
+    return torch.cat([halves.transpose(1, 2).flatten(), rows[2 * width :]])
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
@@ -137,6 +149,8 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     return torch.view_as_real(product).flatten(-2).to(x.dtype)
 
 
+PIECE = 2**17
+"""Numbers that a core's cache holds twice over: half a MB in float32."""
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 GELU_CUBE = 0.044715 * GELU_SCALE
 
@@ -144,14 +158,20 @@ GELU_CUBE = 0.044715 * GELU_SCALE
 class TanhGELU(nn.Module):
     """GELU by its tanh formula, written x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
 
-    On a CPU the sigmoid takes less than half the time of the tanh.
+    On a CPU the sigmoid takes less than half the time of the tanh. Without a gradient x, which
+    must be contiguous, is overwritten there.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or widened(x) is not x:
             return F.gelu(x, approximate="tanh")
-        apply: Any = _SigmoidGELU.apply
-        return apply(x) if torch.is_grad_enabled() else _gelu_gate(x).mul_(x)
+        if torch.is_grad_enabled():
+            apply: Any = _SigmoidGELU.apply
+            return apply(x)
+        # Four passes: whatever is not in a cache is fetched once.
+        for piece in torch.split(x.view(-1), PIECE * torch.get_num_threads()):
+            piece.mul_(_gelu_gate(piece))
+        return x
 
 
 def _gelu_gate(x: Tensor) -> Tensor:

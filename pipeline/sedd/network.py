@@ -20,7 +20,7 @@ from pipeline.sedd.layers import (
     TanhGELU,
     attend,
     heads_of,
-    paired,
+    paired_rows,
     rotate,
     widened,
     zeroed,
@@ -36,10 +36,13 @@ def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
 class Block(nn.Module):
     """Attention and a perceptron, each after a norm; with cond_dim, shifted, scaled and gated."""
 
+    paired_rows: Tensor
+
     def __init__(self, width: int, num_heads: int, cond_dim: int | None, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
+        self.register_buffer("paired_rows", paired_rows(width, num_heads), persistent=False)
         self.norm1 = Norm(width)
         self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
         self.attn_out = nn.Linear(width, width, bias=False)
@@ -58,27 +61,39 @@ class Block(nn.Module):
         cond: Tensor | None,
         attention: Attention,
         at: Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> Tensor:
-        """x [B, L, D] to the same; to [N, 1, D] of the N positions alone that `at` [B, L] marks."""
+        """x [B, L, D] to the same; to [N, 1, D] of the N positions alone that `at` [B, L] marks.
+
+        With ids [B, L] and no `at`, x [1, V, D] holds what they name, and is projected as it is.
+        """
         if self.adaLN_modulation is None or cond is None:
-            attended = self._attend(self.norm1(x), turns, attention, at)
-            x = taken(x, at) + self._drop(attended)
+            attended = self._attend(self.norm1(x), turns, attention, at, ids)
+            x = taken(looked_up(x, ids), at) + self._drop(attended)
             return x + self._drop(self.mlp(self.norm2(x)))
         modulation = self.adaLN_modulation(cond)
         shift1, scale1 = modulation[:, None].chunk(6, -1)[:2]
-        modulated = torch.addcmul(shift1, self.norm1(x), 1 + scale1)
-        attended = self._attend(modulated, turns, attention, at)
+        modulated = self.norm1(x, shift1, scale1)
+        attended = self._attend(modulated, turns, attention, at, ids)
         gate1, shift2, scale2, gate2 = by_row(modulation, at).chunk(6, -1)[2:]
-        x = torch.addcmul(taken(x, at), gate1, self._drop(attended))
-        modulated = torch.addcmul(shift2, self.norm2(x), 1 + scale2)
+        x = torch.addcmul(taken(looked_up(x, ids), at), gate1, self._drop(attended))
+        modulated = self.norm2(x, shift2, scale2)
         return torch.addcmul(x, gate2, self._drop(self.mlp(modulated)))
 
-    def _attend(self, x: Tensor, turns: Tensor, attention: Attention, at: Tensor | None) -> Tensor:
-        width, weight = x.shape[-1], paired(self.attn_qkv.weight, self.num_heads)
+    def _attend(
+        self,
+        x: Tensor,
+        turns: Tensor,
+        attention: Attention,
+        at: Tensor | None,
+        ids: Tensor | None,
+    ) -> Tensor:
+        width, weight = x.shape[-1], self.attn_qkv.weight.index_select(0, self.paired_rows)
         if at is not None and not torch.is_grad_enabled():
             return self._attend_at(x, weight, turns, attention, at)
-        both, value = torch.split(F.linear(x, weight), [2 * width, width], dim=-1)
-        query, key = rotate(both.view(*x.shape[:2], 2, width), turns[:, None]).unbind(2)
+        projected = looked_up(F.linear(x, weight), ids)
+        both, value = torch.split(projected, [2 * width, width], dim=-1)
+        query, key = rotate(both.view(*both.shape[:2], 2, width), turns[:, None]).unbind(2)
         return self.attn_out(taken(self._asked(query, key, value, attention), at))
 
     def _attend_at(
@@ -103,6 +118,11 @@ class Block(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+def looked_up(x: Tensor, ids: Tensor | None) -> Tensor:
+    """x as it is, or [B, L, D] of the rows of x [1, V, D] that ids [B, L] name."""
+    return x if ids is None else F.embedding(ids, x[0])
 
 
 def taken(x: Tensor, at: Tensor | None) -> Tensor:
@@ -133,11 +153,10 @@ class Head(nn.Module):
 
     def hidden(self, x: Tensor, cond: Tensor | None, at: Tensor | None = None) -> Tensor:
         """What the linear map takes; x is [N, 1, D] where `at` [B, L] says which positions."""
-        x = self.norm_final(x)
-        if self.adaLN_modulation is not None and cond is not None:
-            shift, scale = by_row(self.adaLN_modulation(cond), at).chunk(2, -1)
-            x = torch.addcmul(shift, x, 1 + scale)
-        return x
+        if self.adaLN_modulation is None or cond is None:
+            return self.norm_final(x)
+        shift, scale = by_row(self.adaLN_modulation(cond), at).chunk(2, -1)
+        return self.norm_final(x, shift, scale)
 
 
 class Transformer(nn.Module):
@@ -210,21 +229,36 @@ class Transformer(nn.Module):
             if sigma is None:
                 raise ValueError("this network takes sigma")
             cond = F.silu(self.sigma_map(sigma))
-        # What blocks add up stays in float32 where weights are narrower.
-        x = widened(self.vocab_embed(xt))
-        if self.position_embed is not None:
-            x = x + self.position_embed.embedding[: xt.shape[1]]
         turns = self.rotary_emb.turns(xt.shape[1])
         compiled = self._compiled if torch.is_grad_enabled() else None
-        x = (compiled or self._through_first)(x, turns, cond)
+        # What blocks add up stays in float32 where weights are narrower.
+        if self._repeats(xt, cond):
+            states = widened(self.vocab_embed.embedding)[None]
+            x = self._through_first(states, turns, cond, ids=xt)
+        else:
+            x = widened(self.vocab_embed(xt))
+            if self.position_embed is not None:
+                x = x + self.position_embed.embedding[: xt.shape[1]]
+            x = (compiled or self._through_first)(x, turns, cond)
         # The last block works for the positions that are asked for alone.
         x = self._through(self.blocks[-1], x, turns, cond, at)
         hidden = self.output_layer.hidden(x, cond, at)
         return hidden if at is None else hidden.squeeze(1)
 
-    def _through_first(self, x: Tensor, turns: Tensor, cond: Tensor | None) -> Tensor:
+    def _repeats(self, xt: Tensor, cond: Tensor | None) -> bool:
+        """Whether the first block projects less where it projects each state, and not xt [B, L].
+
+        What it projects must not differ between positions that hold the same token.
+        """
+        by_token = self.position_embed is None and (cond is None or len(cond) == 1)
+        fewer = len(self.vocab_embed.embedding) < xt.numel()
+        return by_token and fewer and len(self.blocks) > 1 and not torch.is_grad_enabled()
+
+    def _through_first(
+        self, x: Tensor, turns: Tensor, cond: Tensor | None, ids: Tensor | None = None
+    ) -> Tensor:
         for block in self.blocks[:-1]:
-            x = self._through(block, x, turns, cond)
+            x, ids = self._through(block, x, turns, cond, ids=ids), None
         return x
 
     def _through(
@@ -234,8 +268,9 @@ class Transformer(nn.Module):
         turns: Tensor,
         cond: Tensor | None,
         at: Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> Tensor:
         apply: Any = block
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(apply, x, turns, cond, self.attention, at, use_reentrant=False)
-        return apply(x, turns, cond, self.attention, at)
+        return apply(x, turns, cond, self.attention, at, ids)

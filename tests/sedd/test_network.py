@@ -8,6 +8,7 @@ import torch
 from toy import toy_config
 
 from pipeline.device import why_not_compiled
+from pipeline.sedd import layers
 from pipeline.sedd.layers import TanhGELU, attend
 from pipeline.sedd.loss import ScoreEntropy, score_entropy
 from pipeline.sedd.model import SEDD, SEDDConfig
@@ -53,7 +54,7 @@ def test_narrow_weights_leave_sigma_and_sums_in_float32(graph):
     model = raw_model(graph)
     cast_weights(model, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
+    assert model.network.rotary_emb.inv_freq.dtype == torch.float32
     sigmas, sums = (
         inputs_of(model.network.sigma_map),
         inputs_of(model.network.output_layer.norm_final),
@@ -133,8 +134,28 @@ def test_positions_asked_for_alone_are_those_of_all(graph, sigmas, share):
             torch.testing.assert_close(network(xt, sigma, at), network.head(every[at]))
 
 
+@pytest.mark.parametrize("graph", ["absorb", "uniform"])
+def test_a_sigma_of_all_rows_is_that_of_each(graph):
+    """Norms take its shift and scale as their own, and the first block projects each state once."""
+    model = raw_model(graph).double().eval()
+    xt = torch.randint(11, (4, 16), generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.7], dtype=torch.float64)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    expected = model.network(xt, sigma.expand(4))
+    torch.testing.assert_close(model.network(xt, sigma), expected)
+    shapes = []
+    model.network.blocks[0].norm1.register_forward_pre_hook(
+        lambda _, inputs: shapes.append(tuple(inputs[0].shape))
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(model.network(xt, sigma), expected)
+    assert shapes == [(1, model.graph.num_states, 24)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_gelu_is_pytorchs_with_a_gradient_and_without(dtype):
+def test_gelu_is_pytorchs_with_a_gradient_and_without(dtype, monkeypatch):
+    monkeypatch.setattr(layers, "PIECE", 999)
     tolerance = {"rtol": 1e-6, "atol": 1e-6} if dtype == torch.float32 else {}
     x = torch.linspace(-30, 30, 10_001, dtype=dtype, requires_grad=True)
     expected = torch.nn.functional.gelu(x, approximate="tanh")
