@@ -21,7 +21,8 @@ from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.sedd.loss import ScoreEntropy
 from pipeline.sedd.model import SEDD
-from pipeline.training.loop import Method, Settings, Trainer
+from pipeline.training.gradient import Method
+from pipeline.training.loop import Settings, Trainer
 from pipeline.training.schedule import Order
 from stages.train import new_model
 

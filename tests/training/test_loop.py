@@ -8,14 +8,8 @@ from torch import nn
 
 from pipeline.errors import BusyError, CheckpointError, PipelineError, reported
 from pipeline.training.ema import Ema
-from pipeline.training.loop import (
-    Settings,
-    Trainer,
-    Watch,
-    accumulate_gradient,
-    fit,
-    gradient_norm,
-)
+from pipeline.training.gradient import accumulate_gradient, gradient_norm
+from pipeline.training.loop import Settings, Trainer, Watch, fit
 from pipeline.training.schedule import Order, learning_rate, step_seed
 from pipeline.training.state import TrainingState, training_state
 
