@@ -108,7 +108,8 @@ class Server:
         self._pool.pool_classes_by_scheme = _pools(network.stall_seconds)
 
     def _manager(self, scheme: str) -> urllib3.PoolManager:
-        timeout = urllib3.Timeout(self.network.connect_seconds, self.network.stall_seconds)
+        network = self.network
+        timeout = urllib3.Timeout(connect=network.connect_seconds, read=network.stall_seconds)
         proxy = getproxies().get(scheme)
         if not proxy or proxy_bypass(self.host):
             return urllib3.PoolManager(timeout=timeout, maxsize=MANY)
