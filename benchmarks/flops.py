@@ -21,7 +21,11 @@ class Shape:
     cond_dim: int | None
 
     def forward(
-        self, rows: float, head_positions: float | None = None, sigmas: float | None = None
+        self,
+        rows: float,
+        head_positions: float | None = None,
+        sigmas: float | None = None,
+        first_positions: float | None = None,
     ) -> float:
         """Operations of a forward pass over `rows` sequences.
 
@@ -30,11 +34,15 @@ class Shape:
             head_positions: where outputs are wanted, and so the last block's attention out and
                 perceptron; None for all.
             sigmas: how many values of sigma are embedded; None for one a row.
+            first_positions: those that the first block projects to queries, keys and values;
+                None for all.
         """
         positions = rows * self.length
         head = positions if head_positions is None else head_positions
         multiply_adds = self.num_blocks * positions * self._block() + head * self._head()
         multiply_adds -= (positions - head) * 9 * self.width**2
+        if first_positions is not None:
+            multiply_adds -= (positions - first_positions) * 3 * self.width**2
         if self.cond_dim is not None:
             multiply_adds += (rows if sigmas is None else sigmas) * self._modulation(self.cond_dim)
         return 2 * multiply_adds

@@ -85,7 +85,7 @@ def pack_gpt2(plan: Plan, machine: Machine) -> list[Row]:
         sides = {"plain": replace(our_side, prepare="benchmarks.pack:plain"), "ours": our_side}
         found = interleaved(sides, plan.runs(3, 1), warm_up=False, on_run=plan.on_run)
         size = text_bytes(corpus)
-        # Less than the whole corpus does not fill what packing holds at once.
+        # A quarter of the corpus does not take all the memory that packing works in.
         grown = {
             "once": write_repeated(Path(name) / "whole.parquet", whole, 1),
             "larger": write_repeated(Path(name) / "larger.parquet", whole, times),

@@ -151,7 +151,8 @@ def _revealed(model: Plain, xt: Tensor, stay: float) -> Tensor:
 def plain_draw(weights: Tensor, generator: torch.Generator) -> Tensor:
     """Draw an index [B, L] from weights [B, L, V] by Gumbel's trick, in the weights' own dtype.
 
-    PyTorch's own exponential draw takes three times as long on a CPU as one by the logarithm.
+    For timing: in float32 it loses states of less than 2^-24 of all. PyTorch's own exponential
+    draw takes up to four times as long on a CPU as a uniform one and its logarithm.
     """
     noise = torch.empty_like(weights).uniform_(generator=generator).log_().neg_()
     return torch.div(weights, noise, out=noise).argmax(-1)

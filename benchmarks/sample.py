@@ -1,6 +1,9 @@
 """Sampling: from nothing but masks to clean tokens."""
 
+import math
 import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,24 +53,28 @@ def ours(size: str, parameterization: Parameterization, num_steps: int | None = 
     generator = torch.Generator().manual_seed(0)
     steps = NUM_STEPS[size] if num_steps is None else num_steps
 
-    rows = 0
+    taken = Counter[str]()
 
-    def count(_: Any, arguments: tuple[Tensor, ...]) -> None:
-        nonlocal rows
-        rows += len(arguments[0])
+    def count(what: str, num_dims: int) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        def hook(_: Any, arguments: tuple[Tensor, ...]) -> None:
+            taken[what] += math.prod(arguments[0].shape[:num_dims])
 
-    model.network.blocks[-1].register_forward_pre_hook(count)
+        return hook
+
+    blocks: Any = model.network.blocks
+    blocks[0].norm1.register_forward_pre_hook(count("first_positions", 2))
+    blocks[-1].register_forward_pre_hook(count("rows", 1))
+    model.network.output_layer.norm_final.register_forward_pre_hook(count("head_positions", 1))
 
     def run() -> Facts:
-        nonlocal rows
-        rows = 0
+        taken.clear()
         started = time.perf_counter()
         samples = sample(model, NUM[size], num_steps=steps, predictor="auto", generator=generator)
         scale = (NUM_STEPS[size] + 1) / (steps + 1)
         return {
             "seconds": scale * (time.perf_counter() - started),
             "calls": samples.calls * scale,
-            "rows": rows * scale,
+            "taken": {what: count * scale for what, count in taken.items()},
             "nfe_max": int(samples.nfe.max()) * scale,
         }
 
@@ -93,19 +100,11 @@ def row_of(
     checks: tuple[Check, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Row:
-    """A row of samples a second.
-
-    Ours needs the head where it reveals a token alone with the conditional score, everywhere with
-    the raw one; and one value of sigma a call serves every row.
-    """
+    """A row of samples a second; what ours needs is what it took, one value of sigma a call."""
     plain, ours = sides
     raw, own = config_of(size, "raw"), config_of(size, parameterization)
     calls = plain.facts["calls"]
-    needed = shape_of(own).forward(
-        ours.facts["rows"],
-        NUM[size] * own.length if parameterization == "conditional" else None,
-        sigmas=ours.facts["calls"],
-    )
+    needed = shape_of(own).forward(**ours.facts["taken"], sigmas=ours.facts["calls"])
     done = calls * shape_of(raw).forward(NUM[size])
     with torch.device("meta"):
         weights = sum(p.nbytes for p in SEDD(own).parameters())

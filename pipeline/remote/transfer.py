@@ -18,6 +18,10 @@ PIECE = 1 << 20
 """Bytes of a file held at once; a fetch holds little more than `MANY` such pieces."""
 
 
+ATTENTION_SECONDS = 0.2
+"""Of a wait: one without a limit may miss a Ctrl-C that came just before it."""
+
+
 class _Stopped(Exception):
     """Another transfer has failed."""
 
@@ -113,10 +117,19 @@ def _at_once(work: Callable[[str], None], items: list[str], stop: threading.Even
     for thread in threads:
         thread.start()
     try:
-        failed = next((error for _ in items if (error := ended.get()) is not None), None)
+        failed = next((error for _ in items if (error := _next(ended)) is not None), None)
     finally:
         stop.set()
     for thread in threads:
         thread.join()
     if failed is not None:
         raise failed
+
+
+def _next(ended: SimpleQueue[Exception | None]) -> Exception | None:
+    """What the next work that ends leaves."""
+    while True:
+        try:
+            return ended.get(timeout=ATTENTION_SECONDS)
+        except Empty:
+            continue

@@ -64,7 +64,8 @@ class Norm(nn.Module):
             return self._normed(x, self.weight, None)
         if len(scale) == 1:
             # It is another weight, and a bias, which need no pass of their own.
-            return self._normed(x, self.weight * (1 + scale.flatten()), shift.flatten())
+            weight = widened(self.weight) * (1 + widened(scale).flatten())
+            return self._normed(x, weight, widened(shift).flatten())
         return torch.addcmul(shift, self._normed(x, self.weight, None), 1 + scale)
 
     def _normed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -126,15 +127,14 @@ def heads_of(x: Tensor, num_heads: int) -> Tensor:
     return x.view(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
 
 
-def paired_rows(width: int, num_heads: int) -> Tensor:
-    """Order [3 D] for the rows of queries, keys and values: those that turn together side by side.
+def paired(weight: Tensor, head_dim: int) -> Tensor:
+    """Rows [n D, C] of a weight with those that turn together side by side, in each head.
 
-    Attention does not change when queries and keys change their order alike.
+    Attention does not change when queries and keys change the order of their numbers alike, nor
+    when values do, and the columns that take them.
     """
-    # Also where a model is built without values: no file holds it.
-    rows = torch.arange(3 * width, device="cpu")
-    halves = rows[: 2 * width].view(2 * num_heads, 2, -1)
-    return torch.cat([halves.transpose(1, 2).flatten(), rows[2 * width :]])
+    halves = weight.view(-1, 2, head_dim // 2, weight.shape[1])
+    return halves.transpose(1, 2).reshape(weight.shape)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
@@ -149,8 +149,8 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     return torch.view_as_real(product).flatten(-2).to(x.dtype)
 
 
-PIECE = 2**17
-"""Numbers that a core's cache holds twice over: half a MB in float32."""
+GELU_PIECE = 2**17
+"""Numbers a core takes at a time: half a MB in float32, which its cache holds twice."""
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 GELU_CUBE = 0.044715 * GELU_SCALE
 
@@ -169,7 +169,7 @@ class TanhGELU(nn.Module):
             apply: Any = _SigmoidGELU.apply
             return apply(x)
         # Four passes: whatever is not in a cache is fetched once.
-        for piece in torch.split(x.view(-1), PIECE * torch.get_num_threads()):
+        for piece in torch.split(x.view(-1), GELU_PIECE * torch.get_num_threads()):
             piece.mul_(_gelu_gate(piece))
         return x
 

@@ -20,7 +20,7 @@ from pipeline.sedd.layers import (
     TanhGELU,
     attend,
     heads_of,
-    paired_rows,
+    paired,
     rotate,
     widened,
     zeroed,
@@ -36,13 +36,10 @@ def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
 class Block(nn.Module):
     """Attention and a perceptron, each after a norm; with cond_dim, shifted, scaled and gated."""
 
-    paired_rows: Tensor
-
     def __init__(self, width: int, num_heads: int, cond_dim: int | None, dropout: float) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_dim = num_heads, width // num_heads
         self.dropout = dropout
-        self.register_buffer("paired_rows", paired_rows(width, num_heads), persistent=False)
         self.norm1 = Norm(width)
         self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
         self.attn_out = nn.Linear(width, width, bias=False)
@@ -65,7 +62,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """x [B, L, D] to the same; to [N, 1, D] of the N positions alone that `at` [B, L] marks.
 
-        With ids [B, L] and no `at`, x [1, V, D] holds what they name, and is projected as it is.
+        With ids [B, L], no `at` and one cond for all, x [1, V, D] holds what they name: it is
+        projected first, and looked up then.
         """
         if self.adaLN_modulation is None or cond is None:
             attended = self._attend(self.norm1(x), turns, attention, at, ids)
@@ -88,13 +86,13 @@ class Block(nn.Module):
         at: Tensor | None,
         ids: Tensor | None,
     ) -> Tensor:
-        width, weight = x.shape[-1], self.attn_qkv.weight.index_select(0, self.paired_rows)
+        width, weight = x.shape[-1], paired(self.attn_qkv.weight, self.head_dim)
         if at is not None and not torch.is_grad_enabled():
             return self._attend_at(x, weight, turns, attention, at)
         projected = looked_up(F.linear(x, weight), ids)
         both, value = torch.split(projected, [2 * width, width], dim=-1)
         query, key = rotate(both.view(*both.shape[:2], 2, width), turns[:, None]).unbind(2)
-        return self.attn_out(taken(self._asked(query, key, value, attention), at))
+        return self._out(taken(self._asked(query, key, value, attention), at))
 
     def _attend_at(
         self, x: Tensor, weight: Tensor, turns: Tensor, attention: Attention, at: Tensor
@@ -107,7 +105,11 @@ class Block(nn.Module):
         query = rotate(F.linear(asking, weight[:width]), turns[places])
         key, value = F.linear(x, weight[width:]).chunk(2, -1)
         attended = self._asked(query, rotate(key, turns), value, attention)
-        return self.attn_out(taken(attended, at.gather(1, places)))
+        return self._out(taken(attended, at.gather(1, places)))
+
+    def _out(self, attended: Tensor) -> Tensor:
+        """`attn_out` of what is attended to, whose numbers come in pairs."""
+        return attended.matmul(paired(self.attn_out.weight.T, self.head_dim))
 
     def _asked(self, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
         """Attention of queries [B, Q, D] to keys and values [B, L, D], [B, Q, D]."""
@@ -230,29 +232,29 @@ class Transformer(nn.Module):
                 raise ValueError("this network takes sigma")
             cond = F.silu(self.sigma_map(sigma))
         turns = self.rotary_emb.turns(xt.shape[1])
-        compiled = self._compiled if torch.is_grad_enabled() else None
         # What blocks add up stays in float32 where weights are narrower.
-        if self._repeats(xt, cond):
+        if self._projects_states(xt, cond):
             states = widened(self.vocab_embed.embedding)[None]
             x = self._through_first(states, turns, cond, ids=xt)
         else:
             x = widened(self.vocab_embed(xt))
             if self.position_embed is not None:
                 x = x + self.position_embed.embedding[: xt.shape[1]]
+            compiled = self._compiled if torch.is_grad_enabled() else None
             x = (compiled or self._through_first)(x, turns, cond)
         # The last block works for the positions that are asked for alone.
         x = self._through(self.blocks[-1], x, turns, cond, at)
         hidden = self.output_layer.hidden(x, cond, at)
         return hidden if at is None else hidden.squeeze(1)
 
-    def _repeats(self, xt: Tensor, cond: Tensor | None) -> bool:
-        """Whether the first block projects less where it projects each state, and not xt [B, L].
+    def _projects_states(self, xt: Tensor, cond: Tensor | None) -> bool:
+        """Whether the first block does better to project each state once than each of xt [B, L].
 
-        What it projects must not differ between positions that hold the same token.
+        It may where positions that hold the same token are alike, and no gradient is wanted.
         """
-        by_token = self.position_embed is None and (cond is None or len(cond) == 1)
-        fewer = len(self.vocab_embed.embedding) < xt.numel()
-        return by_token and fewer and len(self.blocks) > 1 and not torch.is_grad_enabled()
+        alike = self.position_embed is None and (cond is None or len(cond) == 1)
+        fewer = 2 * len(self.vocab_embed.embedding) <= xt.numel()
+        return alike and fewer and len(self.blocks) > 1 and not torch.is_grad_enabled()
 
     def _through_first(
         self, x: Tensor, turns: Tensor, cond: Tensor | None, ids: Tensor | None = None
@@ -272,5 +274,5 @@ class Transformer(nn.Module):
     ) -> Tensor:
         apply: Any = block
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(apply, x, turns, cond, self.attention, at, use_reentrant=False)
+            return checkpoint(apply, x, turns, cond, self.attention, at, ids, use_reentrant=False)
         return apply(x, turns, cond, self.attention, at, ids)

@@ -1,4 +1,4 @@
-"""What can be trained, and the gradient of its loss."""
+"""The gradient of a method's loss, in pieces of a batch, and its norm."""
 
 from typing import Literal, Protocol
 

@@ -53,6 +53,8 @@ def test_outputs_at_some_positions_and_one_sigma_for_all_rows():
     modulation = 2 * (256 * 4 + 4**2 + (6 * 2 + 2) * 4 * 8)
     assert shape.forward(ROWS) - shape.forward(ROWS, head_positions=5) == (18 - 5) * head
     assert shape.forward(ROWS) - shape.forward(ROWS, sigmas=1) == 2 * modulation
+    projection = 2 * 3 * shape.width**2
+    assert shape.forward(ROWS) - shape.forward(ROWS, first_positions=11) == (18 - 11) * projection
 
 
 def test_a_training_step_counts_three_forwards():

@@ -47,12 +47,23 @@ def test_some_calls_of_plain_sampling_stand_for_all(tiny):
 def test_cached_sampling_says_its_evaluations(tiny):
     facts = sample.ours("char", "conditional")()
     assert 1 <= facts["nfe_max"] <= 4
-    assert facts["rows"] <= 2 * 4
+    assert facts["taken"]["rows"] <= 2 * 4
+    assert facts["taken"]["first_positions"] == 4 * facts["taken"]["rows"]
+    assert facts["taken"]["head_positions"] <= 2 * 4
+
+
+def test_sampling_from_the_raw_score_counts_what_it_computes(tiny, monkeypatch):
+    monkeypatch.setattr(sample, "NUM", {"char": 30})
+    facts = sample.ours("char", "raw")()
+    rows = facts["taken"]["rows"]
+    assert facts["calls"] < rows <= 30 * 8
+    assert 0 < facts["taken"]["first_positions"] < 4 * rows
+    assert facts["taken"]["head_positions"] < 4 * rows
 
 
 def test_plain_counts_every_call_and_ours_what_is_needed(tiny):
     plain = Measured([8.0], 1.0, {"calls": 8})
-    ours = Measured([0.1], 1.0, {"calls": 4, "rows": 8, "nfe_max": 4})
+    ours = Measured([0.1], 1.0, {"calls": 4, "taken": {"rows": 8}, "nfe_max": 4})
     row = sample.row_of("a", "char", "conditional", (plain, ours), MACHINE, 40, reference_share=0.5)
     assert row.ratio == pytest.approx(80)
     assert row.plain.share * 8 > row.ours.share * 0.1

@@ -44,7 +44,8 @@ def transformer(
 ) -> SEDD:
     """A network with random weights."""
     torch.manual_seed(0)
-    config = toy_config(graph, parameterization, vocab_size=7, length=length, **changes)
+    sizes = {"vocab_size": 7, "length": length, "num_blocks": 2}
+    config = toy_config(graph, parameterization, **sizes, **changes)
     model = SEDD(config).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
