@@ -1,7 +1,5 @@
 """Training steps: the whole of one, from token ids to averaged weights."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -109,12 +107,13 @@ def plain(size: str, parameterization: Parameterization, precision: str = "float
     trainer = PlainTrainer(perturbed(plain_model(config)), settings_of(size), precision)
     blocks, order = blocks_of(size, config.vocab_size), Order(64 * BATCH[size], seed=0)
 
-    def step() -> None:
+    def run() -> Facts:
         ids = blocks[order.batch(trainer.step, BATCH[size])].astype(np.int64)
         trainer.train_step(torch.from_numpy(ids))
+        return {"gradient_mb": gradient_mb(trainer.model)}
 
-    step()
-    return followed(step, trainer.model)
+    run()
+    return run
 
 
 def ours(
@@ -138,27 +137,11 @@ def ours(
     trainer = Trainer(ScoreEntropy(model), settings_of(size, **changes), torch.device("cpu"))
     blocks, order = blocks_of(size, config.vocab_size), Order(64 * BATCH[size], seed=0)
 
-    def step() -> None:
-        trainer.train_step(blocks, order)
-
-    step()
-    return followed(step, model)
-
-
-def followed(step: Callable[[], None], model: nn.Module) -> Step:
-    """Two steps, of which the second is timed, as nearly all follow another.
-
-    What the other side did between the turns, to caches and to memory, is not what a step costs:
-    plain, which takes its memory anew in each, would pay for it most.
-    """
-
     def run() -> Facts:
-        step()
-        started = time.perf_counter()
-        step()
-        seconds = time.perf_counter() - started
-        return {"seconds": seconds, "gradient_mb": gradient_mb(model)}
+        trainer.train_step(blocks, order)
+        return {"gradient_mb": gradient_mb(model)}
 
+    run()
     return run
 
 
@@ -211,21 +194,21 @@ def speed_row(
     )
 
 
+def side_of(side: str, **settings: Any) -> Side:
+    """A side that trains; a step is timed after another, as nearly all steps come."""
+    return Side(f"benchmarks.train:{side}", {"parameterization": "raw"} | settings, lead=1)
+
+
 def train_gpt2(plan: Plan, machine: Machine) -> list[Row]:
     """The rows train_gpt2_fp32, train_gpt2_bf16 and train_gpt2_memory."""
-    settings = {"size": "gpt2", "parameterization": "raw"}
-    sides = {
-        "plain": Side("benchmarks.train:plain", settings),
-        "ours": Side("benchmarks.train:ours", settings),
-    }
+    sides = {side: side_of(side, size="gpt2") for side in ("plain", "ours")}
     fast_bfloat16 = has_bfloat16(torch.device("cpu"))
     if fast_bfloat16:
-        narrow = settings | {"precision": "bfloat16"}
-        sides["ours_bf16"] = Side("benchmarks.train:ours", narrow)
+        sides["ours_bf16"] = side_of("ours", size="gpt2", precision="bfloat16")
         if not plan.quick:
-            sides["plain_bf16"] = Side("benchmarks.train:plain", narrow)
+            sides["plain_bf16"] = side_of("plain", size="gpt2", precision="bfloat16")
     if not plan.quick:
-        sides["eager"] = Side("benchmarks.train:ours", settings | {"compiled": False})
+        sides["eager"] = side_of("ours", size="gpt2", compiled=False)
     found = interleaved(sides, plan.runs(7, 2), on_run=plan.on_run)
     plain, ours = found["plain"], found["ours"]
     rows = [
@@ -239,7 +222,7 @@ def train_gpt2(plan: Plan, machine: Machine) -> list[Row]:
     else:
         note = "not run: this processor has no bfloat16 instructions"
         rows.append(Row("train_gpt2_bf16", "tokens/s", notes=(note,)))
-    large = Side("benchmarks.train:ours", settings | {"vocab_size": LARGE_VOCAB})
+    large = side_of("ours", size="gpt2", vocab_size=LARGE_VOCAB)
     [at_large] = interleaved({"large": large}, 1, on_run=plan.on_run).values()
     return [*rows, memory_row(plain, ours, at_large)]
 
@@ -278,10 +261,9 @@ def memory_row(plain: Measured, ours: Measured, at_large: Measured) -> Row:
 
 def train_char(plan: Plan, machine: Machine) -> list[Row]:
     """The row train_char."""
-    settings = {"size": "char", "parameterization": "raw"}
-    sides = {side: Side(f"benchmarks.train:{side}", settings) for side in ("plain", "ours")}
+    sides = {side: side_of(side, size="char") for side in ("plain", "ours")}
     if not plan.quick:
-        sides["eager"] = Side("benchmarks.train:ours", settings | {"compiled": False})
+        sides["eager"] = side_of("ours", size="char", compiled=False)
     found = interleaved(sides, plan.runs(40, 8), on_run=plan.on_run)
     plain, ours = found["plain"], found["ours"]
     share = step_flops("char", "raw", 0.5) / ours.median / machine.during(ours).flops

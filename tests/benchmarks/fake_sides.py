@@ -1,5 +1,6 @@
 """Sides that a child process of a test runs."""
 
+import itertools
 import time
 from typing import Any
 
@@ -19,6 +20,12 @@ def saying(seconds: float) -> Any:
     """A step that says itself how long it took."""
     print("a library prints")
     return lambda: {"seconds": seconds, "at": time.time()}
+
+
+def counting() -> Any:
+    """A step whose seconds are its number."""
+    numbers = itertools.count(1)
+    return lambda: {"seconds": next(numbers)}
 
 
 def failing() -> Any:

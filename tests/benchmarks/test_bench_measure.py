@@ -31,6 +31,11 @@ def test_sides_take_turns_and_may_keep_their_own_time():
     assert found["a"].facts["at"] < found["b"].facts["at"]
 
 
+def test_a_lead_is_run_and_not_timed():
+    found = interleaved({"a": Side("fake_sides:counting", lead=1)}, 3, warm_up=False)
+    assert found["a"].seconds == [2, 4, 6]
+
+
 def test_a_side_that_fails_says_why():
     with pytest.raises(PipelineError, match=r"fake_sides:failing failed(.|\n)*no such thing"):
         interleaved({"a": Side("fake_sides:failing")}, 1)
