@@ -63,7 +63,7 @@ def ours(size: str, parameterization: Parameterization, num_steps: int | None = 
 
     blocks: Any = model.network.blocks
     blocks[0].norm1.register_forward_pre_hook(count("first_positions", 2))
-    blocks[-1].register_forward_pre_hook(count("rows", 1))
+    blocks[-1].norm1.register_forward_pre_hook(count("rows", 1))
     model.network.output_layer.norm_final.register_forward_pre_hook(count("head_positions", 1))
 
     def run() -> Facts:

@@ -117,9 +117,9 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", 1 / 10_000**exponents)
 
     def turns(self, length: int) -> Tensor:
-        """Cosines and sines [L, D / 2, 2] of each position's angles, of all heads."""
+        """Cosines and sines [2, L, D / 2] of each position's angles, of all heads."""
         angles = torch.outer(torch.arange(length, device=self.inv_freq.device), self.inv_freq)
-        return torch.stack([angles.cos(), angles.sin()], -1).repeat(1, self.num_heads, 1)
+        return torch.stack([angles.cos(), angles.sin()]).repeat(1, 1, self.num_heads)
 
 
 def heads_of(x: Tensor, num_heads: int) -> Tensor:
@@ -128,25 +128,33 @@ def heads_of(x: Tensor, num_heads: int) -> Tensor:
 
 
 def paired(weight: Tensor, head_dim: int) -> Tensor:
-    """Rows [n D, C] of a weight with those that turn together side by side, in each head.
+    """The weight of `attn_qkv` [3 D, D] as `rotate` wants queries and keys.
 
-    Attention does not change when queries and keys change the order of their numbers alike, nor
-    when values do, and the columns that take them.
+    Attention does not change when their numbers, in each head, change order alike.
     """
-    halves = weight.view(-1, 2, head_dim // 2, weight.shape[1])
-    return halves.transpose(1, 2).reshape(weight.shape)
-
-
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the pairs of x [..., D] by `turns` [..., D / 2, 2]."""
-    pairs, turns = widened(x).view(*x.shape[:-1], x.shape[-1] // 2, 2), widened(turns)
     if torch.compiler.is_compiling():
-        # Which fuses no complex numbers.
-        (real, imaginary), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
-        turned = [real * cos - imaginary * sin, real * sin + imaginary * cos]
-        return torch.stack(turned, -1).flatten(-2).to(x.dtype)
-    product = torch.view_as_complex(pairs) * torch.view_as_complex(turns)
-    return torch.view_as_real(product).flatten(-2).to(x.dtype)
+        return weight
+    width = weight.shape[1]
+    turning, values = weight.tensor_split([2 * width])
+    halves = turning.view(-1, 2, head_dim // 2, width)
+    return torch.cat([halves.transpose(1, 2).reshape(turning.shape), values])
+
+
+def rotate(x: Tensor, turns: Tensor, head_dim: int) -> Tensor:
+    """Queries or keys x [..., D] turned by `turns` [2, ..., D / 2].
+
+    What turns together stands side by side, as a complex number does. torch.compile fuses none of
+    these, and wants whole halves of a head in a row.
+    """
+    wide, (cos, sin), width = widened(x), widened(turns), x.shape[-1]
+    if torch.compiler.is_compiling():
+        halves = width // head_dim, 2, head_dim // 2
+        first, second = wide.view(*x.shape[:-1], *halves).unbind(-2)
+        cos, sin = (each.view(*each.shape[:-1], *halves[::2]) for each in (cos, sin))
+        turned = [first * cos - second * sin, first * sin + second * cos]
+        return torch.stack(turned, -2).flatten(-3).to(x.dtype)
+    pairs = torch.view_as_complex(wide.view(*x.shape[:-1], width // 2, 2))
+    return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
 
 
 GELU_PIECE = 2**17

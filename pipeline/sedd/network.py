@@ -57,44 +57,61 @@ class Block(nn.Module):
         turns: Tensor,
         cond: Tensor | None,
         attention: Attention,
-        at: Tensor | None = None,
         ids: Tensor | None = None,
     ) -> Tensor:
-        """x [B, L, D] to the same; to [N, 1, D] of the N positions alone that `at` [B, L] marks.
+        """x [B, L, D] to the same.
 
-        With ids [B, L], no `at` and one cond for all, x [1, V, D] holds what they name: it is
-        projected first, and looked up then.
+        With ids [B, L], and one cond for all, x [1, V, D] holds what they name: it is projected
+        first, and looked up then.
         """
-        if self.adaLN_modulation is None or cond is None:
-            attended = self._attend(self.norm1(x), turns, attention, at, ids)
-            x = taken(looked_up(x, ids), at) + self._drop(attended)
-            return x + self._drop(self.mlp(self.norm2(x)))
-        modulation = self.adaLN_modulation(cond)
-        shift1, scale1 = modulation[:, None].chunk(6, -1)[:2]
-        modulated = self.norm1(x, shift1, scale1)
-        attended = self._attend(modulated, turns, attention, at, ids)
-        gate1, shift2, scale2, gate2 = by_row(modulation, at).chunk(6, -1)[2:]
-        x = torch.addcmul(taken(looked_up(x, ids), at), gate1, self._drop(attended))
-        modulated = self.norm2(x, shift2, scale2)
-        return torch.addcmul(x, gate2, self._drop(self.mlp(modulated)))
+        modulation = self.modulation(cond)
+        attended = self.attended(x, turns, modulation, attention, ids=ids)
+        return self.finished(looked_up(x, ids), attended, modulation)
 
-    def _attend(
+    def modulation(self, cond: Tensor | None) -> Tensor | None:
+        """Shifts, scales and gates [B, 6 D] of rows, [1, 6 D] of all; None without cond_dim."""
+        if self.adaLN_modulation is None or cond is None:
+            return None
+        return self.adaLN_modulation(cond)
+
+    def attended(
         self,
         x: Tensor,
         turns: Tensor,
+        modulation: Tensor | None,
         attention: Attention,
-        at: Tensor | None,
-        ids: Tensor | None,
+        at: Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> Tensor:
-        width, weight = x.shape[-1], paired(self.attn_qkv.weight, self.head_dim)
-        if at is not None and not torch.is_grad_enabled():
-            return self._attend_at(x, weight, turns, attention, at)
-        projected = looked_up(F.linear(x, weight), ids)
+        """What heads find for x [B, L, D], of its shape; [N, 1, D] at the N positions `at`."""
+        if modulation is None:
+            normed = self.norm1(x)
+        else:
+            normed = self.norm1(x, *modulation[:, None].chunk(6, -1)[:2])
+        weight = paired(self.attn_qkv.weight, self.head_dim)
+        if at is not None:
+            return self._attended_at(normed, weight, turns, attention, at)
+        width = normed.shape[-1]
+        projected = looked_up(F.linear(normed, weight), ids)
         both, value = torch.split(projected, [2 * width, width], dim=-1)
-        query, key = rotate(both.view(*both.shape[:2], 2, width), turns[:, None]).unbind(2)
-        return self._out(taken(self._asked(query, key, value, attention), at))
+        both = self._turned(both.view(*both.shape[:2], 2, width), turns[:, :, None])
+        query, key = both.unbind(2)
+        return self._asked(query, key, value, attention)
 
-    def _attend_at(
+    def finished(
+        self, x: Tensor, attended: Tensor, modulation: Tensor | None, at: Tensor | None = None
+    ) -> Tensor:
+        """The block's output from its x and `attended`, all [B, L, D], or [N, 1, D] at `at`."""
+        attended = self._drop(self.attn_out(attended))
+        if modulation is None:
+            x = x + attended
+            return x + self._drop(self.mlp(self.norm2(x)))
+        gate1, shift2, scale2, gate2 = by_row(modulation, at).chunk(6, -1)[2:]
+        x = torch.addcmul(x, gate1, attended)
+        modulated = self.norm2(x, shift2, scale2)
+        return torch.addcmul(x, gate2, self._drop(self.mlp(modulated)))
+
+    def _attended_at(
         self, x: Tensor, weight: Tensor, turns: Tensor, attention: Attention, at: Tensor
     ) -> Tensor:
         """As many queries in each row as the row with most positions has; N are then kept."""
@@ -102,14 +119,13 @@ class Block(nn.Module):
         places = at.int().argsort(stable=True, dim=-1, descending=True)[:, :most]
         asking = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
         width = x.shape[-1]
-        query = rotate(F.linear(asking, weight[:width]), turns[places])
+        query = self._turned(F.linear(asking, weight[:width]), turns[:, places])
         key, value = F.linear(x, weight[width:]).chunk(2, -1)
-        attended = self._asked(query, rotate(key, turns), value, attention)
-        return self._out(taken(attended, at.gather(1, places)))
+        attended = self._asked(query, self._turned(key, turns), value, attention)
+        return taken(attended, at.gather(1, places))
 
-    def _out(self, attended: Tensor) -> Tensor:
-        """`attn_out` of what is attended to, whose numbers come in pairs."""
-        return attended.matmul(paired(self.attn_out.weight.T, self.head_dim))
+    def _turned(self, x: Tensor, turns: Tensor) -> Tensor:
+        return rotate(x, turns, self.head_dim)
 
     def _asked(self, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
         """Attention of queries [B, Q, D] to keys and values [B, L, D], [B, Q, D]."""
@@ -199,7 +215,7 @@ class Transformer(nn.Module):
             Block(width, num_heads, cond_dim, dropout) for _ in range(num_blocks)
         )
         self.output_layer = Head(width, num_outputs, cond_dim)
-        self._compiled: Callable[..., Tensor] | None = None
+        self._compiled: Callable[..., tuple[Tensor, Tensor, Tensor | None]] | None = None
 
     @property
     def head(self) -> nn.Linear:
@@ -207,12 +223,12 @@ class Transformer(nn.Module):
         return self.output_layer.linear
 
     def compile_blocks(self) -> None:
-        """Let torch.compile fuse what all blocks but the last do between their matrix products.
+        """Let torch.compile fuse what blocks do between their matrix products, up to `taken`.
 
-        Training steps alone, which come in one shape, run through it. How many positions the last
-        block and the head work for changes with every step.
+        Training steps alone, which come in one shape, run through it. How many positions the rest
+        of the last block and the head work for changes with every step.
         """
-        self._compiled = torch.compile(self._through_first)
+        self._compiled = torch.compile(self._to_last)
 
     def forward(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """Outputs [B, L, num_outputs], or [N, num_outputs] at the N positions `at` [B, L] marks."""
@@ -232,18 +248,23 @@ class Transformer(nn.Module):
                 raise ValueError("this network takes sigma")
             cond = F.silu(self.sigma_map(sigma))
         turns = self.rotary_emb.turns(xt.shape[1])
+        # The last block works for the positions that are asked for alone; with a gradient its
+        # attention does for all of them, in one shape.
+        early = None if torch.is_grad_enabled() else at
         # What blocks add up stays in float32 where weights are narrower.
         if self._projects_states(xt, cond):
             states = widened(self.vocab_embed.embedding)[None]
-            x = self._through_first(states, turns, cond, ids=xt)
+            x, attended, modulation = self._to_last(states, turns, cond, early, ids=xt)
         else:
             x = widened(self.vocab_embed(xt))
             if self.position_embed is not None:
                 x = x + self.position_embed.embedding[: xt.shape[1]]
             compiled = self._compiled if torch.is_grad_enabled() else None
-            x = (compiled or self._through_first)(x, turns, cond)
-        # The last block works for the positions that are asked for alone.
-        x = self._through(self.blocks[-1], x, turns, cond, at)
+            x, attended, modulation = (compiled or self._to_last)(x, turns, cond, early)
+        if early is None:
+            attended = taken(attended, at)
+        last: Any = self.blocks[-1]
+        x = self._kept(last.finished, taken(x, at), attended, modulation, at)
         hidden = self.output_layer.hidden(x, cond, at)
         return hidden if at is None else hidden.squeeze(1)
 
@@ -256,23 +277,26 @@ class Transformer(nn.Module):
         fewer = 2 * len(self.vocab_embed.embedding) <= xt.numel()
         return alike and fewer and len(self.blocks) > 1 and not torch.is_grad_enabled()
 
-    def _through_first(
-        self, x: Tensor, turns: Tensor, cond: Tensor | None, ids: Tensor | None = None
-    ) -> Tensor:
-        for block in self.blocks[:-1]:
-            x, ids = self._through(block, x, turns, cond, ids=ids), None
-        return x
-
-    def _through(
+    def _to_last(
         self,
-        block: nn.Module,
         x: Tensor,
         turns: Tensor,
         cond: Tensor | None,
-        at: Tensor | None = None,
+        at: Tensor | None,
         ids: Tensor | None = None,
-    ) -> Tensor:
-        apply: Any = block
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x of the last block, what its attention finds, at `at`, and its modulation."""
+        blocks: list[Any] = list(self.blocks)
+        last = blocks.pop()
+        for block in blocks:
+            x, ids = self._kept(block, x, turns, cond, self.attention, ids), None
+        modulation = last.modulation(cond)
+        attended = self._kept(last.attended, x, turns, modulation, self.attention, at)
+        return x, attended, modulation
+
+    def _kept(self, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """What `compute` gives, with or without what its backward pass needs."""
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(apply, x, turns, cond, self.attention, at, ids, use_reentrant=False)
-        return apply(x, turns, cond, self.attention, at, ids)
+            kept: Tensor = checkpoint(compute, *arguments, use_reentrant=False)
+            return kept
+        return compute(*arguments)

@@ -76,7 +76,7 @@ def test_rows_that_are_alike_are_evaluated_once(graph, parameterization, predict
     at = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 1, 1]]) == 1
     sigma = None if parameterization == "conditional" else torch.tensor([0.7], dtype=model.dtype)
     seen = []
-    hook = model.network.blocks[-1].register_forward_pre_hook(
+    hook = model.network.blocks[-1].norm1.register_forward_pre_hook(
         lambda _, inputs: seen.append(len(inputs[0]))
     )
     with torch.no_grad():
