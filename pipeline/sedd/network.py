@@ -89,14 +89,14 @@ class Block(nn.Module):
         else:
             normed = self.norm1(x, *modulation[:, None].chunk(6, -1)[:2])
         weight = paired(self.attn_qkv.weight, self.head_dim)
-        if at is not None:
+        if at is not None and 2 * int(at.sum(-1).max()) <= x.shape[1]:
             return self._attended_at(normed, weight, turns, attention, at)
         width = normed.shape[-1]
         projected = looked_up(F.linear(normed, weight), ids)
         both, value = torch.split(projected, [2 * width, width], dim=-1)
         both = self._turned(both.view(*both.shape[:2], 2, width), turns[:, :, None])
         query, key = both.unbind(2)
-        return self._asked(query, key, value, attention)
+        return taken(self._asked(query, key, value, attention), at)
 
     def finished(
         self, x: Tensor, attended: Tensor, modulation: Tensor | None, at: Tensor | None = None
@@ -114,7 +114,10 @@ class Block(nn.Module):
     def _attended_at(
         self, x: Tensor, weight: Tensor, turns: Tensor, attention: Attention, at: Tensor
     ) -> Tensor:
-        """As many queries in each row as the row with most positions has; N are then kept."""
+        """As many queries in each row as the row with most positions has; N are then kept.
+
+        It is worth what it takes to gather them where these are half of all, or fewer.
+        """
         most = int(at.sum(-1).max())
         places = at.int().argsort(stable=True, dim=-1, descending=True)[:, :most]
         asking = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))

@@ -180,9 +180,11 @@ def sample_by_steps(
     for step in range(len(times)):
         if on_state is not None:
             on_state(step, float(times[step]), xt)
-        rows = _unfinished(model, xt)
+        unfinished = _unfinished(model, xt)
+        rows = unfinished.nonzero().squeeze(-1)
         if not len(rows):
             continue
+        nfe += unfinished
         now = xt[rows]
         if model.graph.mask_id is None:
             weigh = moves(model, times[step:], predictor)
@@ -194,7 +196,6 @@ def sample_by_steps(
         u = uniform(tuple(now.shape), generator)[at]
         drawn, num_calls = draw_at(model, now, sigma, at, weigh, u, sharpening)
         xt = xt.index_copy(0, rows, now.masked_scatter(at, drawn))
-        nfe[rows] += 1
         calls += num_calls
     if on_state is not None:
         on_state(len(times), 0.0, xt)
@@ -244,7 +245,7 @@ def reveals(model: SEDD, times: Tensor, predictor: Predictor) -> Weigh:
 
 
 def _unfinished(model: SEDD, xt: Tensor) -> Tensor:
-    """Rows that a step can still change: with absorb, those that hold a mask."""
+    """Which rows [B] a step can still change: with absorb, those that hold a mask."""
     if model.graph.mask_id is None:
-        return torch.arange(len(xt), device=xt.device)
-    return (xt == model.graph.mask_id).any(-1).nonzero().squeeze(-1)
+        return torch.ones_like(xt[:, 0], dtype=torch.bool)
+    return (xt == model.graph.mask_id).any(-1)
