@@ -208,6 +208,26 @@ class _SigmoidGELU(torch.autograd.Function):
         return by_output * derivative
 
 
+def looked_up(x: Tensor, ids: Tensor | None) -> Tensor:
+    """x as it is, or [B, L, D] of the rows of x [1, V, D] that ids [B, L] name."""
+    return x if ids is None else F.embedding(ids, x[0])
+
+
+def taken(x: Tensor, at: Tensor | None) -> Tensor:
+    """x [B, L, D] as it is, or [N, 1, D] of the N positions that `at` [B, L] marks."""
+    if at is None:
+        return x
+    # Its gradient is a plain sum of rows; that of a boolean index sorts first.
+    return x.flatten(0, 1).index_select(0, at.flatten().nonzero().squeeze(-1))[:, None]
+
+
+def by_row(modulation: Tensor, at: Tensor | None) -> Tensor:
+    """Modulation [B, C] of rows, or [1, C] of all, as [B, 1, C], or [N, 1, C] as `taken` would."""
+    if at is not None and len(modulation) > 1:
+        modulation = modulation.index_select(0, at.nonzero()[:, 0])
+    return modulation[:, None]
+
+
 def zeroed(linear: nn.Linear) -> nn.Linear:
     """The same layer with all parameters 0."""
     nn.init.zeros_(linear.weight)

@@ -19,9 +19,12 @@ from pipeline.sedd.layers import (
     SigmaEmbedding,
     TanhGELU,
     attend,
+    by_row,
     heads_of,
+    looked_up,
     paired,
     rotate,
+    taken,
     widened,
     zeroed,
 )
@@ -89,8 +92,8 @@ class Block(nn.Module):
         else:
             normed = self.norm1(x, *modulation[:, None].chunk(6, -1)[:2])
         weight = paired(self.attn_qkv.weight, self.head_dim)
-        if at is not None and 2 * int(at.sum(-1).max()) <= x.shape[1]:
-            return self._attended_at(normed, weight, turns, attention, at)
+        if at is not None and 2 * (most := int(at.sum(-1).max())) <= x.shape[1]:
+            return self._attended_at(normed, weight, turns, attention, at, most)
         width = normed.shape[-1]
         projected = looked_up(F.linear(normed, weight), ids)
         both, value = torch.split(projected, [2 * width, width], dim=-1)
@@ -112,13 +115,18 @@ class Block(nn.Module):
         return torch.addcmul(x, gate2, self._drop(self.mlp(modulated)))
 
     def _attended_at(
-        self, x: Tensor, weight: Tensor, turns: Tensor, attention: Attention, at: Tensor
+        self,
+        x: Tensor,
+        weight: Tensor,
+        turns: Tensor,
+        attention: Attention,
+        at: Tensor,
+        most: int,
     ) -> Tensor:
-        """As many queries in each row as the row with most positions has; N are then kept.
+        """As many queries in each row as the row with `most` positions has; N are then kept.
 
         It is worth what it takes to gather them where these are half of all, or fewer.
         """
-        most = int(at.sum(-1).max())
         places = at.int().argsort(stable=True, dim=-1, descending=True)[:, :most]
         asking = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
         width = x.shape[-1]
@@ -139,26 +147,6 @@ class Block(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
-
-
-def looked_up(x: Tensor, ids: Tensor | None) -> Tensor:
-    """x as it is, or [B, L, D] of the rows of x [1, V, D] that ids [B, L] name."""
-    return x if ids is None else F.embedding(ids, x[0])
-
-
-def taken(x: Tensor, at: Tensor | None) -> Tensor:
-    """x [B, L, D] as it is, or [N, 1, D] of the N positions that `at` [B, L] marks."""
-    if at is None:
-        return x
-    # Its gradient is a plain sum of rows; that of a boolean index sorts first.
-    return x.flatten(0, 1).index_select(0, at.flatten().nonzero().squeeze(-1))[:, None]
-
-
-def by_row(modulation: Tensor, at: Tensor | None) -> Tensor:
-    """Modulation [B, C] of rows, or [1, C] of all, as [B, 1, C], or [N, 1, C] as `taken` would."""
-    if at is not None and len(modulation) > 1:
-        modulation = modulation.index_select(0, at.nonzero()[:, 0])
-    return modulation[:, None]
 
 
 class Head(nn.Module):
@@ -226,7 +214,7 @@ class Transformer(nn.Module):
         return self.output_layer.linear
 
     def compile_blocks(self) -> None:
-        """Let torch.compile fuse what blocks do between their matrix products, up to `taken`.
+        """Let torch.compile fuse what blocks do up to the attention of the last one.
 
         Training steps alone, which come in one shape, run through it. How many positions the rest
         of the last block and the head work for changes with every step.
