@@ -129,33 +129,36 @@ def heads_of(x: Tensor, num_heads: int) -> Tensor:
 
 
 def paired(weight: Tensor, head_dim: int) -> Tensor:
-    """The weight of `attn_qkv` [3 D, D] as `rotate` wants queries and keys.
+    """The weight of `attn_qkv` [3 D, D] as `rotate_pairs` wants queries and keys.
 
     Attention does not change when their numbers, in each head, change order alike.
     """
-    if torch.compiler.is_compiling():
-        return weight
     width = weight.shape[1]
     turning, values = weight.tensor_split([2 * width])
     halves = turning.view(-1, 2, head_dim // 2, width)
     return torch.cat([halves.transpose(1, 2).reshape(turning.shape), values])
 
 
-def rotate(x: Tensor, turns: Tensor, head_dim: int) -> Tensor:
+def rotate_pairs(x: Tensor, turns: Tensor) -> Tensor:
     """Queries or keys x [..., D] turned by `turns` [2, ..., D / 2].
 
-    What turns together stands side by side, as a complex number does. torch.compile fuses none of
-    these, and wants whole halves of a head in a row.
+    The two numbers that turn together stand side by side, as a complex one: see `paired`.
     """
-    wide, (cos, sin), width = widened(x), widened(turns), x.shape[-1]
-    if torch.compiler.is_compiling():
-        halves = width // head_dim, 2, head_dim // 2
-        first, second = wide.view(*x.shape[:-1], *halves).unbind(-2)
-        cos, sin = (each.view(*each.shape[:-1], *halves[::2]) for each in (cos, sin))
-        turned = [first * cos - second * sin, first * sin + second * cos]
-        return torch.stack(turned, -2).flatten(-3).to(x.dtype)
-    pairs = torch.view_as_complex(wide.view(*x.shape[:-1], width // 2, 2))
-    return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(widened(x).view(*x.shape[:-1], x.shape[-1] // 2, 2))
+    turned = pairs * torch.complex(*widened(turns))
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+def rotate_halves(x: Tensor, turns: Tensor, head_dim: int) -> Tensor:
+    """As `rotate_pairs`, where the first half of each head turns against the second.
+
+    For torch.compile, which fuses no complex numbers, and is quick where neighbours are alike.
+    """
+    halves = x.shape[-1] // head_dim, 2, head_dim // 2
+    first, second = widened(x).view(*x.shape[:-1], *halves).unbind(-2)
+    cos, sin = (each.view(*each.shape[:-1], *halves[::2]) for each in widened(turns))
+    turned = [first * cos - second * sin, first * sin + second * cos]
+    return torch.stack(turned, -2).flatten(-3).to(x.dtype)
 
 
 GELU_PIECE = 2**16

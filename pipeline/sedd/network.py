@@ -23,7 +23,8 @@ from pipeline.sedd.layers import (
     heads_of,
     looked_up,
     paired,
-    rotate,
+    rotate_halves,
+    rotate_pairs,
     taken,
     widened,
     zeroed,
@@ -86,19 +87,29 @@ class Block(nn.Module):
         at: Tensor | None = None,
         ids: Tensor | None = None,
     ) -> Tensor:
-        """What heads find for x [B, L, D], of its shape; [N, 1, D] at the N positions `at`."""
+        """What heads find for x [B, L, D], of its shape; [N, 1, D] at the N positions `at`.
+
+        With ids, and no `at`, x is [1, V, D], as in `forward`.
+        """
         if modulation is None:
             normed = self.norm1(x)
         else:
             normed = self.norm1(x, *modulation[:, None].chunk(6, -1)[:2])
-        weight = paired(self.attn_qkv.weight, self.head_dim)
+        # Asked once: queries and keys must be turned in the order that the weight gives them.
+        in_halves, weight = torch.compiler.is_compiling(), self.attn_qkv.weight
+        if not in_halves:
+            weight = paired(weight, self.head_dim)
+        # Queries are worth gathering where they are half of all positions, or fewer.
         if at is not None and 2 * (most := int(at.sum(-1).max())) <= x.shape[1]:
             return self._attended_at(normed, weight, turns, attention, at, most)
         width = normed.shape[-1]
         projected = looked_up(F.linear(normed, weight), ids)
         both, value = torch.split(projected, [2 * width, width], dim=-1)
-        both = self._turned(both.view(*both.shape[:2], 2, width), turns[:, :, None])
-        query, key = both.unbind(2)
+        both, turns = both.view(*both.shape[:2], 2, width), turns[:, :, None]
+        turned = (
+            rotate_halves(both, turns, self.head_dim) if in_halves else rotate_pairs(both, turns)
+        )
+        query, key = turned.unbind(2)
         return taken(self._asked(query, key, value, attention), at)
 
     def finished(
@@ -123,20 +134,14 @@ class Block(nn.Module):
         at: Tensor,
         most: int,
     ) -> Tensor:
-        """As many queries in each row as the row with `most` positions has; N are then kept.
-
-        It is worth what it takes to gather them where these are half of all, or fewer.
-        """
+        """As many queries in each row as the row with `most` positions has; N are then kept."""
         places = at.int().argsort(stable=True, dim=-1, descending=True)[:, :most]
         asking = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
         width = x.shape[-1]
-        query = self._turned(F.linear(asking, weight[:width]), turns[:, places])
+        query = rotate_pairs(F.linear(asking, weight[:width]), turns[:, places])
         key, value = F.linear(x, weight[width:]).chunk(2, -1)
-        attended = self._asked(query, self._turned(key, turns), value, attention)
+        attended = self._asked(query, rotate_pairs(key, turns), value, attention)
         return taken(attended, at.gather(1, places))
-
-    def _turned(self, x: Tensor, turns: Tensor) -> Tensor:
-        return rotate(x, turns, self.head_dim)
 
     def _asked(self, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
         """Attention of queries [B, Q, D] to keys and values [B, L, D], [B, Q, D]."""
@@ -239,8 +244,8 @@ class Transformer(nn.Module):
                 raise ValueError("this network takes sigma")
             cond = F.silu(self.sigma_map(sigma))
         turns = self.rotary_emb.turns(xt.shape[1])
-        # The last block works for the positions that are asked for alone; with a gradient its
-        # attention does for all of them, in one shape.
+        # The last block works for the positions that are asked for alone; with a gradient, its
+        # attention works for every position, so that shapes stay the same.
         early = None if torch.is_grad_enabled() else at
         # What blocks add up stays in float32 where weights are narrower.
         if self._projects_states(xt, cond):
