@@ -14,6 +14,7 @@ from pipeline.sedd.loss import ScoreEntropy, score_entropy
 from pipeline.sedd.model import SEDD, SEDDConfig
 from pipeline.sedd.network import cast_weights
 from pipeline.sedd.sampler import denoise_weights, step_weights
+from pipeline.training.gradient import accumulate_gradient
 
 
 def raw_model(graph="absorb"):
@@ -236,3 +237,26 @@ def test_compiled_blocks_have_the_gradients_of_plain_ones(checkpointing):
     for compiled, plain in zip(*reversed(found), strict=True):
         assert plain.abs().max() > 0
         assert (compiled - plain).abs().max() <= 1e-5 * plain.abs().max()
+
+
+@pytest.mark.filterwarnings("default")  # Of torch.compile's own.
+def test_compiled_blocks_in_bfloat16_are_as_near_to_float32_as_plain_ones():
+    if reason := why_not_compiled(torch.device("cpu")):
+        pytest.skip(reason)
+    x0 = torch.randint(11, (8, 16), generator=torch.Generator().manual_seed(0))
+
+    def gradients(precision, is_compiled):
+        model = raw_model().train()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
+        if is_compiled:
+            model.network.compile_blocks()
+        method = ScoreEntropy(model)
+        drawn = method.draw(x0, torch.Generator().manual_seed(2))
+        accumulate_gradient(method, drawn, 1, precision)
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    exact = gradients("float32", is_compiled=False)
+    plain, compiled = (gradients("bfloat16", is_compiled) for is_compiled in (False, True))
+    assert 0 < (compiled - exact).norm() < 1.5 * (plain - exact).norm()
+    assert (plain - exact).norm() < 0.05 * exact.norm()
