@@ -1,5 +1,6 @@
 """`sedd pin` on local repositories: what it shows, and the one value that it writes."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,11 @@ def project(empty_project):
 
 def pin(*arguments):
     return CliRunner().invoke(app, ["pin", *arguments])
+
+
+def without_columns(text: str) -> str:
+    """`text` with one space before each comment: ids of 31 digits move the one behind them."""
+    return re.sub(" +#", " #", text)
 
 
 def table(path: Path, rows: int) -> Path:
@@ -58,7 +64,8 @@ def test_the_newest_commit_is_shown_then_pinned(commits, project):
     assert (project / "params.yaml").read_text() == before
     result = pin()
     assert f"pinned {commits[1]}, the newest commit of main of texts" in result.stdout
-    assert (project / "params.yaml").read_text() == before.replace(commits[0], commits[1])
+    after = (project / "params.yaml").read_text()
+    assert without_columns(after) == without_columns(before).replace(commits[0], commits[1])
     assert pin().stdout == f"texts: {commits[1]} is pinned, and the newest commit of main\n"
 
 
