@@ -13,6 +13,7 @@ from benchmarks.plain import plain_model, plain_score_entropy
 from benchmarks.rows import Check, Figure, Plan, Row, at_least, floor_text, rate
 from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
 from pipeline.device import has_bfloat16
+from pipeline.sedd.gradient_memory import free_gradient_memory
 from pipeline.sedd.loss import ScoreEntropy, stratified_times
 from pipeline.sedd.model import SEDD
 from pipeline.training.ema import Ema
@@ -142,6 +143,8 @@ def ours(
         return {"gradient_mb": gradient_mb(model)}
 
     run()
+    # Else the memory of gradients would seem to have been held before.
+    free_gradient_memory()
     return run
 
 

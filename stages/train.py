@@ -12,6 +12,7 @@ from pipeline.device import check_compile, device_label, memory_for, pick_device
 from pipeline.errors import reported
 from pipeline.files import from_root, write_json, write_jsonl
 from pipeline.params import Params, Train, load_params
+from pipeline.sedd.gradient_memory import free_gradient_memory
 from pipeline.sedd.loss import ScoreEntropy
 from pipeline.sedd.model import SEDD, SEDDConfig
 from pipeline.sedd.sampler import sample
@@ -125,6 +126,7 @@ def train(
             state=state,
             desc="train",
         )
+    free_gradient_memory()
     return model, fitted
 
 

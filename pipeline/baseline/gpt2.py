@@ -84,6 +84,10 @@ class NextToken:
         (x0,) = drawn
         return _nats(self.module, x0).sum()
 
+    def clear_gradients(self) -> None:
+        """Clear the gradients of the weights."""
+        self.module.zero_grad()
+
 
 @torch.inference_mode()
 def block_nats(

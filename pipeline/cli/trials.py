@@ -102,6 +102,9 @@ class _Noted:
         self.losses[-1] += loss.detach()
         return loss
 
+    def clear_gradients(self) -> None:
+        self.method.clear_gradients()
+
 
 def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = None) -> Turn:
     """Train for two steps and then `num_steps` timed ones; without any, `seconds` is 0.

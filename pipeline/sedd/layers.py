@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.sedd.gradient_memory import gradient_memory
+
 FREQUENCY_DIM = 256
 Attention = Literal["sdpa", "flash"]
 SHORT = 32
@@ -86,7 +88,26 @@ class Embedding(nn.Module):
         nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
 
     def forward(self, ids: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and ids.device.type == "cpu":
+            apply: Any = _LookUp.apply
+            return apply(self.embedding, ids)
         return F.embedding(ids, self.embedding)
+
+
+class _LookUp(torch.autograd.Function):
+    """Its gradient is written to memory that the last step left."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, ids)
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor, None]:
+        weight, ids = ctx.saved_tensors
+        by_weight = gradient_memory(weight).zero_()
+        return by_weight.index_add_(0, ids.flatten(), by_output.flatten(0, -2)), None
 
 
 class SigmaEmbedding(nn.Module):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pipeline.sedd.gradient_memory import clear_gradients
 from pipeline.sedd.graph import log_expm1
 from pipeline.sedd.model import SEDD
 from pipeline.sedd.tiled import Nats, tiled_nats
@@ -163,3 +164,7 @@ class ScoreEntropy:
         if self.module.conditional:
             return masked_cross_entropy(self.module, x0, xt).total
         return _weighted_score_entropy(self.module, x0, xt, t).total
+
+    def clear_gradients(self) -> None:
+        """Clear the gradients of the weights; large ones leave their memory to the next."""
+        clear_gradients(self.module.parameters())

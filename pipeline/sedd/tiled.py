@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.sedd.gradient_memory import gradient_memory
 from pipeline.sedd.tiles import tile_memory, tile_shape, tiles
 
 # Rows of a gradient by weights that are widened at a time: few enough to stay in a cache.
@@ -108,9 +109,12 @@ class _Gradients:
         self.hidden = torch.zeros_like(hidden, dtype=dtype)
         self.bias = torch.zeros_like(bias, dtype=dtype)
         # Large, and each part of it is first written and then added to: zeros would be one more
-        # pass. Without a position there is no tile to write it.
-        empty = torch.empty_like if len(hidden) else torch.zeros_like
-        self.weight = empty(weight, dtype=dtype)
+        # pass.
+        same = weight.dtype == dtype
+        self.weight = gradient_memory(weight) if same else torch.empty_like(weight, dtype=dtype)
+        if not len(hidden):
+            # There is no tile to write it.
+            self.weight.zero_()
 
     def like(self, *parts: Tensor) -> list[Tensor]:
         """The sums, in the types of what they are gradients by."""

@@ -22,6 +22,10 @@ class Method(Protocol):
         """Nats, a scalar: the sum over rows of what `draw` returned."""
         ...
 
+    def clear_gradients(self) -> None:
+        """Clear the gradients of `module`; the next ones may be written over them."""
+        ...
+
 
 def accumulate_gradient(
     method: Method,

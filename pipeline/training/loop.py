@@ -131,7 +131,7 @@ class Trainer:
             parameters, settings.clip, gradient_norm(parameters), foreach=True
         )
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.method.clear_gradients()
         self.ema.update()
         self._window_steps += 1
         self.step += 1

@@ -20,3 +20,6 @@ class Regression:
     def loss(self, *drawn):
         x0, noise = drawn
         return ((self.module(x0 + 0.1 * noise).squeeze(-1) - x0.sum(-1)) ** 2).sum()
+
+    def clear_gradients(self):
+        self.module.zero_grad()

@@ -1,0 +1,42 @@
+"""Memory of gradients, which one training step leaves to the next.
+
+The C library keeps no freed tensor of more than 32 MB: its memory would be taken anew, page by
+page, and at V = 50,257 that is a tenth of a training step on two cores.
+"""
+
+from collections.abc import Iterable, MutableMapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+# Of each weight that asked for memory; None where there is none to give.
+_left: MutableMapping[Tensor, Tensor | None] = WeakTensorKeyDictionary()
+
+
+def gradient_memory(weight: Tensor) -> Tensor:
+    """Memory for the gradient by `weight`, whatever it holds: what the last step left, else new.
+
+    It is the caller's alone. On a GPU it is always new, since PyTorch keeps freed memory there.
+    """
+    if weight.device.type != "cpu":
+        return torch.empty_like(weight)
+    left = _left.get(weight)
+    _left[weight] = None
+    return torch.empty_like(weight) if left is None else left
+
+
+def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """As `zero_grad`, but memory that was asked for is left to the next step.
+
+    Nothing else may hold these gradients: they are written over.
+    """
+    for parameter in parameters:
+        if parameter in _left:
+            _left[parameter] = parameter.grad
+        parameter.grad = None
+
+
+def free_gradient_memory() -> None:
+    """Give back what the last step left."""
+    _left.clear()
