@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pipeline.data.packed import Packed
 from pipeline.errors import PipelineError
 from pipeline.params import Params
+from pipeline.sedd.gradient_memory import free_gradient_memory
 from pipeline.sedd.loss import ScoreEntropy
 from pipeline.sedd.model import SEDD
 from pipeline.training.gradient import Method
@@ -138,6 +139,8 @@ def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = N
 
     first = steps(1)
     held = 4 * sum(parameter.nbytes for parameter in method.module.parameters())
+    # Else gradients would not rise: the first step left memory for them.
+    free_gradient_memory()
     with memory_rise(job.device) as rise:
         steps(1)
     seconds = steps(num_steps) / max(num_steps, 1)

@@ -1,7 +1,8 @@
 """Memory of gradients, which one training step leaves to the next.
 
 The C library keeps no freed tensor of more than 32 MB: its memory would be taken anew, page by
-page, and at V = 50,257 that is a tenth of a training step on two cores.
+page, and at V = 50,257 that is a tenth of a training step on two cores. What is left stays through
+evaluations in between, until it is freed or its weight is.
 """
 
 from collections.abc import Iterable, MutableMapping
@@ -15,15 +16,17 @@ _left: MutableMapping[Tensor, Tensor | None] = WeakTensorKeyDictionary()
 
 
 def gradient_memory(weight: Tensor) -> Tensor:
-    """Memory for the gradient by `weight`, whatever it holds: what the last step left, else new.
+    """Memory for the gradient by `weight`, of any content: what the last step left, else new.
 
     It is the caller's alone. On a GPU it is always new, since PyTorch keeps freed memory there.
     """
-    if weight.device.type != "cpu":
+    left = _left.pop(weight, None)
+    if weight.device.type == "cpu":
+        _left[weight] = None
+    # The weight may have been cast or moved since.
+    if left is None or (left.dtype, left.device) != (weight.dtype, weight.device):
         return torch.empty_like(weight)
-    left = _left.get(weight)
-    _left[weight] = None
-    return torch.empty_like(weight) if left is None else left
+    return left
 
 
 def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:

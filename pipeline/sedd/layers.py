@@ -99,15 +99,18 @@ class _LookUp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, ids)
+        ctx.save_for_backward(ids)
+        # Whose gradient it is; what it holds does not matter, and may change before.
+        ctx.weight = weight
         return F.embedding(ids, weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor, None]:
-        weight, ids = ctx.saved_tensors
-        by_weight = gradient_memory(weight).zero_()
-        return by_weight.index_add_(0, ids.flatten(), by_output.flatten(0, -2)), None
+        (ids,) = ctx.saved_tensors
+        by_weight = gradient_memory(ctx.weight).zero_()
+        by_row = by_output.reshape(-1, by_output.shape[-1])
+        return by_weight.index_add_(0, ids.flatten(), by_row), None
 
 
 class SigmaEmbedding(nn.Module):

@@ -166,5 +166,5 @@ class ScoreEntropy:
         return _weighted_score_entropy(self.module, x0, xt, t).total
 
     def clear_gradients(self) -> None:
-        """Clear the gradients of the weights; large ones leave their memory to the next."""
+        """Clear the gradients of the weights; embedding's and head's leave memory to the next."""
         clear_gradients(self.module.parameters())

@@ -23,7 +23,7 @@ class Method(Protocol):
         ...
 
     def clear_gradients(self) -> None:
-        """Clear the gradients of `module`; the next ones may be written over them."""
+        """Clear the gradients of `module`; their memory may be used again: keep none of them."""
         ...
 
 

@@ -12,6 +12,7 @@ from pipeline.cli.trials import Choice, Job, Turn, memory_rise, pieces_that_fit,
 from pipeline.data.packed import Packed
 from pipeline.device import why_not_compiled
 from pipeline.params import load_params
+from pipeline.sedd import gradient_memory
 from pipeline.yamledit import edit_yaml, edited
 
 FEW = ["--rounds", 1, "--steps", 1]
@@ -193,6 +194,18 @@ def test_losses_are_those_of_training(job, tmp_path):
     trained = [row["train_loss"] for row in fitted.losses if row["train_loss"] is not None]
     turn = take_turn(job, Choice("float32", False, 1), 3)
     assert turn.losses == pytest.approx(trained[:5], rel=1e-6)
+
+
+def test_gradients_count_in_the_memory_of_a_step(job, monkeypatch):
+    left = []
+
+    def noted(device):
+        left.extend(memory for memory in gradient_memory._left.values() if memory is not None)
+        return memory_rise(device)
+
+    monkeypatch.setattr(trials, "memory_rise", noted)
+    take_turn(job, Choice("float32", False, 1), 0)
+    assert not left
 
 
 def test_pieces_grow_until_memory_ends(job, monkeypatch):

@@ -2,17 +2,21 @@
 
 import gc
 
+import numpy as np
 import pytest
 import torch
-from test_tiled import drawn_for, every_variant, random_model
+from test_tiled import LENGTH, VOCAB, drawn_for, every_variant, random_model
 from torch import nn
 
+from benchmarks.train import settings_of
 from pipeline.sedd import gradient_memory
 from pipeline.sedd.gradient_memory import clear_gradients, free_gradient_memory
 from pipeline.sedd.layers import Embedding
 from pipeline.sedd.loss import ScoreEntropy
 from pipeline.sedd.tiled import tiled_nats
 from pipeline.training.gradient import accumulate_gradient
+from pipeline.training.loop import Trainer
+from pipeline.training.schedule import Order
 
 HANDED_ON = ["network.vocab_embed.embedding", "network.output_layer.linear.weight"]
 
@@ -28,6 +32,12 @@ def gradient_places(model):
     return {name: weight.grad.data_ptr() for name, weight in model.named_parameters()}
 
 
+def held_for(model):
+    """The names of weights that have memory for their next gradient."""
+    left = gradient_memory._left
+    return {name for name, weight in model.named_parameters() if left.get(weight) is not None}
+
+
 def spoil(model):
     """Leave memory that is full of what no gradient holds."""
     for weight in model.parameters():
@@ -36,23 +46,23 @@ def spoil(model):
 
 
 @every_variant
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_gradients_stand_in_the_memory_of_the_last_step(graph, parameterization, pieces):
+@pytest.mark.parametrize(("pieces", "precision"), [(1, "float32"), (2, "float32"), (1, "bfloat16")])
+def test_gradients_stand_in_the_memory_of_the_last_step(graph, parameterization, pieces, precision):
     model = random_model(graph, parameterization, torch.float32)
     drawn = drawn_for(model)
-    accumulate_gradient(ScoreEntropy(model), drawn, pieces)
+    accumulate_gradient(ScoreEntropy(model), drawn, pieces, precision)
     fresh = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     places = gradient_places(model)
     spoil(model)
     # What was freed would be given to them.
     others = [torch.empty_like(weight) for weight in model.parameters()]
-    accumulate_gradient(ScoreEntropy(model), drawn, pieces)
+    accumulate_gradient(ScoreEntropy(model), drawn, pieces, precision)
     again = gradient_places(model)
     for name in HANDED_ON:
         assert again[name] == places[name], name
     for name, weight in model.named_parameters():
         assert torch.equal(weight.grad, fresh[name]), name
-    assert not {each.data_ptr() for each in others} & set(again.values())
+    del others
 
 
 def test_two_gradients_of_a_step_share_no_memory():
@@ -95,9 +105,36 @@ def test_memory_is_held_for_weights_that_ask_alone_and_while_they_live():
     other(torch.ones(1, 2)).sum().backward()
     clear_gradients([*model.parameters(), *other.parameters()])
     assert all(weight.grad is None for weight in [*model.parameters(), *other.parameters()])
-    held = {weight for weight, memory in gradient_memory._left.items() if memory is not None}
-    named = dict(model.named_parameters())
-    assert held == {named[name] for name in HANDED_ON}
-    del model, named, held
+    assert held_for(model) == set(HANDED_ON)
+    del model
     gc.collect()
     assert not gradient_memory._left
+
+
+def test_training_steps_hand_it_on():
+    model = random_model("absorb", "raw", torch.float32)
+    settings = settings_of("char", batch_size=4)
+    trainer = Trainer(ScoreEntropy(model), settings, torch.device("cpu"))
+    blocks = np.random.default_rng(0).integers(VOCAB, size=(8, LENGTH), dtype=np.uint16)
+    order, places = Order(len(blocks), seed=0), []
+    for _ in range(3):
+        trainer.train_step(blocks, order)
+        assert held_for(model) == set(HANDED_ON)
+        places.append(
+            [gradient_memory._left[weight].data_ptr() for weight in gradient_memory._left]
+        )
+    assert places[0] == places[1] == places[2]
+
+
+def test_memory_of_another_type_is_not_used():
+    model = random_model("absorb", "raw", torch.float32)
+    accumulate_gradient(ScoreEntropy(model), drawn_for(model), 1)
+    clear_gradients(model.parameters())
+    model.double()
+    accumulate_gradient(ScoreEntropy(model), drawn_for(model), 1)
+    again = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    free_gradient_memory()
+    model.zero_grad()
+    accumulate_gradient(ScoreEntropy(model), drawn_for(model), 1)
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight.grad, again[name]), name
