@@ -120,9 +120,7 @@ def test_training_steps_hand_it_on():
     for _ in range(3):
         trainer.train_step(blocks, order)
         assert held_for(model) == set(HANDED_ON)
-        places.append(
-            [gradient_memory._left[weight].data_ptr() for weight in gradient_memory._left]
-        )
+        places.append([memory.data_ptr() for memory in gradient_memory._left.values()])
     assert places[0] == places[1] == places[2]
 
 
