@@ -1,4 +1,4 @@
-"""What stays in float32 where weights are narrower, and the two ways to attend."""
+"""What stays in float32 where weights are narrower, and each quicker way against the plain one."""
 
 import sys
 from types import ModuleType
@@ -8,29 +8,30 @@ import torch
 from toy import toy_config
 
 from pipeline.device import why_not_compiled
-from pipeline.sedd import layers
-from pipeline.sedd.layers import TanhGELU, attend
+from pipeline.sedd import perceptron
+from pipeline.sedd.layers import attend
 from pipeline.sedd.loss import ScoreEntropy, score_entropy
 from pipeline.sedd.model import SEDD, SEDDConfig
 from pipeline.sedd.network import cast_weights
+from pipeline.sedd.perceptron import Perceptron, TanhGELU
 from pipeline.sedd.sampler import denoise_weights, step_weights
 from pipeline.training.gradient import accumulate_gradient
 
 
-def raw_model(graph="absorb"):
+def small_model(graph="absorb", parameterization="raw", dropout=0.0):
     torch.manual_seed(0)
     model = SEDD(
         SEDDConfig(
             graph=graph,
             noise="geometric",
-            parameterization="raw",
+            parameterization=parameterization,
             vocab_size=11,
             length=16,
             width=24,
             num_blocks=2,
             num_heads=3,
             cond_dim=8,
-            dropout=0.0,
+            dropout=dropout,
             eps=1e-3,
             sigma_min=1e-4,
             sigma_max=20.0,
@@ -52,7 +53,7 @@ def inputs_of(module):
 @torch.no_grad()
 @pytest.mark.parametrize("graph", ["absorb", "uniform"])
 def test_narrow_weights_leave_sigma_and_sums_in_float32(graph):
-    model = raw_model(graph)
+    model = small_model(graph)
     cast_weights(model, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.network.rotary_emb.inv_freq.dtype == torch.float32
@@ -73,7 +74,7 @@ def test_narrow_weights_leave_sigma_and_sums_in_float32(graph):
 @torch.no_grad()
 @pytest.mark.parametrize("graph", ["absorb", "uniform"])
 def test_narrow_weights_cost_what_their_rounding_does(graph):
-    model, narrow = raw_model(graph), raw_model(graph)
+    model, narrow = small_model(graph), small_model(graph)
     cast_weights(narrow, torch.bfloat16)
     cast_weights(narrow, torch.float32)
     cast_weights(model, torch.bfloat16)
@@ -97,7 +98,7 @@ def test_flash_attention_takes_its_own_layout(monkeypatch):
     package = ModuleType("flash_attn")
     package.flash_attn_func = flash_attn_func
     monkeypatch.setitem(sys.modules, "flash_attn", package)
-    network = raw_model().network
+    network = small_model().network
     xt = torch.randint(12, (4, 16), generator=torch.Generator().manual_seed(0))
     sigma = torch.rand(4, generator=torch.Generator().manual_seed(0))
     by_torch = network(xt, sigma)
@@ -140,7 +141,7 @@ def test_positions_asked_for_alone_are_those_of_all(graph, sigmas, share):
 @pytest.mark.parametrize("graph", ["absorb", "uniform"])
 def test_a_sigma_of_all_rows_is_that_of_each(graph):
     """Norms take its shift and scale as their own, and the first block projects each state once."""
-    model = raw_model(graph).double().eval()
+    model = small_model(graph).double().eval()
     xt = torch.randint(model.graph.num_states, (4, 16), generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([0.7], dtype=torch.float64)
     for parameter in model.parameters():
@@ -158,7 +159,7 @@ def test_a_sigma_of_all_rows_is_that_of_each(graph):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_gelu_is_pytorchs_with_a_gradient_and_without(dtype, monkeypatch):
-    monkeypatch.setattr(layers, "GELU_PIECE", 10)
+    monkeypatch.setattr(perceptron, "GELU_PIECE", 10)
     tolerance = {"rtol": 1e-6, "atol": 1e-6} if dtype == torch.float32 else {}
     x = torch.linspace(-30, 30, 10_001, dtype=dtype, requires_grad=True)
     expected = torch.nn.functional.gelu(x, approximate="tanh")
@@ -169,6 +170,49 @@ def test_gelu_is_pytorchs_with_a_gradient_and_without(dtype, monkeypatch):
     torch.testing.assert_close(by_x, by_x_expected, **tolerance)
     with torch.no_grad():
         torch.testing.assert_close(TanhGELU()(x), expected, **tolerance)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 24), (37, 1, 24)])
+@pytest.mark.parametrize("has_onednn", [perceptron.HAS_ONEDNN, False])
+def test_perceptron_is_the_same_with_a_gradient_and_without(shape, has_onednn, monkeypatch):
+    monkeypatch.setattr(perceptron, "HAS_ONEDNN", has_onednn)
+    torch.manual_seed(0)
+    layers, x = Perceptron(24), 3 * torch.randn(shape)
+    expected = torch.nn.functional.gelu(layers[0](x), approximate="tanh")
+    tolerance = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(layers.inner(x), expected, **tolerance)
+    with torch.no_grad():
+        torch.testing.assert_close(layers.inner(x), expected, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("parameterization", ["raw", "conditional"])
+@pytest.mark.parametrize("num_rows", [1, 8])
+def test_sums_in_place_are_those_with_a_gradient(dtype, parameterization, num_rows):
+    """A row has fewer numbers than weights, which then are not scaled; eight have more."""
+    model = small_model(parameterization=parameterization).to(dtype).eval()
+    draws = torch.Generator().manual_seed(0)
+    xt = torch.randint(12, (num_rows, 16), generator=draws)
+    at = torch.rand(num_rows, 16, generator=draws) < 0.5
+    for sigma in torch.tensor([0.7], dtype=dtype), torch.linspace(0.1, 3, num_rows, dtype=dtype):
+        for where in None, at:
+            expected = model.network.hidden(xt, sigma, where)
+            with torch.no_grad():
+                found = model.network.hidden(xt, sigma, where)
+            tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
+            torch.testing.assert_close(found, expected, **tolerance)
+
+
+@torch.no_grad()
+def test_dropout_and_autocast_keep_the_sums_out_of_place():
+    model, xt = small_model(dropout=0.5), torch.zeros(8, 16, dtype=torch.int64)
+    sigma = torch.tensor([0.7])
+    exact = model.eval().network.hidden(xt, sigma)
+    assert not torch.allclose(model.train().network.hidden(xt, sigma), exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.eval().network.hidden(xt, sigma)
+    assert rounded.dtype == torch.float32
+    assert 1e-4 < float((rounded - exact).abs().max()) < 0.5
 
 
 def test_short_attention_trains_as_the_fused_kernel():
@@ -224,7 +268,7 @@ def test_compiled_blocks_have_the_gradients_of_plain_ones(checkpointing):
     x0 = torch.randint(11, (8, 16), generator=torch.Generator().manual_seed(0))
     found = []
     for is_compiled in False, True:
-        model = raw_model().train()
+        model = small_model().train()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
         if is_compiled:
@@ -246,7 +290,7 @@ def test_compiled_blocks_in_bfloat16_are_as_near_to_float32_as_plain_ones():
     x0 = torch.randint(11, (8, 16), generator=torch.Generator().manual_seed(0))
 
     def gradients(precision, is_compiled):
-        model = raw_model().train()
+        model = small_model().train()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
         if is_compiled:
