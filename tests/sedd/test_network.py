@@ -172,10 +172,12 @@ def test_gelu_is_pytorchs_with_a_gradient_and_without(dtype, monkeypatch):
         torch.testing.assert_close(TanhGELU()(x), expected, **tolerance)
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 24), (37, 1, 24)])
+@pytest.mark.parametrize("shape", [(2, 16, 24), (3, 16, 24), (49, 1, 24), (5, 1, 24)])
 @pytest.mark.parametrize("has_onednn", [perceptron.HAS_ONEDNN, False])
 def test_perceptron_is_the_same_with_a_gradient_and_without(shape, has_onednn, monkeypatch):
+    """At a whole number of groups of positions, at one more, at another, and below one."""
     monkeypatch.setattr(perceptron, "HAS_ONEDNN", has_onednn)
+    monkeypatch.setattr(perceptron, "GROUP", 16)
     torch.manual_seed(0)
     layers, x = Perceptron(24), 3 * torch.randn(shape)
     expected = torch.nn.functional.gelu(layers[0](x), approximate="tanh")
