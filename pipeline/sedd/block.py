@@ -46,7 +46,7 @@ class Block(nn.Module):
         attention: Attention,
         ids: Tensor | None = None,
     ) -> Tensor:
-        """x [B, L, D] to the same.
+        """x [B, L, D] to the same, `turns` as `rotate_pairs` has them, or `rotate_halves` if real.
 
         With ids [B, L], and one cond for all, x [1, V, D] holds what they name: it is projected
         first, and looked up then.
@@ -78,9 +78,8 @@ class Block(nn.Module):
             normed = self.norm1(x)
         else:
             normed = self.norm1(x, *modulation[:, None].chunk(6, -1)[:2])
-        # Asked once: queries and keys must be turned in the order that the weight gives them.
-        in_halves, weight = torch.compiler.is_compiling(), self.attn_qkv.weight
-        if not in_halves:
+        weight, in_pairs = self.attn_qkv.weight, turns.is_complex()
+        if in_pairs:
             weight = paired(weight, self.head_dim)
         # Queries are worth gathering where they are half of all positions, or fewer.
         if at is not None and 2 * (most := int(at.sum(-1).max())) <= x.shape[1]:
@@ -88,9 +87,9 @@ class Block(nn.Module):
         width = normed.shape[-1]
         projected = looked_up(F.linear(normed, weight), ids)
         both, value = torch.split(projected, [2 * width, width], dim=-1)
-        both, turns = both.view(*both.shape[:2], 2, width), turns[:, :, None]
+        both, turns = both.view(*both.shape[:2], 2, width), turns.unsqueeze(-2)
         turned = (
-            rotate_halves(both, turns, self.head_dim) if in_halves else rotate_pairs(both, turns)
+            rotate_pairs(both, turns) if in_pairs else rotate_halves(both, turns, self.head_dim)
         )
         query, key = turned.unbind(2)
         return taken(self._asked(query, key, value, attention), at)
@@ -132,7 +131,7 @@ class Block(nn.Module):
         places = at.int().argsort(stable=True, dim=-1, descending=True)[:, :most]
         asking = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
         width = x.shape[-1]
-        query = rotate_pairs(F.linear(asking, weight[:width]), turns[:, places])
+        query = rotate_pairs(F.linear(asking, weight[:width]), turns[places])
         key, value = F.linear(x, weight[width:]).chunk(2, -1)
         attended = self._asked(query, rotate_pairs(key, turns), value, attention)
         return taken(attended, at.gather(1, places))

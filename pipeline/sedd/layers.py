@@ -78,11 +78,11 @@ class Norm(nn.Module):
         return torch.addcmul(shift, self._normed(x, self.weight, None), 1 + scale)
 
     def _normed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            wide = widened(x)
-            bias = None if bias is None else bias.to(wide.dtype)
-            normed = F.layer_norm(wide, weight.shape, weight.to(wide.dtype), bias)
-            return normed.to(self.weight.dtype)
+        # Autocast leaves a norm of float32 in float32.
+        wide = widened(x)
+        bias = None if bias is None else bias.to(wide.dtype)
+        normed = F.layer_norm(wide, weight.shape, weight.to(wide.dtype), bias)
+        return normed.to(self.weight.dtype)
 
 
 class Embedding(nn.Module):
@@ -170,23 +170,23 @@ def paired(weight: Tensor, head_dim: int) -> Tensor:
 
 
 def rotate_pairs(x: Tensor, turns: Tensor) -> Tensor:
-    """Queries or keys x [..., D] turned by `turns` [2, ..., D / 2].
+    """Queries or keys x [..., D] turned by complex `turns` [..., D / 2].
 
     The two numbers that turn together stand side by side, as a complex one: see `paired`.
     """
     pairs = torch.view_as_complex(widened(x).view(*x.shape[:-1], x.shape[-1] // 2, 2))
-    turned = pairs * torch.complex(*widened(turns))
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
 def rotate_halves(x: Tensor, turns: Tensor, head_dim: int) -> Tensor:
     """As `rotate_pairs`, where the first half of each head turns against the second.
 
-    For torch.compile, which fuses no complex numbers, and is quick where neighbours are alike.
+    Cosines and sines are apart, `turns` [2, ..., D / 2]. For torch.compile, which fuses no complex
+    numbers, and is quick where neighbours are alike.
     """
     halves = x.shape[-1] // head_dim, 2, head_dim // 2
     first, second = widened(x).view(*x.shape[:-1], *halves).unbind(-2)
-    cos, sin = (each.view(*each.shape[:-1], *halves[::2]) for each in widened(turns))
+    cos, sin = (each.view(*each.shape[:-1], *halves[::2]) for each in turns)
     turned = [first * cos - second * sin, first * sin + second * cos]
     return torch.stack(turned, -2).flatten(-3).to(x.dtype)
 

@@ -91,7 +91,10 @@ class Transformer(nn.Module):
             if sigma is None:
                 raise ValueError("this network takes sigma")
             cond = F.silu(self.sigma_map(sigma))
+        compiled = self._compiled if torch.is_grad_enabled() else None
         turns = self.rotary_emb.turns(xt.shape[1])
+        if compiled is None:
+            turns = torch.complex(*turns)
         # The last block works for the positions that are asked for alone; with a gradient, its
         # attention works for every position, so that shapes stay the same.
         early = None if torch.is_grad_enabled() else at
@@ -103,7 +106,6 @@ class Transformer(nn.Module):
             x = widened(self.vocab_embed(xt))
             if self.position_embed is not None:
                 x = x + self.position_embed.embedding[: xt.shape[1]]
-            compiled = self._compiled if torch.is_grad_enabled() else None
             x, attended, modulation = (compiled or self._to_last)(x, turns, cond, early)
         if early is None:
             attended = taken(attended, at)
