@@ -12,7 +12,7 @@ from pipeline.sedd.layers import infers, widened
 
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Not every build of PyTorch comes with it."""
-GROUP = 128
+GROUP = 256
 """oneDNN is asked at a multiple of this many positions, since it compiles a product for each number
 of them, and keeps it: half a millisecond, and half a megabyte.
 """
