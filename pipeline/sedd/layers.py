@@ -148,9 +148,10 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", 1 / 10_000**exponents)
 
     def turns(self, length: int) -> Tensor:
-        """Cosines and sines [2, L, D / 2] of each position's angles, of all heads."""
+        """Cosines and sines [2, L, D / 2] of each position's angles, of all heads; as `widened`."""
         angles = torch.outer(torch.arange(length, device=self.inv_freq.device), self.inv_freq)
-        return torch.stack([angles.cos(), angles.sin()]).repeat(1, 1, self.num_heads)
+        turns = torch.stack([angles.cos(), angles.sin()])
+        return widened(turns).repeat(1, 1, self.num_heads)
 
 
 def heads_of(x: Tensor, num_heads: int) -> Tensor:
