@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from pipeline.sedd.layers import (
     Attention,
     Norm,
-    add_linear_,
     attend,
     by_row,
+    computes_plainly,
     heads_of,
-    infers,
     looked_up,
     paired,
     rotate_halves,
@@ -46,10 +45,11 @@ class Block(nn.Module):
         attention: Attention,
         ids: Tensor | None = None,
     ) -> Tensor:
-        """x [B, L, D] to the same, `turns` as `rotate_pairs` has them, or `rotate_halves` if real.
+        """x [B, L, D] to the same; without a gradient x may be overwritten.
 
         With ids [B, L], and one cond for all, x [1, V, D] holds what they name: it is projected
-        first, and looked up then.
+        first, and looked up then. Complex `turns` [L, D / 2] go to `rotate_pairs`, real ones
+        [2, L, D / 2] to `rotate_halves`.
         """
         modulation = self.modulation(cond)
         attended = self.attended(x, turns, modulation, attention, ids=ids)
@@ -72,7 +72,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """What heads find for x [B, L, D], of its shape; [N, 1, D] at the N positions `at`.
 
-        With ids, and no `at`, x is [1, V, D], as in `forward`.
+        With ids, and no `at`, x is [1, V, D]; ids and `turns` are as in `forward`.
         """
         if modulation is None:
             normed = self.norm1(x)
@@ -99,7 +99,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """The block's output from its x and `attended`, all [B, L, D], or [N, 1, D] at `at`.
 
-        Without a gradient x is overwritten.
+        Without a gradient x may be overwritten.
         """
         gate1 = shift2 = scale2 = gate2 = None
         if modulation is not None:
@@ -109,12 +109,15 @@ class Block(nn.Module):
         return self._added(x, gate2, self.mlp.down, inner)
 
     def _added(self, x: Tensor, gate: Tensor | None, linear: nn.Linear, y: Tensor) -> Tensor:
-        """x + gate * linear(y), after dropout: x [B, L, D], y [B, L, C], a gate for all or each."""
+        """x + gate * linear(y), after dropout, perhaps written to x.
+
+        x is [B, L, D], y [B, L, C], and the gate [B, 1, D], [1, 1, D] for all, or None for 1.
+        """
         weight = linear.weight
-        # One gate for all is part of the weight, where that has fewer numbers than x.
-        scales = gate is None or (len(gate) == 1 and weight.numel() <= x.numel())
-        if scales and infers(x, weight) and not (self.dropout and self.training):
-            return add_linear_(x, gate, linear, y)
+        # One gate for all can be part of the weight, which is worth it where x has more numbers.
+        folds = gate is None or (len(gate) == 1 and weight.numel() <= x.numel())
+        if folds and computes_plainly(x, weight) and not (self.dropout and self.training):
+            return _add_linear_(x, gate, linear, y)
         added = self._drop(linear(y))
         return x + added if gate is None else torch.addcmul(x, gate, added)
 
@@ -145,6 +148,20 @@ class Block(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+def _add_linear_(x: Tensor, gate: Tensor | None, linear: nn.Linear, y: Tensor) -> Tensor:
+    """x + gate * linear(y), written to x: the product adds to it, and the gate costs no pass.
+
+    Shapes are those of `Block._added`, with one gate for all, or none.
+    """
+    weight, bias = linear.weight.T, linear.bias
+    if gate is not None:
+        weight = weight * gate.flatten()
+    if bias is not None:
+        x += bias if gate is None else bias * gate
+    x.view(-1, x.shape[-1]).addmm_(y.flatten(0, 1), weight)
+    return x
 
 
 class Head(nn.Module):

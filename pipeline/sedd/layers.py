@@ -26,10 +26,10 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def infers(x: Tensor, weight: Tensor) -> bool:
-    """Whether a layer takes x for its result alone: without a gradient, in the weight's type."""
-    is_cast = x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type)
-    return not (is_cast or torch.is_grad_enabled())
+def computes_plainly(x: Tensor, weight: Tensor) -> bool:
+    """Whether a layer with this weight keeps nothing of x for a gradient, and casts nothing."""
+    casts = x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type)
+    return not (casts or torch.is_grad_enabled())
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
@@ -148,7 +148,7 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", 1 / 10_000**exponents)
 
     def turns(self, length: int) -> Tensor:
-        """Cosines and sines [2, L, D / 2] of each position's angles, of all heads; as `widened`."""
+        """Cosines and sines [2, L, D / 2] of each position's angles, all heads', as `widened`."""
         angles = torch.outer(torch.arange(length, device=self.inv_freq.device), self.inv_freq)
         turns = torch.stack([angles.cos(), angles.sin()])
         return widened(turns).repeat(1, 1, self.num_heads)
@@ -190,20 +190,6 @@ def rotate_halves(x: Tensor, turns: Tensor, head_dim: int) -> Tensor:
     cos, sin = (each.view(*each.shape[:-1], *halves[::2]) for each in turns)
     turned = [first * cos - second * sin, first * sin + second * cos]
     return torch.stack(turned, -2).flatten(-3).to(x.dtype)
-
-
-def add_linear_(x: Tensor, gate: Tensor | None, linear: nn.Linear, y: Tensor) -> Tensor:
-    """Write x + gate * linear(y) to x [B, L, D]; y is [B, L, C], and the gate [1, 1, D], or 1.
-
-    The product adds to what is there, and the gate is part of its weight: neither has a pass of
-    its own.
-    """
-    scale = 1 if gate is None else gate.flatten()
-    if linear.bias is not None:
-        x += scale * linear.bias
-    weight = linear.weight if gate is None else gate.view(-1, 1) * linear.weight
-    x.view(-1, x.shape[-1]).addmm_(y.flatten(0, 1), weight.T)
-    return x
 
 
 def looked_up(x: Tensor, ids: Tensor | None) -> Tensor:

@@ -94,6 +94,7 @@ class Transformer(nn.Module):
         compiled = self._compiled if torch.is_grad_enabled() else None
         turns = self.rotary_emb.turns(xt.shape[1])
         if compiled is None:
+            # torch.compile fuses no complex numbers; without it they are the quicker way.
             turns = torch.complex(*turns)
         # The last block works for the positions that are asked for alone; with a gradient, its
         # attention works for every position, so that shapes stay the same.

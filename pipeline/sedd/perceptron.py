@@ -8,16 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.sedd.layers import infers, widened
+from pipeline.sedd.layers import computes_plainly, widened
 
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Not every build of PyTorch comes with it."""
 GROUP = 256
-"""oneDNN is asked at a multiple of this many positions, since it compiles a product for each number
-of them, and keeps it: half a millisecond, and half a megabyte.
+"""Positions that oneDNN gets a multiple of, and not fewer: it compiles a kernel for each number of
+them, and keeps it, half a millisecond and half a megabyte.
 """
-GELU_PIECE = 2**16
-"""Numbers a core takes at a time: 256 KB in float32, which even a shared cache holds twice."""
 GELU_SCALE = 2 * math.sqrt(2 / math.pi)
 GELU_CUBE = 0.044715 * GELU_SCALE
 
@@ -25,8 +23,7 @@ GELU_CUBE = 0.044715 * GELU_SCALE
 class TanhGELU(nn.Module):
     """GELU by its tanh formula, written x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
 
-    On a CPU the sigmoid takes less than half the time of the tanh. Without a gradient x, which
-    must be contiguous, is overwritten there.
+    On a CPU the sigmoid takes less than half the time of the tanh.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,11 +32,7 @@ class TanhGELU(nn.Module):
         if torch.is_grad_enabled():
             apply: Any = _SigmoidGELU.apply
             return apply(x)
-        scale = torch.tensor(GELU_SCALE, dtype=x.dtype)
-        # Four passes: whatever is not in a cache is fetched once.
-        for piece in torch.split(x.view(-1), GELU_PIECE * torch.get_num_threads()):
-            piece.mul_(_gelu_gate(piece, scale))
-        return x
+        return _gelu_gate(x, torch.tensor(GELU_SCALE, dtype=x.dtype)).mul_(x)
 
 
 def _gelu_gate(x: Tensor, scale: Tensor) -> Tensor:
@@ -89,15 +82,15 @@ class Perceptron(nn.Sequential):
 def _is_fused(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes a linear map of x [B, L, D] and its GELU at once."""
     takes_it = HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
-    return takes_it and GROUP * x.shape[-1] <= x.numel() and infers(x, weight)
+    return takes_it and GROUP * x.shape[-1] <= x.numel() and computes_plainly(x, weight)
 
 
 def _linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
-    """GELU of linear(x), by the kernel that torch.compile takes: GELU has no pass of its own."""
+    """GELU of linear(x), which has no pass of its own: Inductor's kernel for frozen weights."""
     positions = x.flatten(0, 1)
     num = len(positions)
     if num % GROUP:
         positions = F.pad(positions, (0, 0, 0, -num % GROUP))
     kernel = torch.ops.mkldnn._linear_pointwise
-    inner = kernel(positions, linear.weight, linear.bias, "gelu", [], "tanh")
+    inner: Tensor = kernel(positions, linear.weight, linear.bias, "gelu", [], "tanh")
     return inner[:num].view(*x.shape[:-1], -1)

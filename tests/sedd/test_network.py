@@ -5,42 +5,15 @@ from types import ModuleType
 
 import pytest
 import torch
-from toy import toy_config
+from toy import small_model, toy_config
 
 from pipeline.device import why_not_compiled
-from pipeline.sedd import perceptron
 from pipeline.sedd.layers import attend
 from pipeline.sedd.loss import ScoreEntropy, score_entropy
-from pipeline.sedd.model import SEDD, SEDDConfig
+from pipeline.sedd.model import SEDD
 from pipeline.sedd.network import cast_weights
-from pipeline.sedd.perceptron import Perceptron, TanhGELU
 from pipeline.sedd.sampler import denoise_weights, step_weights
 from pipeline.training.gradient import accumulate_gradient
-
-
-def small_model(graph="absorb", parameterization="raw", dropout=0.0):
-    torch.manual_seed(0)
-    model = SEDD(
-        SEDDConfig(
-            graph=graph,
-            noise="geometric",
-            parameterization=parameterization,
-            vocab_size=11,
-            length=16,
-            width=24,
-            num_blocks=2,
-            num_heads=3,
-            cond_dim=8,
-            dropout=dropout,
-            eps=1e-3,
-            sigma_min=1e-4,
-            sigma_max=20.0,
-            t_min=1e-3,
-        )
-    )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
 
 
 def inputs_of(module):
@@ -155,66 +128,6 @@ def test_a_sigma_of_all_rows_is_that_of_each(graph):
     with torch.no_grad():
         torch.testing.assert_close(model.network(xt, sigma), expected)
     assert shapes == [(1, model.graph.num_states, 24)]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_gelu_is_pytorchs_with_a_gradient_and_without(dtype, monkeypatch):
-    monkeypatch.setattr(perceptron, "GELU_PIECE", 10)
-    tolerance = {"rtol": 1e-6, "atol": 1e-6} if dtype == torch.float32 else {}
-    x = torch.linspace(-30, 30, 10_001, dtype=dtype, requires_grad=True)
-    expected = torch.nn.functional.gelu(x, approximate="tanh")
-    torch.testing.assert_close(TanhGELU()(x), expected, **tolerance)
-    by_x, by_x_expected = (torch.autograd.grad(y.sum(), x)[0] for y in (TanhGELU()(x), expected))
-    # Both lose digits in 1 - sigmoid.
-    tolerance = {"rtol": 1e-6, "atol": 5e-6} if dtype == torch.float32 else {}
-    torch.testing.assert_close(by_x, by_x_expected, **tolerance)
-    with torch.no_grad():
-        torch.testing.assert_close(TanhGELU()(x), expected, **tolerance)
-
-
-@pytest.mark.parametrize("shape", [(2, 16, 24), (3, 16, 24), (49, 1, 24), (5, 1, 24)])
-@pytest.mark.parametrize("has_onednn", [perceptron.HAS_ONEDNN, False])
-def test_perceptron_is_the_same_with_a_gradient_and_without(shape, has_onednn, monkeypatch):
-    """At a whole number of groups of positions, at one more, at another, and below one."""
-    monkeypatch.setattr(perceptron, "HAS_ONEDNN", has_onednn)
-    monkeypatch.setattr(perceptron, "GROUP", 16)
-    torch.manual_seed(0)
-    layers, x = Perceptron(24), 3 * torch.randn(shape)
-    expected = torch.nn.functional.gelu(layers[0](x), approximate="tanh")
-    tolerance = {"rtol": 1e-5, "atol": 1e-6}
-    torch.testing.assert_close(layers.inner(x), expected, **tolerance)
-    with torch.no_grad():
-        torch.testing.assert_close(layers.inner(x), expected, **tolerance)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("parameterization", ["raw", "conditional"])
-@pytest.mark.parametrize("num_rows", [1, 8])
-def test_sums_in_place_are_those_with_a_gradient(dtype, parameterization, num_rows):
-    """A row has fewer numbers than weights, which then are not scaled; eight have more."""
-    model = small_model(parameterization=parameterization).to(dtype).eval()
-    draws = torch.Generator().manual_seed(0)
-    xt = torch.randint(12, (num_rows, 16), generator=draws)
-    at = torch.rand(num_rows, 16, generator=draws) < 0.5
-    for sigma in torch.tensor([0.7], dtype=dtype), torch.linspace(0.1, 3, num_rows, dtype=dtype):
-        for where in None, at:
-            expected = model.network.hidden(xt, sigma, where)
-            with torch.no_grad():
-                found = model.network.hidden(xt, sigma, where)
-            tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
-            torch.testing.assert_close(found, expected, **tolerance)
-
-
-@torch.no_grad()
-def test_dropout_and_autocast_keep_the_sums_out_of_place():
-    model, xt = small_model(dropout=0.5), torch.zeros(8, 16, dtype=torch.int64)
-    sigma = torch.tensor([0.7])
-    exact = model.eval().network.hidden(xt, sigma)
-    assert not torch.allclose(model.train().network.hidden(xt, sigma), exact)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = model.eval().network.hidden(xt, sigma)
-    assert rounded.dtype == torch.float32
-    assert 1e-4 < float((rounded - exact).abs().max()) < 0.5
 
 
 def test_short_attention_trains_as_the_fused_kernel():

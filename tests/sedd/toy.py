@@ -30,6 +30,29 @@ def toy_config(graph: str, parameterization: str, **changes: object) -> SEDDConf
     return SEDDConfig(**(values | changes))  # type: ignore[arg-type]
 
 
+def small_model(graph: str = "absorb", parameterization: str = "raw", dropout: float = 0.0) -> SEDD:
+    """A model of two blocks with random weights, of which none is 0."""
+    torch.manual_seed(0)
+    config = toy_config(
+        graph,
+        parameterization,
+        noise="geometric",
+        vocab_size=11,
+        length=16,
+        width=24,
+        num_blocks=2,
+        num_heads=3,
+        cond_dim=8,
+        dropout=dropout,
+        t_min=1e-3,
+        scale_by_sigma=True,
+    )
+    model = SEDD(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
 def toy_distribution(vocab_size: int, length: int, seed: int = 0) -> Tensor:
     """Correlated probabilities [vocab_size] * length, float64."""
     generator = torch.Generator().manual_seed(seed)
