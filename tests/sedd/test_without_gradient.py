@@ -46,7 +46,7 @@ def test_perceptron_is_the_same_with_a_gradient_and_without(
     """At two groups of positions, at what has to be filled up to three, and at less than one."""
     calls = calls_of(monkeypatch, perceptron, "_linear_gelu")
     monkeypatch.setattr(perceptron, "HAS_ONEDNN", has_onednn)
-    monkeypatch.setattr(perceptron, "GROUP", 16)
+    monkeypatch.setattr(perceptron, "GROUP", 16 * 24)
     torch.manual_seed(0)
     layers, x = Perceptron(24), 3 * torch.randn(shape)
     expected = torch.nn.functional.gelu(layers[0](x), approximate="tanh")
@@ -64,7 +64,7 @@ def test_perceptron_is_the_same_with_a_gradient_and_without(
 def test_sums_in_place_are_those_with_a_gradient(dtype, parameterization, num_rows, monkeypatch):
     """Of one row, which has fewer numbers than weights that would take the gate, and of many."""
     sums = calls_of(monkeypatch, block, "_add_linear_")
-    monkeypatch.setattr(perceptron, "GROUP", 16)
+    monkeypatch.setattr(perceptron, "GROUP", 16 * 24)
     model = small_model(parameterization=parameterization).to(dtype).eval()
     draws = torch.Generator().manual_seed(0)
     xt = torch.randint(12, (num_rows, 16), generator=draws)
@@ -100,7 +100,7 @@ def test_dropout_is_never_summed_in_place(dropped):
 @torch.no_grad()
 def test_autocast_rounds_without_a_gradient_too(monkeypatch):
     calls = calls_of(monkeypatch, perceptron, "_linear_gelu")
-    monkeypatch.setattr(perceptron, "GROUP", 16)
+    monkeypatch.setattr(perceptron, "GROUP", 16 * 24)
     model, xt = small_model(), torch.zeros(20, 16, dtype=torch.int64)
     exact = model.network.hidden(xt, torch.tensor([0.7]))
     assert len(calls) == 2 * perceptron.HAS_ONEDNN
