@@ -27,6 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 STEPS = (1, 4, 16, 64, 128)
 WALL_CLOCK = ("seconds", "per_second")
+TIMED = ("artifacts/provenance.json", "reports/by_steps.csv")
 
 
 def run(folder: Path, changes: dict[str, Any], last: str = "report") -> None:
@@ -34,33 +35,30 @@ def run(folder: Path, changes: dict[str, Any], last: str = "report") -> None:
     write_params(folder, TINY | changes)
     packed, text, model = "artifacts/packed", "artifacts/tokenizer", "artifacts/checkpoint"
     baseline, scores = "artifacts/baseline", "artifacts/scores"
+    train = "artifacts/checkpoint artifacts/snapshots.jsonl artifacts/runs/train.json"
     commands = [
-        ("fetch", "artifacts/data", "artifacts/provenance.json"),
-        ("tokenizer", "artifacts/data", text),
-        ("pack", "artifacts/data", text, packed),
-        ("train", packed, text, model, "artifacts/snapshots.jsonl", "artifacts/runs/train.json")
-        + ("reports/loss.csv",),
-        ("baseline", packed, text, baseline, "artifacts/runs/baseline.json")
-        + ("reports/baseline_loss.csv",),
-        ("evaluate", model, baseline, packed, "reports/likelihood.json"),
-        ("real_text", "artifacts/data", text, packed, baseline, f"{scores}/real_text.json"),
-        *[("sample", n, model, text, "artifacts/samples") for n in STEPS],
-        *[
-            ("score", f"artifacts/samples/{n}.jsonl", "artifacts/data", text, baseline)
-            + (f"{scores}/{n}.json",)
-            for n in STEPS
-        ],
-        ("report", "artifacts", "reports"),
-    ]
+        ("fetch", "artifacts/data artifacts/provenance.json"),
+        ("tokenizer", f"artifacts/data {text}"),
+        ("pack", f"artifacts/data {text} {packed}"),
+        ("train", f"{packed} {text} {train} reports/loss.csv"),
+        ("baseline", f"{packed} {text} {baseline} artifacts/runs/baseline.json "
+                     "reports/baseline_loss.csv"),
+        ("evaluate", f"{model} {baseline} {packed} reports/likelihood.json"),
+        ("real_text", f"artifacts/data {text} {packed} {baseline} {scores}/real_text.json"),
+        *[("sample", f"{n} {model} {text} artifacts/samples") for n in STEPS],
+        *[("score", f"artifacts/samples/{n}.jsonl artifacts/data {text} {baseline} "
+                    f"{scores}/{n}.json") for n in STEPS],
+        ("report", "artifacts reports"),
+    ]  # fmt: skip
     environment = os.environ | {
         "PYTHONPATH": str(PROJECT),
         "DVC_ROOT": str(folder),
         "OXEN_CONFIG_DIR": str(folder / "no configuration"),
         "OMP_NUM_THREADS": "1",
     }
-    for name, *arguments in commands:
+    for name, arguments in commands:
         subprocess.run(
-            stage_command(name, *arguments),
+            stage_command(name, *arguments.split()),
             cwd=folder,
             env=environment,
             check=True,
