@@ -14,9 +14,9 @@ from pipeline.data.corpus import read_documents
 from pipeline.data.gpt2 import read_gpt2_tokenizer
 from pipeline.device import has_bfloat16
 from pipeline.errors import PipelineError, reported
+from pipeline.methods.sedd.loss import ScoreEntropy
+from pipeline.methods.sedd.model import SEDD
 from pipeline.progress import progress
-from pipeline.sedd.loss import ScoreEntropy
-from pipeline.sedd.model import SEDD
 from pipeline.training.loop import Trainer
 from pipeline.training.schedule import Order
 

@@ -12,10 +12,10 @@ from benchmarks.machine import Machine
 from benchmarks.measure import Facts, Side, Step, interleaved
 from benchmarks.oxen_server import OxenServer, find_server
 from benchmarks.rows import Check, Plan, Row, at_least, rate
-from pipeline.params import Network
-from pipeline.remote.repository import open_repository
+from pipeline.config.params import Patience
+from pipeline.oxen.opening import open_repository
 
-NETWORK = Network(connect_seconds=10, stall_seconds=60, retries=4)
+PATIENCE = Patience(connect_seconds=10, stall_seconds=60, retries=4)
 PIECE = 10**6
 PEAK_MB = 500.0
 NAMES = {"oxen_fetch_one": 1, "oxen_fetch_many": 1000}
@@ -39,7 +39,7 @@ def _into_a_folder(work: Callable[[Path], object]) -> Step:
 
 def ours(host: str, name: str) -> Step:
     """The product's fetch of every file, each checked."""
-    repository = open_repository(f"http://{host}/bench/{name}", NETWORK)
+    repository = open_repository(f"http://{host}/bench/{name}", PATIENCE)
 
     def work(folder: Path) -> None:
         commit = repository.resolve("main")
@@ -109,7 +109,7 @@ def _row(
     folder.mkdir()
     files = write_files(folder, size, num_files)
     started = time.perf_counter()
-    open_repository(server.url("bench", name), NETWORK, create=True).commit(files, "bench")
+    open_repository(server.url("bench", name), PATIENCE, create=True).commit(files, "bench")
     sent = size / (time.perf_counter() - started) / 1e6
     settings = {"host": server.host, "name": name}
     sides = {

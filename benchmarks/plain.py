@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.plain_network import PlainTransformer
-from pipeline.sedd.graph import Graph
-from pipeline.sedd.model import SEDD, SEDDConfig
-from pipeline.sedd.noise import Noise
+from pipeline.methods.sedd.graph import Graph
+from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.noise import Noise
 
 
 class Plain(Protocol):

@@ -15,12 +15,12 @@ from benchmarks.oxen_server import OxenServer, find_server
 from benchmarks.rows import Check, Plan, Row, rate
 from benchmarks.shapes import config_of, perturbed
 from benchmarks.train import BATCH, blocks_of, settings_of
-from pipeline.params import Network
-from pipeline.remote.spool import waiting_spools
-from pipeline.sedd.loss import ScoreEntropy
-from pipeline.sedd.model import SEDD
+from pipeline.config.params import Patience
+from pipeline.methods.sedd.loss import ScoreEntropy
+from pipeline.methods.sedd.model import SEDD
+from pipeline.publishing.handing import pushing
+from pipeline.publishing.spool import waiting_spools
 from pipeline.training.loop import Trainer
-from pipeline.training.pushing import pushing
 from pipeline.training.schedule import Order
 
 SIZE = "char"
@@ -28,7 +28,7 @@ EVERY, PUSHES = 50, 2
 """Steps between pushes, and pushes in a run."""
 NUM_SAMPLES = 8
 SLOWER = 0.03
-NETWORK = Network(connect_seconds=10, stall_seconds=60, retries=4)
+PATIENCE = Patience(connect_seconds=10, stall_seconds=60, retries=4)
 
 
 def train(repo: str, push: bool) -> Step:
@@ -48,7 +48,7 @@ def train(repo: str, push: bool) -> Step:
     os.environ["DVC_ROOT"] = str(root)
     state = root / f"train-{push}"
     state.mkdir()
-    request = {"repo": repo, "network": NETWORK.model_dump()}
+    request = {"repo": repo, "patience": PATIENCE.model_dump()}
     hand_over = stack.enter_context(pushing(push, state, request))
 
     def run() -> Facts:

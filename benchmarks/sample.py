@@ -14,8 +14,8 @@ from benchmarks.measure import Facts, Measured, Side, Step, interleaved
 from benchmarks.plain import plain_model, plain_sample
 from benchmarks.rows import Check, Plan, Row, at_least, floor_text, rate
 from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
-from pipeline.sedd.model import SEDD
-from pipeline.sedd.sampler import sample
+from pipeline.methods.sedd.model import SEDD
+from pipeline.methods.sedd.sampler import sample
 
 NUM = {"char": 128, "gpt2": 4}
 NUM_STEPS = {"char": 1024, "gpt2": 128}

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.flops import Shape
-from pipeline.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.model import SEDD, SEDDConfig
 
 Parameterization = Literal["raw", "conditional"]
 GPT2_VOCAB = 50_257

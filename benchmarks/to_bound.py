@@ -20,9 +20,10 @@ from pipeline.data.corpus import read_documents
 from pipeline.data.packed import Packed
 from pipeline.data.packing import pack
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
-from pipeline.sedd.bound import Rate, draw_bound, rate
-from pipeline.sedd.loss import ScoreEntropy
-from pipeline.sedd.model import SEDD
+from pipeline.methods.estimates import Rate, rate
+from pipeline.methods.sedd.bound import draw_bound
+from pipeline.methods.sedd.loss import ScoreEntropy
+from pipeline.methods.sedd.model import SEDD
 from pipeline.training.loop import Settings, Trainer
 from pipeline.training.schedule import Order
 

@@ -13,9 +13,10 @@ from benchmarks.plain import plain_model, plain_score_entropy
 from benchmarks.rows import Check, Figure, Plan, Row, at_least, floor_text, rate
 from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
 from pipeline.device import has_bfloat16
-from pipeline.sedd.gradient_memory import free_gradient_memory
-from pipeline.sedd.loss import ScoreEntropy, stratified_times
-from pipeline.sedd.model import SEDD
+from pipeline.kernels.gradient_memory import free_gradient_memory
+from pipeline.methods.estimates import stratified_times
+from pipeline.methods.sedd.loss import ScoreEntropy
+from pipeline.methods.sedd.model import SEDD
 from pipeline.training.ema import Ema
 from pipeline.training.loop import Settings, Trainer
 from pipeline.training.schedule import Order, learning_rate

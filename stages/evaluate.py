@@ -1,60 +1,21 @@
 """The bound on held-out likelihood, beside the baseline's exact value, paired text by text."""
 
-import math
 from pathlib import Path
-from typing import Any
 
 import torch
 import typer
 
 from pipeline.baseline.gpt2 import block_nats, check_baseline, load_baseline
+from pipeline.checkpoints.checkpoint import TOKENIZER, check_tokenizer, load_checkpoint
+from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import memory_for, pick_device
 from pipeline.errors import PipelineError, reported
+from pipeline.evaluation.likelihood import likelihood
 from pipeline.files import write_json
-from pipeline.params import load_params
+from pipeline.methods.registry import method_of
 from pipeline.progress import progress
-from pipeline.sedd.bound import Bound, Rate, draw_bound, rate
-from pipeline.training.checkpoint import TOKENIZER, check_tokenizer, load_checkpoint
-
-
-def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> dict[str, Any]:
-    """What likelihood.json holds.
-
-    Args:
-        bound: the bound's terms [R, N], nats a text.
-        exact: the baseline's nats a text [N].
-        num_chars: characters a block [N], each eos counted as one.
-    """
-    ours, theirs = rate(bound.total, num_chars), rate(exact[None], num_chars)
-    gap = rate(bound.total - exact, num_chars)
-    chars_per_name = num_chars.double().mean().item()
-    return {
-        **_in_units("bound", ours, chars_per_name),
-        "bound_mc_stderr": ours.mc_stderr,
-        "bound_data_stderr": ours.data_stderr,
-        **_in_units("baseline", theirs, chars_per_name),
-        "gap_nats_per_char": gap.value,
-        "gap_stderr": gap.stderr,
-        "terms": {
-            "integral": bound.integral.mean().item(),
-            "prior": bound.prior.mean().item(),
-            "reconstruction": bound.reconstruction.mean().item(),
-        },
-        "num_texts": len(num_chars),
-        "num_chars": int(num_chars.sum()),
-    }
-
-
-def _in_units(name: str, value: Rate, chars_per_name: float) -> dict[str, float]:
-    return {
-        f"{name}_nats_per_char": value.value,
-        f"{name}_stderr": value.stderr,
-        f"{name}_nats_per_name": value.value * chars_per_name,
-        f"{name}_bits_per_char": value.value / math.log(2),
-        f"{name}_perplexity": math.exp(value.value),
-    }
 
 
 @reported
@@ -72,7 +33,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
     settings = params.evaluate
     bar = progress(total=settings.num_replicates, desc="bound", unit="replicate")
     with memory_for("evaluate.batch_size"), bar:
-        bound = draw_bound(
+        bound = method_of(model).draw_bound(
             model,
             x0,
             num_replicates=settings.num_replicates,

@@ -1,19 +1,13 @@
 """Fetch the dataset's files from their Oxen repository at the pinned revision."""
 
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from pipeline.data.splits import files_of, is_pattern
-from pipeline.errors import DataError, RepositoryError, reported
-from pipeline.files import write_json
-from pipeline.params import Data, Params, load_params
-from pipeline.remote.address import Address, parse_repo
-from pipeline.remote.folders import count_rows, resumed_in_place_of, sha256
-from pipeline.remote.locks import locked
-from pipeline.remote.provenance import recorded_files
-from pipeline.remote.repository import Repository, named, open_repository
+from pipeline.config.params import load_params
+from pipeline.errors import reported
+from pipeline.oxen.fetching import fetch, is_fetched
+from pipeline.oxen.locks import locked
 
 
 @reported
@@ -21,107 +15,13 @@ def main(data: Path, provenance: Path) -> None:
     """Write the files into the folder DATA and where they came from into PROVENANCE."""
     params = load_params()
     with locked(data):
-        if _is_fetched(params.data, data, provenance):
+        if is_fetched(params.data, data, provenance):
             print(
                 f"nothing to fetch: {data} has the files of {params.data.repo} "
                 f"at {params.data.revision}"
             )
         else:
-            _fetch(params, data, provenance)
-
-
-def _fetch(params: Params, data: Path, provenance: Path) -> None:
-    with named("data.repo"):
-        repository = open_repository(params.data.repo, params.network)
-    with named("data.revision"):
-        commit = _pinned(repository, params.data.revision)
-    files = _files(repository, commit, params.data)
-    with resumed_in_place_of(data) as folder:
-        repository.fetch(commit, _called(files), folder)
-        _drop_all_but([path for paths in files.values() for path in paths], folder)
-        described = [
-            _described(folder, path, split) for split, paths in files.items() for path in paths
-        ]
-    write_json(
-        provenance,
-        {
-            "repo": params.data.repo,
-            "host": _host(params.data.repo),
-            "revision": params.data.revision,
-            "commit": commit,
-            "asked": params.data.files.model_dump(),
-            "files": described,
-        },
-    )
-    rows = ", ".join(f"{file['path']} ({file['rows']:,} rows)" for file in described)
-    print(f"fetched {rows} from {params.data.repo} at {commit}")
-
-
-def _is_fetched(params: Data, data: Path, provenance: Path) -> bool:
-    """Whether DATA holds exactly what PROVENANCE, of this very revision, says byte for byte."""
-    recorded = recorded_files(provenance, params)
-    held = {path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()}
-    if recorded is None or held != recorded.keys():
-        return False
-    return all(sha256(data / path) == recorded[path]["sha256"] for path in held)
-
-
-def _pinned(repository: Repository, revision: str) -> str:
-    try:
-        commit = repository.resolve(revision)
-    except RepositoryError as error:
-        raise type(error)(f"{error}\n`sedd pin` takes the newest commit of main") from None
-    if commit != revision:
-        raise RepositoryError(
-            f"a branch moves, so a full commit id is asked for (got {revision}, "
-            f"which is at {commit} now): `sedd pin {revision}` writes it"
-        )
-    return commit
-
-
-def _files(repository: Repository, commit: str, params: Data) -> dict[str, list[str]]:
-    """Paths of each split; listing a repository is spared where all are named outright."""
-    names = [name for name in params.files.model_dump().values() if name is not None]
-    if any(map(is_pattern, names)):
-        return files_of((entry.path for entry in repository.entries(commit)), params.files)
-    return files_of(names, params.files)
-
-
-def _called(files: dict[str, list[str]]) -> dict[str, str]:
-    """What a message calls a file -> its path."""
-    return {
-        f"data.files.{split}" if len(paths) == 1 else f"data.files.{split}: {path}": path
-        for split, paths in files.items()
-        for path in paths
-    }
-
-
-def _drop_all_but(paths: list[str], folder: Path) -> None:
-    """Remove what a fetch that failed, of other files, has left."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        elif path.is_file() and path.relative_to(folder).as_posix() not in paths:
-            path.unlink()
-
-
-def _host(repo: str) -> str | None:
-    address = parse_repo(repo)
-    return address.host if isinstance(address, Address) else None
-
-
-def _described(folder: Path, path: str, split: str) -> dict[str, Any]:
-    try:
-        rows = count_rows(folder / path)
-    except DataError as error:
-        raise DataError(f"data.files.{split}: {error}") from None
-    if rows == 0:
-        raise DataError(
-            f"data.files.{split}: {path} has no rows, and an empty dataset trains nothing"
-        )
-    size = (folder / path).stat().st_size
-    content = sha256(folder / path)
-    return {"path": path, "split": split, "size": size, "sha256": content, "rows": rows}
+            fetch(params.data, params.oxen, data, provenance)
 
 
 if __name__ == "__main__":

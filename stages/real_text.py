@@ -5,30 +5,17 @@ from pathlib import Path
 import numpy as np
 import typer
 
+from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.data.splits import documents_among
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import memory_for, pick_device
 from pipeline.errors import DataError, reported
 from pipeline.evaluation.gen_ppl import likelihood
-from pipeline.evaluation.samples import Ints, Samples
+from pipeline.evaluation.real_text import held_out_blocks
 from pipeline.evaluation.scorer import load_scorer
 from pipeline.evaluation.scores import draw_weights, score_draws, statistics
 from pipeline.files import write_json
-from pipeline.params import load_params
-
-
-def held_out_blocks(packed: Packed, index: Ints, tokenizer: TextTokenizer) -> Samples:
-    """Blocks of the held-out split as samples are, `index` [N] being their places in it."""
-    ids = packed.test[index].astype(np.int64)
-    return Samples(
-        num_steps=None,
-        index=index,
-        ids=ids,
-        texts=[tokenizer.decode(row, packed.meta.mode) for row in ids],
-        nfe=np.zeros(len(ids)),
-        mode=packed.meta.mode,
-    )
 
 
 @reported

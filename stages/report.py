@@ -4,9 +4,9 @@ from pathlib import Path
 
 import typer
 
+from pipeline.config.params import load_params
 from pipeline.errors import reported
 from pipeline.files import whole, write_json
-from pipeline.params import load_params
 from pipeline.report.inputs import read_experiment
 from pipeline.report.metrics import metrics, write_by_steps
 from pipeline.report.page import render

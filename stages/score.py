@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from pipeline.config.params import load_params
 from pipeline.data.splits import documents_among
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import memory_for, pick_device
@@ -14,7 +15,6 @@ from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scorer import load_scorer
 from pipeline.evaluation.scores import by_sample, score_samples, statistics
 from pipeline.files import write_json
-from pipeline.params import load_params
 
 
 @reported

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import typer
 
+from pipeline.config.params import load_params
 from pipeline.data.byte_level import train_bpe_tokenizer
 from pipeline.data.gpt2 import fetch_gpt2_tokenizer
 from pipeline.data.splits import split_documents
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import reported
-from pipeline.params import load_params
 
 
 @reported

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from published_files import (
+from pyarrow.parquet import read_table, write_table
+from reference_files import (
     NARROW,
     SHARED_GPT2,
     config_of,
     write_byte_level,
     write_published,
 )
-from pyarrow.parquet import read_table, write_table
 from tiny_clone import ALL, make_clone, ran, run, runs
 from tiny_project import PROJECT, TINY, changed, readme_blocks, shipped_params
 

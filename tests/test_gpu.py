@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny_project import TINY, write_params
 
-from pipeline.golden.fixture import read_fixture
-from pipeline.golden.verify import format_errors, verify
-from pipeline.sedd.layers import attend
-from pipeline.sedd.loss import ScoreEntropy
-from pipeline.sedd.model import SEDD, SEDDConfig
-from pipeline.sedd.sampler import sample
+from pipeline.checkpoints.reference.fixture import read_fixture
+from pipeline.checkpoints.reference.verify import format_errors, verify
+from pipeline.kernels.attention import attend
+from pipeline.methods.sedd.loss import ScoreEntropy
+from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.sampler import sample
 
 pytestmark = pytest.mark.gpu
 GOLDEN = Path(__file__).parent / "golden"

@@ -6,12 +6,12 @@ import pytest
 from faulty_server import asking_for, serving
 from pyarrow.parquet import read_table, write_table
 from tiny_clone import ALL, make_clone, ran, run
-from tiny_project import NETWORK
+from tiny_project import PATIENCE
 
 from pipeline.data.corpus import read_documents
-from pipeline.remote.bundled import SHIPPED
-from pipeline.remote.folders import sha256
-from pipeline.remote.repository import open_repository
+from pipeline.oxen.bundled import SHIPPED
+from pipeline.oxen.folders import sha256
+from pipeline.oxen.opening import open_repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 TOKEN = "-".join(("sesame", "opens", "everything"))  # not whole in this file, which is cloned
@@ -33,14 +33,14 @@ def closed(own_oxen_server, tmp_path, monkeypatch):
 def commit(url: str, **files: Path) -> str:
     """Commit parquet files by name; the new commit's id."""
     named = {f"{name}.parquet": path for name, path in files.items()}
-    made = open_repository(url, NETWORK, create=True).commit(named, "data")
+    made = open_repository(url, PATIENCE, create=True).commit(named, "data")
     assert made is not None
     return made
 
 
 def published(url: str, folder: Path) -> Path:
     """Every file at the head of the samples' repository."""
-    repository = open_repository(url, NETWORK)
+    repository = open_repository(url, PATIENCE)
     head = repository.resolve("main")
     files = {entry.path: entry.path for entry in repository.entries(head)}
     repository.fetch(head, files, folder)

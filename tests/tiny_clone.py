@@ -9,7 +9,7 @@ from typing import Any
 
 from tiny_project import PROJECT, TINY
 
-from pipeline.yamledit import edit_yaml
+from pipeline.config.edits import edit_yaml
 
 ALL = {
     "fetch", "tokenizer", "pack", "train", "baseline", "evaluate", "real_text",

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from pipeline.params import Network
+from pipeline.config.params import Patience
 
 PROJECT = Path(__file__).parents[1]
-NETWORK = Network(connect_seconds=5, stall_seconds=30, retries=1)  # of machines that are busy
+PATIENCE = Patience(connect_seconds=5, stall_seconds=30, retries=1)  # of machines that are busy
 TINY = {
     "device": "cpu",
     "model.width": 16,

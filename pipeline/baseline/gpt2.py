@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
+from pipeline.config.params import Transformer
 from pipeline.errors import CheckpointError
 from pipeline.files import whole
-from pipeline.params import Transformer
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -11,11 +11,11 @@ from typing import Literal
 from pipeline.cli.asking import Asked
 from pipeline.cli.probing import Probe
 from pipeline.cli.project import check_python
+from pipeline.config.params import Data, Params, Patience, load_params
 from pipeline.errors import BusyError, ParamsError, PipelineError, RepositoryError, ServerError
 from pipeline.files import from_root, store
-from pipeline.params import Data, Network, Params, load_params
-from pipeline.remote.address import Address, parse_repo
-from pipeline.remote.provenance import recorded_files
+from pipeline.oxen.address import Address, parse_repo
+from pipeline.oxen.fetching import recorded_files
 
 PATIENCE = 5.0
 """Seconds that one step of a request may take at most."""
@@ -134,23 +134,23 @@ def _to_be_made(what: str, folder: Path) -> Finding:
     return Finding("ok", f"{what} will be made in {folder}")
 
 
-def patience(network: Network) -> Network:
+def patience(asked: Patience) -> Patience:
     """At most a few seconds for each step, and no second try."""
-    return Network(
-        connect_seconds=min(network.connect_seconds, PATIENCE),
-        stall_seconds=min(network.stall_seconds, PATIENCE),
+    return Patience(
+        connect_seconds=min(asked.connect_seconds, PATIENCE),
+        stall_seconds=min(asked.stall_seconds, PATIENCE),
         retries=0,
     )
 
 
 def data_repo(params: Params, until: float) -> Callable[[], Finding]:
     """Begin to look whether `data.repo` has the pinned commit."""
-    from pipeline.remote.repository import open_repository
+    from pipeline.oxen.opening import open_repository
 
     data = params.data
 
     def resolve() -> str:
-        return open_repository(data.repo, patience(params.network)).resolve(data.revision)
+        return open_repository(data.repo, patience(params.oxen)).resolve(data.revision)
 
     asked = Asked(resolve, until)
 
@@ -182,19 +182,19 @@ def is_here(data: Data) -> bool:
 
 def publish_repo(params: Params, until: float) -> Callable[[], Finding]:
     """Begin to look whether `publish.repo` can be reached; only if strict must it be."""
-    from pipeline.remote.repository import open_repository
+    from pipeline.oxen.opening import open_repository
 
     repo = params.publish.repo
 
     def reach() -> str:
         address = parse_repo(repo)
         if isinstance(address, Address):
-            from pipeline.remote.api import Api
+            from pipeline.oxen.server.api import Api
 
-            there = Api(address, patience(params.network)).branches() is not None
+            there = Api(address, patience(params.oxen)).branches() is not None
             made = "answers" if there else "does not exist: the first publish creates it"
             return f"{repo} {made}{_token(repo)}"
-        open_repository(repo, params.network, create=True)
+        open_repository(repo, params.oxen, create=True)
         return repo
 
     asked = Asked(reach, until)
@@ -223,7 +223,7 @@ def _about(repo: str, error: Exception) -> str:
 
 def _token(repo: str) -> str:
     """Whether Oxen's store has a token for the host, in words."""
-    from pipeline.remote.credentials import token_for
+    from pipeline.oxen.credentials import token_for
 
     address = parse_repo(repo)
     if not isinstance(address, Address):
@@ -235,7 +235,7 @@ def _token(repo: str) -> str:
 
 def spool() -> Finding:
     """What waits to be sent."""
-    from pipeline.remote.spool import waiting_spools
+    from pipeline.publishing.spool import waiting_spools
 
     waiting = {spool.items()[0].repository: len(spool.items()) for spool in waiting_spools()}
     if not waiting:

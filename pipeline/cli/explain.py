@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.data.tokenizer import Mode, TextTokenizer
-    from pipeline.sedd.model import SEDD
+    from pipeline.methods.protocol import Model, Noised
 
 Text = Annotated[str, typer.Argument(metavar="TEXT")]
 Time = Annotated[float, typer.Option("-t", "--time", help="From 0, clean, to 1, all noise.")]
@@ -32,11 +32,11 @@ def perturb(
         raise ParamsError(f"-t must be from 0 to 1 (got {t:g})")
     import torch
 
+    from pipeline.checkpoints.checkpoint import block_mode
     from pipeline.cli.model import load_model
-    from pipeline.training.checkpoint import block_mode
 
-    sedd, tokenizer = load_model(model, torch.device("cpu"))
-    _perturbed(sedd, tokenizer, block_mode(model), text, t, options.pick_seed(seed))
+    loaded, tokenizer = load_model(model, torch.device("cpu"))
+    _noised(loaded, tokenizer, block_mode(model), text, t, options.pick_seed(seed))
 
 
 @reported
@@ -57,21 +57,20 @@ def loss(
     device = options.pick_device_name(device)
     import torch
 
+    from pipeline.checkpoints.checkpoint import block_mode
     from pipeline.cli.model import load_model
     from pipeline.device import pick_device
-    from pipeline.sedd.loss import score_entropy
-    from pipeline.training.checkpoint import block_mode
+    from pipeline.methods.registry import method_of
 
-    sedd, tokenizer = load_model(model, pick_device(device))
-    x0, xt, times = _perturbed(sedd, tokenizer, block_mode(model), text, t, options.pick_seed(seed))
+    loaded, tokenizer = load_model(model, pick_device(device))
+    mode, seed = block_mode(model), options.pick_seed(seed)
+    x0, noised = _noised(loaded, tokenizer, mode, text, t, seed)
     with torch.no_grad():
-        sigma = sedd.noise.sigma(times).to(next(sedd.parameters()).dtype)
-        score = sedd.log_score(xt, sigma).exp()
-        losses = score_entropy(sedd, x0, xt, times).positions
+        score, losses = method_of(loaded).position_nats(loaded, x0, noised, t)
     print(f"score        {list(score.shape)}")
     print(f"loss         {list(losses.shape)}")
     print("position  x0  xt  loss")
-    rows = zip(x0[0].tolist(), xt[0].tolist(), losses[0].tolist(), strict=True)
+    rows = zip(x0[0].tolist(), noised.xt[0].tolist(), losses[0].tolist(), strict=True)
     for position, (clean, noised, nats) in enumerate(rows):
         print(f"{position:8}  {tokenizer.show([clean])}   {tokenizer.show([noised])}   {nats:.4f}")
     print(f"sum          {losses.sum():.4f}")
@@ -103,28 +102,23 @@ def shift(
     print(f"shifted      {one_line(tokenizer.decode_all(shifted))}")
 
 
-def _perturbed(
-    sedd: "SEDD", tokenizer: "TextTokenizer", mode: "Mode", text: str, t: float, seed: int
-) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-    """Print and return x0 [1, L], xt [1, L] and the time [1]."""
+def _noised(
+    model: "Model", tokenizer: "TextTokenizer", mode: "Mode", text: str, t: float, seed: int
+) -> "tuple[torch.Tensor, Noised]":
+    """Print and return x0 [1, L] and what it is at time t."""
     import torch
 
     from pipeline.cli.model import block_of
+    from pipeline.methods.registry import method_of
 
-    device = next(sedd.parameters()).device
-    x0 = torch.tensor([block_of(text, tokenizer, sedd.length, mode)], device=device)
-    times = torch.tensor([t], dtype=torch.float64, device=device)
-    sigma = sedd.noise.sigma(times)
+    device = next(model.parameters()).device
+    x0 = torch.tensor([block_of(text, tokenizer, model.length, mode)], device=device)
     # Drawn on the CPU, so that a seed means the same noise on every device.
-    generator = torch.Generator().manual_seed(seed)
-    xt = sedd.graph.sample_transition(x0.cpu(), sigma.cpu(), generator).to(device)
-    print(f"seed         {seed}")
-    print(f"t            {t:g}")
-    print(f"sigma        {sigma.item():.6f}")
-    print(f"move chance  {-torch.expm1(-sigma).item():.6f}")
-    mask_id = sedd.graph.mask_id
-    print(f"mask id      {'none: this graph has no mask' if mask_id is None else mask_id}")
-    print(f"x0           {tokenizer.show(x0[0].tolist())}")
-    print(f"moved        {''.join('01'[moved] for moved in (xt != x0)[0].tolist())}")
-    print(f"xt           {tokenizer.show(xt[0].tolist())}")
-    return x0, xt, times
+    noised = method_of(model).noised(model, x0, t, torch.Generator().manual_seed(seed))
+    facts = {"seed": seed, "t": f"{t:g}", **noised.facts}
+    moved = "".join("01"[moved] for moved in (noised.xt != x0)[0].tolist())
+    shown = {"x0": tokenizer.show(x0[0].tolist()), "moved": moved}
+    shown["xt"] = tokenizer.show(noised.xt[0].tolist())
+    for name, value in (facts | shown).items():
+        print(f"{name:11}  {value}")
+    return x0, noised

@@ -103,6 +103,7 @@ def infill(
     from pipeline.cli.model import one_line
     from pipeline.cli.sampling import Sampling, note
     from pipeline.cli.template import Template
+    from pipeline.methods.registry import method_of
 
     sampling = Sampling.start(model, chosen)
     tokenizer = sampling.tokenizer
@@ -110,11 +111,8 @@ def infill(
         Template(parts, tokenizer, sampling.model.length, sampling.mode), num
     )
     sampling.announce()
-    if sampling.model.graph.mask_id is None:
-        note(
-            "uniform graph: this is no conditioning. The model takes the fixed tokens for noised "
-            "ones, so its samples differ from its texts that hold them, at any number of steps"
-        )
+    if reason := method_of(sampling.model).cannot_condition(sampling.model):
+        note(reason)
     num_invalid = 0
     for layout, ids in zip(layouts, sampling.fill(layouts), strict=True):
         # All of the template, whatever the model put into its gaps, then the rest up to its eos.

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import network
+from pipeline.cli.options import patience
 from pipeline.errors import CheckpointError, ParamsError, PipelineError, reported
 from pipeline.hub import from_hub
 
 if TYPE_CHECKING:
+    from pipeline.checkpoints.reference.reading import Published
     from pipeline.data.tokenizer import TextTokenizer
-    from pipeline.published.reading import Published
-    from pipeline.sedd.model import SEDDConfig
+    from pipeline.methods.sedd.model import SEDDConfig
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
@@ -87,7 +87,7 @@ def import_(
 
 def _convert(folder: Path, tokenizer: str | None, destination: Path) -> str:
     """Write a published checkpoint as one of this project; what it is, in words."""
-    from pipeline.published.reading import read_published
+    from pipeline.checkpoints.reference.reading import read_published
 
     published = read_published(folder)
     text = _tokenizer(tokenizer, folder)
@@ -106,7 +106,7 @@ def _copy_own(folder: Path, destination: Path) -> str:
     import torch
 
     from pipeline.cli.model import load_model
-    from pipeline.remote.folders import in_place_of
+    from pipeline.oxen.folders import in_place_of
 
     model, _ = load_model(folder, torch.device("cpu"))
     with in_place_of(destination) as partial:
@@ -139,7 +139,7 @@ def _opened(source: str, revision: str | None, path: str | None) -> Iterator[Pat
             raise ParamsError(f"--revision: {source} is a plain folder, it has none")
         yield plain
     elif re.fullmatch(HUB_ID, source):
-        from pipeline.published.reading import LAYOUTS
+        from pipeline.checkpoints.reference.reading import LAYOUTS
 
         files = sorted({name for layout in LAYOUTS for name in layout})
         advice = "give a folder or an Oxen repository that is there"
@@ -155,12 +155,13 @@ def _opened(source: str, revision: str | None, path: str | None) -> Iterator[Pat
 
 def _fetch(source: str, revision: str | None, path: str | None, scratch: Path) -> Path:
     """The folder in `scratch` with the checkpoint's and the tokenizer's files of a repository."""
-    from pipeline.published.reading import LAYOUTS
-    from pipeline.remote.repository import named, open_repository
+    from pipeline.checkpoints.reference.reading import LAYOUTS
+    from pipeline.oxen.opening import open_repository
+    from pipeline.oxen.repository import named
 
     with named("SRC"):
         repository = open_repository(
-            source if "://" in source else str(Path(source).expanduser().resolve()), network()
+            source if "://" in source else str(Path(source).expanduser().resolve()), patience()
         )
     with named("--revision" if revision else "SRC"):
         commit = repository.resolve(revision or "main")
@@ -194,7 +195,7 @@ def _only(held: Collection[str], place: str) -> str:
 
 
 def _is_own(folder: Path) -> bool:
-    from pipeline.training.checkpoint import checkpoint_config
+    from pipeline.checkpoints.checkpoint import checkpoint_config
 
     try:
         checkpoint_config(folder)
@@ -219,9 +220,9 @@ def _tokenizer(given: str | None, folder: Path) -> "TextTokenizer":
 def _write(published: "Published", tokenizer: "TextTokenizer", destination: Path) -> None:
     import torch
 
-    from pipeline.published.reading import build
-    from pipeline.remote.folders import in_place_of
-    from pipeline.training.checkpoint import save_checkpoint
+    from pipeline.checkpoints.checkpoint import save_checkpoint
+    from pipeline.checkpoints.reference.reading import build
+    from pipeline.oxen.folders import in_place_of
 
     with tempfile.TemporaryDirectory() as scratch, in_place_of(destination) as folder:
         tokenizer.save(Path(scratch))

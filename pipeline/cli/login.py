@@ -18,8 +18,8 @@ def login(
     token: Annotated[str | None, typer.Argument(hidden=True, metavar="")] = None,
 ) -> None:
     """Keep the token for a host of Oxen repositories, asked for or read from standard input."""
-    from pipeline.remote.address import parse_host
-    from pipeline.remote.credentials import keep_token
+    from pipeline.oxen.address import parse_host
+    from pipeline.oxen.credentials import keep_token
 
     if token is not None:
         raise PipelineError(

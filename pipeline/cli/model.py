@@ -10,17 +10,17 @@ from pipeline.errors import CheckpointError, DataError
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.sedd.model import SEDD
+    from pipeline.methods.protocol import Model
 
 
-def load_model(folder: Path, device: "torch.device") -> "tuple[SEDD, TextTokenizer]":
+def load_model(folder: Path, device: "torch.device") -> "tuple[Model, TextTokenizer]":
     """The model in `folder`, in eval mode on `device`, and the tokenizer it was trained with.
 
     Raises:
         CheckpointError: there is no model, it is damaged, or its tokenizer is another one.
         DataError: the tokenizer is missing or damaged.
     """
-    from pipeline.training.checkpoint import check_tokenizer, load_checkpoint
+    from pipeline.checkpoints.checkpoint import check_tokenizer, load_checkpoint
 
     tokenizer = load_tokenizer(folder)
     check_tokenizer(folder, tokenizer.sha256)

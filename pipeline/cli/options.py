@@ -12,7 +12,7 @@ import typer
 from pipeline.errors import ParamsError
 
 if TYPE_CHECKING:
-    from pipeline.params import Network, Params
+    from pipeline.config.params import Params, Patience
 
 PredictorName = Literal["auto", "analytic", "euler", "cached", "first_hitting"]
 ModelFolder = Annotated[
@@ -174,16 +174,16 @@ def pick_seed(seed: int | None) -> int:
     return seed
 
 
-def network() -> "Network":
+def patience() -> "Patience":
     """Patience with servers: the project's, or outside one that of the shipped params.yaml."""
-    from pipeline.params import Network
+    from pipeline.config.params import Patience
 
     params = _params()
-    return params.network if params else Network(connect_seconds=10, stall_seconds=60, retries=4)
+    return params.oxen if params else Patience(connect_seconds=10, stall_seconds=60, retries=4)
 
 
 def _params() -> "Params | None":
     """The values of the project in the working folder, if there is one."""
-    from pipeline.params import load_params
+    from pipeline.config.params import load_params
 
     return load_params() if Path("params.yaml").exists() else None

@@ -9,8 +9,8 @@ import typer
 from pipeline.errors import RepositoryError, ServerError, reported
 
 if TYPE_CHECKING:
-    from pipeline.params import DataFiles
-    from pipeline.remote.repository import Entry, Repository
+    from pipeline.config.params import DataFiles
+    from pipeline.oxen.repository import Entry, Repository
 
 PARAMS = Path("params.yaml")
 MOST = 20
@@ -23,15 +23,16 @@ def pin(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what changed.")] = False,
 ) -> None:
     """Pin data.revision in params.yaml to a branch's newest commit, and show what that changes."""
+    from pipeline.config.edits import edit_yaml
+    from pipeline.config.params import load_params
     from pipeline.data.splits import files_of
-    from pipeline.params import load_params
-    from pipeline.remote.repository import named, open_repository
-    from pipeline.yamledit import edit_yaml
+    from pipeline.oxen.opening import open_repository
+    from pipeline.oxen.repository import named
 
     params = load_params(PARAMS)
     data = params.data
     with named("data.repo"):
-        repository = open_repository(data.repo, params.network)
+        repository = open_repository(data.repo, params.oxen)
         head = _head(repository, data.repo, branch)
         if head == data.revision:
             print(f"{data.repo}: {head} is pinned, and the newest commit of {branch}")
@@ -55,7 +56,7 @@ def pin(
 
 def _head(repository: "Repository", repo: str, branch: str) -> str:
     if repo == "bundled":
-        from pipeline.remote.bundled import shipped_revision
+        from pipeline.oxen.bundled import shipped_revision
 
         return shipped_revision()
     head = repository.resolve(branch)

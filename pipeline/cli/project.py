@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError, reported
 @reported
 def compare() -> None:
     """Print the tracked runs side by side."""
-    from pipeline.params import load_params
+    from pipeline.config.params import load_params
     from pipeline.tracking.compare import format_table, runs
 
     tracking = load_params().tracking
@@ -34,7 +34,7 @@ def ui() -> None:
 @reported
 def check() -> None:
     """Check params.yaml, and that DVC will start this environment's Python."""
-    from pipeline.params import load_params
+    from pipeline.config.params import load_params
 
     load_params()
     check_python()

@@ -7,7 +7,7 @@ import typer
 from pipeline.errors import reported
 
 if TYPE_CHECKING:
-    from pipeline.remote.spool import Spool
+    from pipeline.publishing.spool import Spool
 
 
 @reported
@@ -18,7 +18,7 @@ def publish(
 
     The status is 1 if anything still waits after that.
     """
-    from pipeline.remote.spool import waiting_spools
+    from pipeline.publishing.spool import waiting_spools
 
     spools = waiting_spools()
     if not spools:
@@ -35,10 +35,10 @@ def publish(
 
 def _send(spool: "Spool") -> bool:
     """Send what waits for one repository, and say so; whether nothing waits any more."""
-    from pipeline.params import load_params
+    from pipeline.config.params import load_params
 
     repository = spool.items()[0].repository
-    flushed = spool.flush(load_params().network)
+    flushed = spool.flush(load_params().oxen)
     if flushed.sent:
         print(f"sent {_commits(len(flushed.sent))} to {repository}")
     if flushed.failure is None:

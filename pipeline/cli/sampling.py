@@ -10,17 +10,16 @@ from typing import Any
 
 import torch
 
+from pipeline.checkpoints.checkpoint import block_mode, checkpoint_config
 from pipeline.cli import options
 from pipeline.cli.model import load_model
 from pipeline.cli.template import Layout, Template
 from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.errors import DataError, ParamsError
+from pipeline.methods.protocol import Model
+from pipeline.methods.registry import method_of
 from pipeline.progress import progress
-from pipeline.sedd.draw import Predictor
-from pipeline.sedd.model import SEDD
-from pipeline.sedd.sampler import resolve, sample
-from pipeline.training.checkpoint import block_mode, checkpoint_config
 
 # States at positions that are drawn together: larger batches gain little, and a text shows late.
 MAX_ENTRIES = 2**27
@@ -43,10 +42,10 @@ class Batch:
 class Sampling:
     """A model and how it is sampled."""
 
-    model: SEDD
+    model: Model
     tokenizer: TextTokenizer
     num_steps: int
-    predictor: Predictor
+    predictor: str
     temperature: float
     top_p: float
     seed: int
@@ -66,7 +65,9 @@ class Sampling:
         device = pick_device(chosen.device)
         model, tokenizer = load_model(folder, device)
         try:
-            predictor = resolve(model, chosen.predictor, chosen.temperature, chosen.top_p)
+            predictor = method_of(model).resolve(
+                model, chosen.predictor, chosen.temperature, chosen.top_p
+            )
         except ValueError as error:
             raise ParamsError(f"{folder}: {error}") from None
         return cls(
@@ -107,7 +108,7 @@ class Sampling:
             for batch in batches:
                 watch = _Printer(self.tokenizer, batch.indices) if show else _Counter(bar)
                 with memory_for("--batch-size"):
-                    samples = sample(
+                    samples = method_of(self.model).sample(
                         self.model,
                         len(batch.indices),
                         num_steps=self.num_steps,
@@ -162,9 +163,9 @@ class Sampling:
         return [drawn[place] for place in range(len(layouts))]
 
 
-def default_batch_size(model: SEDD) -> int:
+def default_batch_size(model: Model) -> int:
     """128 texts, fewer where each takes long: they are shown when their batch is done."""
-    return max(1, min(128, MAX_ENTRIES // (model.length * model.graph.num_states)))
+    return max(1, min(128, MAX_ENTRIES // (model.length * model.config.vocab_size)))
 
 
 class _Printer:

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.errors import DataError
-
-FREE = -1
+from pipeline.methods.draws import FREE
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,15 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.params import Params
 from pipeline.data.packed import Packed
 from pipeline.errors import PipelineError
-from pipeline.params import Params
-from pipeline.sedd.gradient_memory import free_gradient_memory
-from pipeline.sedd.loss import ScoreEntropy
-from pipeline.sedd.model import SEDD
-from pipeline.training.gradient import Method
+from pipeline.kernels.gradient_memory import free_gradient_memory
+from pipeline.methods.protocol import Model, Objective
+from pipeline.methods.registry import method_of
 from pipeline.training.loop import Settings, Trainer
+from pipeline.training.run import new_model
 from pipeline.training.schedule import Order
-from stages.train import new_model
 
 SAMPLE_SECONDS = 0.001
 # Of the memory that is free: the rest is for what others start meanwhile.
@@ -84,27 +83,27 @@ class Job:
 
 
 class _Noted:
-    """A method that notes its losses."""
+    """An objective that notes its losses."""
 
-    def __init__(self, method: Method) -> None:
-        self.method = method
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
         self.losses: list[Tensor] = []
 
     @property
     def module(self) -> nn.Module:
-        return self.method.module
+        return self.objective.module
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         self.losses.append(torch.zeros((), device=x0.device))
-        return self.method.draw(x0, generator)
+        return self.objective.draw(x0, generator)
 
     def loss(self, *drawn: Tensor) -> Tensor:
-        loss = self.method.loss(*drawn)
+        loss = self.objective.loss(*drawn)
         self.losses[-1] += loss.detach()
         return loss
 
     def clear_gradients(self) -> None:
-        self.method.clear_gradients()
+        self.objective.clear_gradients()
 
 
 def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = None) -> Turn:
@@ -124,10 +123,11 @@ def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = N
         warmup_steps=0,
         num_steps=max(train.num_steps, num_steps + 2),
     )
-    method = _Noted(ScoreEntropy(_model(job, choice.compile)))
-    trainer = Trainer(method, settings, job.device)
+    model = _model(job, choice.compile)
+    objective = _Noted(method_of(model).objective(model))
+    trainer = Trainer(objective, settings, job.device)
     order = Order(len(job.packed.train), train.seed)
-    method.module.train()
+    objective.module.train()
 
     def steps(num: int) -> float:
         started = time.perf_counter()
@@ -138,17 +138,17 @@ def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = N
         return time.perf_counter() - started
 
     first = steps(1)
-    held = 4 * sum(parameter.nbytes for parameter in method.module.parameters())
+    held = 4 * sum(parameter.nbytes for parameter in objective.module.parameters())
     # Else gradients would not rise: the first step left memory for them.
     free_gradient_memory()
     with memory_rise(job.device) as rise:
         steps(1)
     seconds = steps(num_steps) / max(num_steps, 1)
-    losses = [loss.item() / batch_size for loss in method.losses]
+    losses = [loss.item() / batch_size for loss in objective.losses]
     return Turn(first, seconds, held, rise.bytes, losses)
 
 
-def _model(job: Job, compiled: bool) -> SEDD:
+def _model(job: Job, compiled: bool) -> Model:
     model = new_model(job.params, job.packed.meta, job.device)
     if compiled:
         # What an earlier turn compiled would make this one's shapes look changing.

@@ -53,9 +53,9 @@ def tune(
 
 def _job(device: str) -> "Job":
     from pipeline.cli.trials import Job
+    from pipeline.config.params import load_params
     from pipeline.data.packed import Packed
     from pipeline.device import pick_device
-    from pipeline.params import load_params
 
     params = load_params(PARAMS)
     if params.train.num_steps == 0:
@@ -194,7 +194,7 @@ def _losses(turns: "dict[Choice, list[Turn]]") -> str:
 
 
 def _write(job: "Job", best: "Choice", dry_run: bool) -> None:
-    from pipeline.yamledit import edit_yaml
+    from pipeline.config.edits import edit_yaml
 
     before, after = asdict(_now(job)), asdict(best)
     values = {f"train.{key}": after[key] for key in after if after[key] != before[key]}

@@ -31,10 +31,10 @@ def verify(
     device = options.pick_device_name(device)
     import torch
 
+    from pipeline.checkpoints.reference.fixture import read_fixture
+    from pipeline.checkpoints.reference.verify import format_errors
+    from pipeline.checkpoints.reference.verify import verify as errors_of
     from pipeline.device import device_label, pick_device
-    from pipeline.golden.fixture import read_fixture
-    from pipeline.golden.verify import format_errors
-    from pipeline.golden.verify import verify as errors_of
 
     where = pick_device(device)
     errors = errors_of(read_fixture(folder), where, getattr(torch, dtype), attention)

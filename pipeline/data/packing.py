@@ -230,3 +230,27 @@ def _no_block(split: str, seen: Seen, length: int) -> str:
 
 def _short(text: str) -> str:
     return repr(text) if len(text) <= 24 else repr(text[:23])[:-1] + "…'"
+
+
+def blocks_line(meta: Meta) -> str:
+    """How many blocks the running text of each split fills, and what was left of it."""
+    blocks, dropped = (
+        ", ".join(f"{split} {num:,}" for split, num in counts.items())
+        for counts in (meta.num_blocks, meta.num_dropped)
+    )
+    return (
+        f"blocks of {meta.length:,} tokens: {blocks}; "
+        f"tokens at the end that fill no block, dropped: {dropped}"
+    )
+
+
+def unknown_line(meta: Meta) -> str:
+    """The characters that became unk and how often, for each split that has any."""
+    splits = (
+        f"{split} {meta.num_unknown[split]} ("
+        + ", ".join(f"{character!r} {count}" for character, count in counts.items())
+        + ")"
+        for split, counts in meta.unknown.items()
+        if counts
+    )
+    return "unknown characters became <unk>: " + "; ".join(splits)

@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from pipeline.config.params import Data, DataFiles
 from pipeline.data.corpus import read_documents
 from pipeline.errors import DataError
-from pipeline.params import Data, DataFiles
 
 Split = Literal["train", "test"]
 

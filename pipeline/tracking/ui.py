@@ -3,8 +3,8 @@
 import os
 import sys
 
+from pipeline.config.params import load_params
 from pipeline.errors import PipelineError, reported
-from pipeline.params import load_params
 from pipeline.tracking.store import (
     artifact_root,
     create_database,

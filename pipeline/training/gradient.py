@@ -1,34 +1,18 @@
-"""The gradient of a method's loss, in pieces of a batch, and its norm."""
+"""The gradient of a loss, in pieces of a batch, and its norm."""
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.methods.protocol import Objective
 
-class Method(Protocol):
-    """What can be trained."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The network whose parameters are optimised."""
-        ...
-
-    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """All randomness of a step for the whole batch x0 [B, L]; each tensor is [B, ...]."""
-        ...
-
-    def loss(self, *drawn: Tensor) -> Tensor:
-        """Nats, a scalar: the sum over rows of what `draw` returned."""
-        ...
-
-    def clear_gradients(self) -> None:
-        """Clear the gradients of `module`; their memory may be used again: keep none of them."""
-        ...
+AT_ONCE = 2**20
+"""Numbers that one product sums up: more of them lose digits, on some processors."""
 
 
 def accumulate_gradient(
-    method: Method,
+    objective: Objective,
     drawn: tuple[Tensor, ...],
     pieces: int,
     precision: Literal["float32", "bfloat16"] = "float32",
@@ -41,7 +25,7 @@ def accumulate_gradient(
     total = torch.zeros((), device=device)
     for piece in zip(*(torch.chunk(tensor, pieces) for tensor in drawn), strict=True):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            loss = method.loss(*piece) / num_rows
+            loss = objective.loss(*piece) / num_rows
         torch.autograd.backward(loss)
         total += loss.detach()
     return total
@@ -56,5 +40,5 @@ def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if any(gradient.device.type != "cpu" for gradient in gradients):
         return nn.utils.get_total_norm(gradients, foreach=True)
-    flat = [gradient.flatten() for gradient in gradients]
-    return torch.stack([torch.dot(gradient, gradient) for gradient in flat]).sum().sqrt()
+    pieces = [piece for each in gradients for piece in torch.split(each.flatten(), AT_ONCE)]
+    return torch.stack([torch.dot(piece, piece) for piece in pieces]).sum().sqrt()

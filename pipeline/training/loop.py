@@ -19,9 +19,10 @@ from torch import nn
 
 from pipeline.errors import Interrupted, PipelineError
 from pipeline.files import whole
+from pipeline.methods.protocol import Objective
 from pipeline.progress import progress
 from pipeline.training.ema import Ema
-from pipeline.training.gradient import Method, accumulate_gradient, gradient_norm
+from pipeline.training.gradient import accumulate_gradient, gradient_norm
 from pipeline.training.interrupts import stop_requested
 from pipeline.training.schedule import Order, learning_rate, step_seed
 from pipeline.training.state import TrainingState
@@ -88,15 +89,15 @@ class Fitted:
 class Trainer:
     """One run: its weights, optimiser, averages and what it logged so far."""
 
-    def __init__(self, method: Method, settings: Settings, device: torch.device) -> None:
-        self.method = method
+    def __init__(self, objective: Objective, settings: Settings, device: torch.device) -> None:
+        self.objective = objective
         self.settings = settings
         self.device = device
         self.fitted = Fitted()
         self.step = 0
-        self.ema = Ema(method.module, settings.ema)
-        decayed = [p for p in method.module.parameters() if p.dim() >= 2]
-        plain = [p for p in method.module.parameters() if p.dim() < 2]
+        self.ema = Ema(objective.module, settings.ema)
+        decayed = [p for p in objective.module.parameters() if p.dim() >= 2]
+        plain = [p for p in objective.module.parameters() if p.dim() < 2]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": settings.weight_decay},
@@ -122,16 +123,16 @@ class Trainer:
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        drawn = self.method.draw(x0, generator)
+        drawn = self.objective.draw(x0, generator)
         self._window += accumulate_gradient(
-            self.method, drawn, settings.accumulate, settings.precision
+            self.objective, drawn, settings.accumulate, settings.precision
         )
-        parameters = list(self.method.module.parameters())
+        parameters = list(self.objective.module.parameters())
         nn.utils.clip_grads_with_norm_(
             parameters, settings.clip, gradient_norm(parameters), foreach=True
         )
         self.optimizer.step()
-        self.method.clear_gradients()
+        self.objective.clear_gradients()
         self.ema.update()
         self._window_steps += 1
         self.step += 1
@@ -159,7 +160,7 @@ class Trainer:
         if not (evaluates or samples or self.step % settings.log_every == 0):
             return None
         with self.ema.in_module():
-            self.method.module.eval()
+            self.objective.module.eval()
             eval_loss = watch.evaluate() if evaluates or samples else None
             loss = self._log(eval_loss)
             if samples and watch.snapshot is not None:
@@ -187,7 +188,7 @@ class Trainer:
         """Everything that a resumed run needs."""
         return {
             "step": self.step,
-            "module": self.method.module.state_dict(),
+            "module": self.objective.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict(),
             "window": self._window,
@@ -200,7 +201,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.step = state["step"]
-        self.method.module.load_state_dict(state["module"])
+        self.objective.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
         self._window.copy_(state["window"])
@@ -209,7 +210,7 @@ class Trainer:
 
 
 def fit(
-    method: Method,
+    objective: Objective,
     blocks: npt.NDArray[Any],
     settings: Settings,
     watch: Watch,
@@ -218,10 +219,10 @@ def fit(
     state: TrainingState,
     desc: str,
 ) -> Fitted:
-    """Train `method` on blocks [N, L] from where `state` stands; its module ends with the averages.
+    """Train on blocks [N, L] from where `state` stands; the module ends with the averages.
 
     Args:
-        method: what is trained; its module is on `device`.
+        objective: what is trained; its module is on `device`.
         blocks: token ids, an array or a memory map.
         settings: how.
         watch: how it is looked at meanwhile.
@@ -234,7 +235,7 @@ def fit(
         Interrupted: SIGTERM or SIGINT came; the state is saved.
         PipelineError: the loss is not finite.
     """
-    trainer = Trainer(method, settings, device)
+    trainer = Trainer(objective, settings, device)
     saved = state.load(device)
     if saved is not None:
         trainer.load_state_dict(saved)
@@ -245,7 +246,7 @@ def fit(
     bar = progress(total=settings.num_steps, done=trainer.step, desc=desc, unit="step")
     with stop_requested() as stopping, bar:
         while trainer.step < settings.num_steps:
-            method.module.train()
+            objective.module.train()
             trainer.train_step(blocks, order)
             bar.update()
             loss = trainer.look(watch)
@@ -261,7 +262,7 @@ def fit(
                     "the next run goes on from there"
                 )
     trainer.ema.copy_to_module()
-    method.module.eval()
+    objective.module.eval()
     return trainer.fitted
 
 

@@ -100,6 +100,12 @@ def training_state(kind: str, identity: dict[str, Any]) -> Iterator[TrainingStat
         lock.release()
 
 
+def hash_code(*rooms: str) -> str:
+    """SHA-256 over the Python files of rooms of the library, by their paths in it."""
+    library = Path(__file__).parents[1]
+    return hash_files(library / room for room in rooms)
+
+
 def hash_files(paths: Iterable[Path]) -> str:
     """SHA-256 over the names and bytes of files, of folders' Python files for folders."""
     digest = hashlib.sha256()

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.flops import TRAINING
 from benchmarks.plain import plain_model
 from benchmarks.shapes import shape_of
-from pipeline.sedd.model import SEDDConfig
+from pipeline.methods.sedd.model import SEDDConfig
 
 ROWS = 3
 

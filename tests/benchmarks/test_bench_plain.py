@@ -16,9 +16,9 @@ from benchmarks.plain import (
     plain_weights,
     uniform_entropy,
 )
-from pipeline.sedd.graph import Absorb, Uniform
-from pipeline.sedd.model import SEDD, SEDDConfig
-from pipeline.sedd.sampler import denoise_weights, step_weights
+from pipeline.methods.sedd.graph import Absorb, Uniform
+from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.sampler import denoise_weights, step_weights
 
 VARIANTS = [("absorb", "raw"), ("absorb", "conditional"), ("uniform", "raw")]
 

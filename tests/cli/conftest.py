@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from importing_checks import CONFIG, LETTERS
-from published_files import write_published
+from reference_files import write_published
 from typer.testing import CliRunner
 
+from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.cli import app
 from pipeline.data.tokenizer import train_char_tokenizer
-from pipeline.sedd.model import SEDD, SEDDConfig
-from pipeline.training.checkpoint import save_checkpoint
+from pipeline.methods.sedd.model import SEDD, SEDDConfig
 
 LENGTH = 8
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from published_files import TINY, config_of
+from reference_files import TINY, config_of
 
 from pipeline.cli.model import load_model
 

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.cli.asking import Asked
+from pipeline.config.edits import edit_yaml
+from pipeline.config.params import load_params
 from pipeline.errors import DataError, ServerError
 from pipeline.files import write_json
-from pipeline.params import load_params
-from pipeline.remote.credentials import keep_token
-from pipeline.remote.spool import spool_for
+from pipeline.oxen.credentials import keep_token
+from pipeline.publishing.spool import spool_for
 from pipeline.tracking.store import create_database, local_uri, locked
-from pipeline.yamledit import edit_yaml
 
 CHECKS = ["params.yaml", "Python", "torch", "device", "scorer", "flash-attn", "DVC", "disk"]
 CHECKS += ["spool", "MLflow", "data.repo", "publish.repo"]

@@ -8,14 +8,14 @@ import re
 import pytest
 import torch
 from importing_checks import CONFIG, assert_holds, run_every_command
-from published_files import (
+from reference_files import (
     GOLDEN,
     TINY,
     write_published,
 )
 from safetensors.torch import load_file, save_file
 
-import pipeline.training.checkpoint
+import pipeline.checkpoints.checkpoint
 from pipeline.cli.model import load_model
 from pipeline.data.tokenizer import train_char_tokenizer
 
@@ -157,5 +157,5 @@ def test_a_full_disk_leaves_nothing(refused, source, monkeypatch):
         (folder / "config.json").write_text("{}")
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
-    monkeypatch.setattr(pipeline.training.checkpoint, "save_checkpoint", full)
+    monkeypatch.setattr(pipeline.checkpoints.checkpoint, "save_checkpoint", full)
     assert "no disk space left" in refused(source)

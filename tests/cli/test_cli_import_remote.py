@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from importing_checks import assert_holds
-from tiny_project import NETWORK
+from tiny_project import PATIENCE
 
 from benchmarks.oxen_server import free_port
-from pipeline.remote.publication import checkpoint_files
-from pipeline.remote.repository import open_repository
-from pipeline.training.checkpoint import load_checkpoint, weights_sha256
-from pipeline.yamledit import edit_yaml
+from pipeline.checkpoints.checkpoint import load_checkpoint, weights_sha256
+from pipeline.config.edits import edit_yaml
+from pipeline.oxen.opening import open_repository
+from pipeline.publishing.publication import checkpoint_files
 
 # Oxen repositories.
 
@@ -73,7 +73,7 @@ def test_oxen_revisions_without_a_checkpoint(refused, refusal, repository, tmp_p
 
 def test_a_server_that_is_away_is_one_message(refused, project):
     url = f"http://127.0.0.1:{free_port()}/org/weights"
-    edit_yaml(project / "params.yaml", {"network.retries": 0})
+    edit_yaml(project / "params.yaml", {"oxen.retries": 0})
     assert refused(url).startswith(f"SRC: {url}: the server refuses connections")
 
 
@@ -86,7 +86,7 @@ def publish(oxen_server, tmp_path):
 
     def run(name, files):
         url = oxen_server.url("imports", name)
-        open_repository(url, NETWORK, create=True).commit(files, "files")
+        open_repository(url, PATIENCE, create=True).commit(files, "files")
         return url
 
     return run
@@ -122,7 +122,7 @@ def test_an_own_checkpoint(sedd, publish, make_model, model, tmp_path, where):
         repository = publish("own", files)
     else:
         repository = tmp_path / "repository"
-        open_repository(str(repository), NETWORK, create=True).commit(files, "files")
+        open_repository(str(repository), PATIENCE, create=True).commit(files, "files")
     result = sedd("import", repository, tmp_path / "it")
     assert result.exit_code == 0, result.output
     assert tree(tmp_path / "it") == tree(model)

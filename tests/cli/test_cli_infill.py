@@ -4,10 +4,10 @@ from collections import Counter
 import pytest
 import torch
 
+from pipeline.checkpoints.checkpoint import load_checkpoint
 from pipeline.cli.sampling import Sampling
 from pipeline.cli.template import FREE, Gap, Template, _divide, parse_template
 from pipeline.errors import DataError
-from pipeline.training.checkpoint import load_checkpoint
 
 
 def filled(sedd, folder, *arguments, num=4):

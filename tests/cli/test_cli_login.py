@@ -14,7 +14,7 @@ from tiny_project import PROJECT
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.remote.credentials import config_folder, token_for
+from pipeline.oxen.credentials import config_folder, token_for
 
 TOKEN = r"SFMyNTY.a'b\c=/+"
 COMMAND = [sys.executable, "-c", "from pipeline.cli import app; app()", "login"]

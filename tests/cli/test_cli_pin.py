@@ -6,12 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from tiny_project import NETWORK, PROJECT
+from tiny_project import PATIENCE, PROJECT
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.remote.repository import open_repository
-from pipeline.yamledit import edit_yaml
+from pipeline.config.edits import edit_yaml
+from pipeline.oxen.opening import open_repository
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def table(path: Path, rows: int) -> Path:
 @pytest.fixture
 def commits(project):
     """A repository of two commits, the first of which is pinned."""
-    repository = open_repository("texts", NETWORK, create=True)
+    repository = open_repository("texts", PATIENCE, create=True)
     first = {"train-0.parquet": table(project / "a", 3), "old.parquet": table(project / "b", 2)}
     second = {
         "train-0.parquet": table(project / "c", 5),
@@ -71,7 +71,7 @@ def test_the_newest_commit_is_shown_then_pinned(commits, project):
 
 def test_a_commit_that_leaves_the_files_alone_says_so(commits, project):
     pin()
-    repository = open_repository("texts", NETWORK)
+    repository = open_repository("texts", PATIENCE)
     (project / "readme").write_text("words")
     repository.commit({"README.md": project / "readme"}, "words")
     result = pin()
@@ -99,7 +99,7 @@ def test_a_pinned_commit_of_another_repository_is_replaced(commits, project):
     ],
 )
 def test_what_cannot_be_pinned_leaves_the_file(commits, project, values, arguments, message):
-    edit_yaml(project / "params.yaml", {"network.retries": 0, **values})
+    edit_yaml(project / "params.yaml", {"oxen.retries": 0, **values})
     before = (project / "params.yaml").read_bytes()
     result = pin(*arguments)
     assert result.exit_code == 1

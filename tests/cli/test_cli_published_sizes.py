@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from importing_checks import assert_holds, run_every_command
-from published_files import NARROW, SMALL, config_of, write_byte_level, write_published
+from reference_files import NARROW, SMALL, config_of, write_byte_level, write_published
 
 from pipeline.cli.sampling import default_batch_size
 from pipeline.data.gpt2 import read_gpt2_tokenizer
@@ -18,11 +18,11 @@ def gpt2_sized(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("length", "num_states", "expected"),
-    [(16, 30, 128), (1024, 50_258, 2), (128, 50_258, 20), (4096, 50_258, 1)],
+    ("length", "vocab_size", "expected"),
+    [(16, 29, 128), (1024, 50_257, 2), (128, 50_257, 20), (4096, 50_257, 1)],
 )
-def test_texts_that_take_long_are_drawn_few_at_a_time(length, num_states, expected):
-    model = SimpleNamespace(length=length, graph=SimpleNamespace(num_states=num_states))
+def test_texts_that_take_long_are_drawn_few_at_a_time(length, vocab_size, expected):
+    model = SimpleNamespace(length=length, config=SimpleNamespace(vocab_size=vocab_size))
     assert default_batch_size(model) == expected
 
 

@@ -3,9 +3,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from pipeline.checkpoints.checkpoint import load_checkpoint
 from pipeline.cli.model import one_line
-from pipeline.sedd.sampler import sample
-from pipeline.training.checkpoint import load_checkpoint
+from pipeline.methods.sedd.sampler import sample
 
 MASKS = "░" * 8
 

@@ -9,11 +9,11 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from pipeline.cli import trials, tune
 from pipeline.cli.trials import Choice, Job, Turn, memory_rise, pieces_that_fit, take_turn
+from pipeline.config.edits import edit_yaml, edited
+from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.device import why_not_compiled
-from pipeline.params import load_params
-from pipeline.sedd import gradient_memory
-from pipeline.yamledit import edit_yaml, edited
+from pipeline.kernels import gradient_memory
 
 FEW = ["--rounds", 1, "--steps", 1]
 
@@ -182,15 +182,15 @@ def test_every_choice_starts_from_the_same_weights_and_noise(job):
 
 def test_losses_are_those_of_training(job, tmp_path):
     from pipeline.data.tokenizer import TextTokenizer
+    from pipeline.training.run import train
     from pipeline.training.state import training_state
-    from stages.train import train
 
     params = job.params.model_copy(
         update={"train": job.params.train.model_copy(update={"log_every": 1, "warmup_steps": 0})}
     )
     with training_state("train", {}) as state:
         tokenizer = TextTokenizer.load(tmp_path / "artifacts/tokenizer")
-        _, fitted = train(params, job.packed, tokenizer, state)
+        _, fitted = train(params, job.packed, tokenizer, state, lambda row: None)
     trained = [row["train_loss"] for row in fitted.losses if row["train_loss"] is not None]
     turn = take_turn(job, Choice("float32", False, 1), 3)
     assert turn.losses == pytest.approx(trained[:5], rel=1e-6)

@@ -6,7 +6,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published_files import SHARED_GPT2, write_byte_level
+from reference_files import SHARED_GPT2, write_byte_level
 
 from pipeline.data.byte_level import byte_level, train_bpe_tokenizer
 from pipeline.data.corpus import read_documents

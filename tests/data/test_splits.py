@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from tiny_project import shipped_params
 
+from pipeline.config.params import Data, DataFiles
 from pipeline.data.splits import (
     documents_among,
     files_of,
@@ -15,7 +16,6 @@ from pipeline.data.splits import (
     split_documents,
 )
 from pipeline.errors import DataError
-from pipeline.params import Data, DataFiles
 
 
 def data_of(train="train-*.parquet", test=None, holdout=0.25):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from published_files import SHARED_GPT2, write_byte_level
+from reference_files import SHARED_GPT2, write_byte_level
 from tiny_scorers import plain_nats, samples_of, tiny_model
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

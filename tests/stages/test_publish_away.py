@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from benchmarks.oxen_server import free_port
 from pipeline.cli import app
-from pipeline.params import Network
-from pipeline.remote.repository import open_repository
-from pipeline.remote.spool import waiting_spools
+from pipeline.config.params import Patience
+from pipeline.oxen.opening import open_repository
+from pipeline.publishing.spool import waiting_spools
 from stages.publish import main
 
-NETWORK = Network(connect_seconds=1, stall_seconds=5, retries=0)
+PATIENCE = Patience(connect_seconds=1, stall_seconds=5, retries=0)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def experiment(folder: Path, repo: str, seed: int = 0, **publish: object) -> Non
     path = folder / "params.yaml"
     values = yaml.safe_load(path.read_text())
     values["publish"] |= {"repo": repo, **publish}
-    values["network"] = NETWORK.model_dump()
+    values["oxen"] = PATIENCE.model_dump()
     path.write_text(yaml.safe_dump(values))
 
 
@@ -53,7 +53,7 @@ def flush() -> tuple[int, str]:
 
 def committed(url: str) -> dict[str, str]:
     """Path -> hash of every file at the head."""
-    repository = open_repository(url, NETWORK)
+    repository = open_repository(url, PATIENCE)
     return {entry.path: entry.hash for entry in repository.entries(repository.resolve("main"))}
 
 
@@ -116,7 +116,7 @@ def test_what_waited_is_sent_in_order_and_once_when_the_server_is_back(
     publish()
     assert "nothing new to publish" in capfd.readouterr().out
     assert committed(url) == head
-    messages = [text for _, text in open_repository(url, NETWORK)._api.log("main", 10)]
+    messages = [text for _, text in open_repository(url, PATIENCE)._api.log("main", 10)]
     assert len([text for text in messages if text.startswith("Samples")]) == 3
 
 
@@ -166,7 +166,7 @@ def test_two_pipelines_publish_at_once_ten_times(project, request, where):
         command = [sys.executable, "-c", code, repo, str(first)]
         both.append(subprocess.Popen(command, cwd=folder, env=environment))
     assert [process.wait() for process in both] == [0, 0]
-    repository = open_repository(repo, NETWORK)
+    repository = open_repository(repo, PATIENCE)
     head = repository.resolve("main")
     files = {e.path: e.path for e in repository.entries(head) if e.path.endswith(".parquet")}
     repository.fetch(head, files, project / "fetched")
@@ -210,6 +210,6 @@ def test_killed_publishers_leave_one_set_of_rows_each_on_a_server(project, oxen_
         killed_and_published(project, url, seed)
     samples = [path for path in committed(url) if path.startswith("samples/")]
     assert len(samples) == num
-    log = open_repository(url, NETWORK)._api.log("main", 100)
+    log = open_repository(url, PATIENCE)._api.log("main", 100)
     messages = [text for _, text in log if text.startswith("Samples")]
     assert len(messages) == len(set(messages)) == num

@@ -7,12 +7,13 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+import pipeline.baseline.run
 import stages.baseline
 from pipeline.baseline.gpt2 import block_nats, check_baseline, load_baseline
+from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.device import pick_device
 from pipeline.errors import Interrupted
-from pipeline.params import load_params
 
 ARGUMENTS = [
     "artifacts/packed",
@@ -94,7 +95,7 @@ def test_resumes_to_the_same_bytes(tiny, monkeypatch, dropout):
         (tiny / name).unlink()
 
     calls = []
-    loss = stages.baseline.NextToken.loss
+    loss = pipeline.baseline.run.NextToken.loss
 
     def stopping(self, *drawn):
         calls.append(1)
@@ -102,7 +103,7 @@ def test_resumes_to_the_same_bytes(tiny, monkeypatch, dropout):
             raise Interrupted("stopped")
         return loss(self, *drawn)
 
-    monkeypatch.setattr(stages.baseline.NextToken, "loss", stopping)
+    monkeypatch.setattr(pipeline.baseline.run.NextToken, "loss", stopping)
     assert run().exit_code == 1
     assert not (tiny / OUTS[0]).exists()
     assert len(list((tiny / ".store/train").glob("baseline-*/state.pt"))) == 1
@@ -126,7 +127,7 @@ def test_out_of_memory_names_the_parameter(tiny, monkeypatch):
     def full(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(stages.baseline, "fit", full)
+    monkeypatch.setattr(pipeline.baseline.run, "fit", full)
     result = run()
     assert result.exit_code == 1
     assert "lower baseline.batch_size in params.yaml" in result.stderr

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pipeline.sedd.bound import Bound
-from stages.evaluate import likelihood
+from pipeline.evaluation.likelihood import likelihood
+from pipeline.methods.estimates import Bound
 
 
 def test_likelihood_in_every_unit():

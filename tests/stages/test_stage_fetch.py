@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 import yaml
 from pyarrow import parquet
-from tiny_project import NETWORK
+from tiny_project import PATIENCE
 
-from pipeline.remote.repository import open_repository
+from pipeline.oxen.opening import open_repository
 from stages.fetch import main
 
 PROJECT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def names(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         patch.setenv("OXEN_CONFIG_DIR", str(folder / "no configuration"))
-        repository = open_repository("names", NETWORK, create=True)
+        repository = open_repository("names", PATIENCE, create=True)
         pinned = repository.commit(files, "first")
         repository.commit({"train.parquet": empty, "train.jsonl": second}, "second")
     return folder / "names", pinned
@@ -87,7 +87,7 @@ def test_what_is_there_whole_is_not_fetched_again(monkeypatch, capfd):
     provenance = fetch()
     capfd.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr("stages.fetch.open_repository", None)
+        patch.setattr("pipeline.oxen.fetching.open_repository", None)
         assert fetch() == provenance
     assert capfd.readouterr().out.startswith("nothing to fetch: artifacts/data has the files of ")
 

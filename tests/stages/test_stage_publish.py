@@ -16,8 +16,8 @@ import pytest
 import yaml
 from pyarrow import parquet
 
-from pipeline.remote.reading import log_of
-from pipeline.remote.spool import waiting_spools
+from pipeline.oxen.local.reading import log_of
+from pipeline.publishing.spool import waiting_spools
 from stages.publish import main
 
 PROJECT = Path(__file__).parents[2]

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 import stages.real_text
 from pipeline.baseline.gpt2 import block_nats, load_baseline, new_baseline, save_baseline
+from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.data.packing import pack
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import pick_device
-from pipeline.params import load_params
 
 ARGUMENTS = [
     "artifacts/data",

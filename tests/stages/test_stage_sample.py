@@ -8,15 +8,15 @@ import pytest
 import torch
 from tiny_project import TINY, write_params
 
+from pipeline.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.evaluation.samples import Samples
 from pipeline.files import read_json, read_jsonl
-from pipeline.params import load_params
-from pipeline.sedd.model import SEDD
-from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.methods.sedd.method import config_of
+from pipeline.methods.sedd.model import SEDD
 from stages.sample import main
-from stages.train import model_config
 
 CHECKPOINT, TOKENIZER = Path("artifacts/checkpoint"), Path("artifacts/tokenizer")
 
@@ -26,7 +26,7 @@ def trained(tiny):
     """A checkpoint with random weights beside the tiny data."""
     params, meta = load_params(), Packed.open(Path("artifacts/packed")).meta
     torch.manual_seed(0)
-    model = SEDD(model_config(params, meta.vocab_size, meta.length))
+    model = SEDD(config_of(params, meta.vocab_size, meta.length))
     torch.nn.init.normal_(model.network.output_layer.linear.weight)
     save(model, text_lengths=meta.text_lengths)
     return tiny

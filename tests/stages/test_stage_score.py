@@ -6,17 +6,17 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 import yaml
-from published_files import write_byte_level
+from reference_files import write_byte_level
 from typer.testing import CliRunner
 
 import stages.score
 from pipeline.baseline.gpt2 import block_nats, load_baseline, new_baseline, save_baseline
+from pipeline.config.params import load_params
 from pipeline.data.gpt2 import read_gpt2_tokenizer
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
 from pipeline.device import pick_device
 from pipeline.files import write_jsonl
-from pipeline.params import load_params
 
 ARGUMENTS = [
     "artifacts/samples/8.jsonl",

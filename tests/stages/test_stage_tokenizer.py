@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
-from published_files import write_byte_level
+from reference_files import write_byte_level
 from tiny_project import write_params
 from typer.testing import CliRunner
 

@@ -12,6 +12,7 @@ import pytest
 from tiny_project import TINY, write_params
 
 from pipeline.files import read_json, read_jsonl
+from pipeline.methods.sedd import bound as bound_of_sedd
 from stages import baseline, evaluate, sample, train
 
 PACKED, TOKENIZER, CHECKPOINT, BASELINE = (
@@ -65,14 +66,14 @@ def test_a_variant_trains_evaluates_and_samples_by_its_parameters_alone(tiny, ch
 
 def test_a_text_that_is_impossible_is_told_of_and_nothing_is_written(tiny, monkeypatch, capsys):
     train_both(tiny, {"diffusion.graph": "uniform"})
-    draw_bound = evaluate.draw_bound
+    draw_bound = bound_of_sedd.draw_bound
 
     def with_impossible_texts(model, x0, **options):
         bound = draw_bound(model, x0, **options)
         bound.reconstruction[3, :2] = math.inf
         return bound
 
-    monkeypatch.setattr(evaluate, "draw_bound", with_impossible_texts)
+    monkeypatch.setattr("pipeline.methods.sedd.method.draw_bound", with_impossible_texts)
     with pytest.raises(SystemExit) as ended:
         evaluate.main(CHECKPOINT, BASELINE, PACKED, Path("likelihood.json"))
     assert ended.value.code == 1

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from tiny_project import TINY, stage_command, write_params
 
+from pipeline.checkpoints.checkpoint import ABOUT, checkpoint_config, save_checkpoint, warm_start
+from pipeline.config.params import load_params
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import CheckpointError
-from pipeline.params import load_params
-from pipeline.sedd.model import SEDD, SEDDConfig
-from pipeline.training.checkpoint import ABOUT, checkpoint_config, save_checkpoint, warm_start
-from stages.train import model_config
+from pipeline.methods.sedd.method import config_of
+from pipeline.methods.sedd.model import SEDD, SEDDConfig
 
 OUTS = ("checkpoint", "snapshots.jsonl", "run.json", "loss.csv")
 GIVEN = Path("given")
@@ -42,7 +42,7 @@ def given(tiny):
     write_params(tiny, TINY)
     text = TextTokenizer.load(Path("artifacts/tokenizer"))
     torch.manual_seed(1)
-    model = SEDD(model_config(load_params(), text.size, 16))
+    model = SEDD(config_of(load_params(), text.size, 16))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     save_checkpoint(

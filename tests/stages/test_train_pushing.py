@@ -13,18 +13,18 @@ from test_stage_train import INPUTS, OUTS, RESULTS
 from tiny_project import PROJECT, TINY, stage_command, write_params
 
 from benchmarks.oxen_server import free_port
+from pipeline.config.params import Patience
 from pipeline.files import read_json, read_jsonl
-from pipeline.params import Network
-from pipeline.remote.reading import log_of
-from pipeline.remote.repository import open_repository
-from pipeline.remote.spool import waiting_spools
+from pipeline.oxen.local.reading import log_of
+from pipeline.oxen.opening import open_repository
+from pipeline.publishing.spool import waiting_spools
 
-NETWORK = Network(connect_seconds=1, stall_seconds=5, retries=0)
+PATIENCE = Patience(connect_seconds=1, stall_seconds=5, retries=0)
 PUSHING = TINY | {
     "publish.during_training": True,
     "publish.repo": "published",
-    "network.connect_seconds": 1,
-    "network.retries": 0,
+    "oxen.connect_seconds": 1,
+    "oxen.retries": 0,
 }
 
 
@@ -119,7 +119,7 @@ def test_snapshots_reach_a_server(tiny, oxen_server):
     url = oxen_server.url("training", "snapshots")
     write_params(tiny, PUSHING | {"publish.repo": url})
     train()
-    repository = open_repository(url, NETWORK)
+    repository = open_repository(url, PATIENCE)
     paths = [entry.path for entry in repository.entries(repository.resolve("main"))]
     fingerprint = read_json(Path("artifacts/runs/train.json"))["fingerprint"]
     assert paths == [f"snapshots/{fingerprint}/{step}.parquet" for step in (20, 40)]
@@ -131,7 +131,7 @@ def test_a_server_that_never_answers_ends_training_in_bounded_time(tiny, monkeyp
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/ns/snapshots"
-        write_params(tiny, PUSHING | {"publish.repo": url, "network.stall_seconds": 2})
+        write_params(tiny, PUSHING | {"publish.repo": url, "oxen.stall_seconds": 2})
         started = time.monotonic()
         train()
     assert time.monotonic() - started < 60

@@ -1,0 +1,137 @@
+"""What a config of the reference implementation says of its model, as a SEDDConfig."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.config.params import Count, Fraction, Positive, mistake_line
+from pipeline.errors import CheckpointError
+from pipeline.methods.sedd.model import SEDDConfig
+
+# Both are fixed in the reference's code; from T_MIN on its training draws t.
+EPS = 1e-3
+T_MIN = 1e-3
+
+
+class Part(BaseModel):
+    """A section that defines the model: a key that is not known here may change it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Graph(Part):
+    """The forward process. The other two keys are of code that was not released."""
+
+    type: Literal["absorb", "uniform"]
+    file: Any = None
+    report_all: Any = None
+
+
+class Noise(Part):
+    """The schedule; the sigmas are of the geometric one."""
+
+    type: Literal["loglinear", "geometric"]
+    sigma_min: Positive | None = None
+    sigma_max: Annotated[Positive, Field(le=80)] | None = None
+
+    @model_validator(mode="after")
+    def _geometric_has_sigmas(self) -> Self:
+        if self.type == "geometric":
+            if self.sigma_min is None or self.sigma_max is None:
+                raise ValueError("geometric noise needs sigma_min and sigma_max")
+            if self.sigma_min >= self.sigma_max:
+                raise ValueError(f"sigma_min must be less than sigma_max ({self.sigma_max:g})")
+        return self
+
+
+class Network(Part):
+    """Sizes of the transformer."""
+
+    name: Any = None
+    type: Literal["ddit"] = "ddit"
+    hidden_size: Count
+    cond_dim: Count
+    length: Count
+    n_blocks: Count
+    n_heads: Count
+    scale_by_sigma: bool
+    dropout: Fraction
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.hidden_size % self.n_heads or self.hidden_size // self.n_heads % 2:
+            raise ValueError(
+                f"n_heads ({self.n_heads}) must divide hidden_size ({self.hidden_size}) into "
+                "an even number of parts' width"
+            )
+        return self
+
+
+class Config(BaseModel):
+    """The keys that define the model; those of training, data and evaluation are not looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    tokens: Count
+    graph: Graph
+    noise: Noise
+    model: Network
+
+    @model_validator(mode="after")
+    def _scale_needs_mask(self) -> Self:
+        if self.graph.type == "uniform" and self.model.scale_by_sigma:
+            raise ValueError("model.scale_by_sigma must be false with graph.type uniform")
+        return self
+
+
+def read_config(path: Path) -> SEDDConfig:
+    """The model that config.json or config.yaml describes.
+
+    Raises:
+        CheckpointError: the file is damaged, of another format, or has values or keys that this
+            project does not know; every mistake is named.
+    """
+    values = _parse(path)
+    missing = [key for key in Config.model_fields if key not in values]
+    if missing:
+        raise CheckpointError(
+            f"{path} is no config of the reference implementation: {', '.join(missing)} missing"
+        )
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        lines = "; ".join(mistake_line(mistake) for mistake in error.errors())
+        raise CheckpointError(f"{path}: {lines}") from None
+    geometric = config.noise.type == "geometric"
+    sizes = config.model
+    return SEDDConfig(
+        graph=config.graph.type,
+        noise=config.noise.type,
+        parameterization="raw",
+        vocab_size=config.tokens,
+        length=sizes.length,
+        width=sizes.hidden_size,
+        num_blocks=sizes.n_blocks,
+        num_heads=sizes.n_heads,
+        cond_dim=sizes.cond_dim,
+        dropout=sizes.dropout,
+        eps=None if geometric else EPS,
+        sigma_min=config.noise.sigma_min if geometric else None,
+        sigma_max=config.noise.sigma_max if geometric else None,
+        t_min=T_MIN,
+        scale_by_sigma=sizes.scale_by_sigma,
+    )
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is no config: it holds no keys")
+    return values

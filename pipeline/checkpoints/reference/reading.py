@@ -1,0 +1,130 @@
+"""Checkpoints of the paper's reference implementation, in the layouts it is published in."""
+
+import pickle
+import re
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.checkpoints.reference.config import read_config
+from pipeline.checkpoints.weights import check_weights, read_safetensors
+from pipeline.errors import CheckpointError
+from pipeline.methods.sedd.model import SEDD, SEDDConfig
+
+# Config and weights: the small and medium models, the large one, and what the code itself writes.
+LAYOUTS = (
+    ("config.json", "model.safetensors"),
+    ("config.json", "pytorch_model.bin"),
+    ("config.yaml", "checkpoint.pth"),
+    (".hydra/config.yaml", "checkpoints-meta/checkpoint.pth"),
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model as it was published.
+
+    Attributes:
+        config: what defines it.
+        weights: float32, named and shaped as those of the config's network.
+    """
+
+    config: SEDDConfig
+    weights: dict[str, Tensor]
+
+
+def read_published(folder: Path) -> Published:
+    """Read the checkpoint in `folder`; the averaged weights in place of the raw, if it has them.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another format, or tensors do not fit.
+    """
+    config_path, path = _files(folder)
+    config = read_config(config_path)
+    network = _empty(config).network
+    raw, averaged = _read_weights(path)
+    prefixed = all(name.startswith("module.") for name in raw)
+    weights = {name.removeprefix("module.") if prefixed else name: raw[name] for name in raw}
+    check_weights(path, network.state_dict(), weights)
+    if averaged is not None:
+        weights |= _named(path, network, averaged)
+    check_weights(path, network.state_dict(), weights)
+    return Published(config, {name: value.float() for name, value in weights.items()})
+
+
+def build(published: Published, device: torch.device) -> SEDD:
+    """The model in eval mode; on the CPU it shares the tensors of `published.weights`."""
+    model = _empty(published.config)
+    model.network.load_state_dict(published.weights, assign=True)
+    return model.to(device).eval()
+
+
+def _empty(config: SEDDConfig) -> SEDD:
+    """The model with shapes and no values, so that a wrong config costs no memory."""
+    with torch.device("meta"):
+        return SEDD(config)
+
+
+def _files(folder: Path) -> tuple[Path, Path]:
+    for config, weights in LAYOUTS:
+        if (folder / config).is_file() and (folder / weights).is_file():
+            return folder / config, folder / weights
+    if not folder.is_dir():
+        raise CheckpointError(f"no published checkpoint: there is no folder {folder}")
+    found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+    pairs = ", or ".join(f"{config} and {weights}" for config, weights in LAYOUTS)
+    raise CheckpointError(f"no published checkpoint in {folder}: it has {found}; needed: {pairs}")
+
+
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], list[Any] | None]:
+    """The named raw weights, and the averaged ones in the order of parameters if there are any."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path, torch.device("cpu")), None
+    stored = _read_pickle(path)
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path} holds a {type(stored).__name__}, not named tensors")
+    named = stored["model"] if isinstance(stored.get("model"), dict) else stored
+    strange = [str(key) for key, value in named.items() if not isinstance(value, Tensor)]
+    if strange or not named:
+        listed = f"{', '.join(strange[:5])} hold none" if strange else "it is empty"
+        raise CheckpointError(f"{path} does not hold named tensors: {listed}")
+    averaged = None if named is stored else stored.get("ema")
+    if averaged is None:
+        return named, None
+    if not isinstance(averaged, dict) or not isinstance(averaged.get("shadow_params"), list):
+        raise CheckpointError(f"{path}: ema must hold a list shadow_params")
+    return named, averaged["shadow_params"]
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        # Mapped where the format allows it: the optimizer's state, twice the weights, is not read.
+        return torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {wanted[1]}" if wanted else "it is damaged"
+        raise CheckpointError(
+            f"{path} is not opened: {reason}, and only tensors and plain values are read from a "
+            "pickle, since anything else could run code"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, struct.error) as error:
+        reason = (str(error) or "the file ends too early").splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read: {reason}") from None
+
+
+def _named(path: Path, network: torch.nn.Module, averaged: list[Any]) -> dict[str, Tensor]:
+    """Averaged weights, stored as a list in the order of parameters, by name."""
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    if len(averaged) != len(names) or not all(isinstance(value, Tensor) for value in averaged):
+        raise CheckpointError(
+            f"{path}: ema.shadow_params must be {len(names)} tensors, one for each parameter "
+            f"(it has {len(averaged)} entries)"
+        )
+    return dict(zip(names, averaged, strict=True))

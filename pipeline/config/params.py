@@ -1,0 +1,344 @@
+"""params.yaml as frozen models: it checks values and never computes or supplies one."""
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.errors import ParamsError
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+# YAML 1.1 reads 1e-3 as text; a number was meant.
+Real = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+Positive = Annotated[Real, Field(gt=0)]
+Fraction = Annotated[Real, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+RENAMED = {"network": "oxen"}
+"""Keys of params.yaml that were called otherwise."""
+
+
+class Section(BaseModel):
+    """A section of params.yaml: every key must be there, and no other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _plain(path: str) -> str:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or parts.as_posix() != path:
+        raise ValueError("must be a path inside the repository, without . or .. or //")
+    return path
+
+
+RepositoryPath = Annotated[Text, AfterValidator(_plain)]
+
+
+class DataFiles(Section):
+    """Files of the repository for each split: a path, or a pattern."""
+
+    train: RepositoryPath
+    test: RepositoryPath | None
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if self.train == self.test:
+            raise ValueError(f"train and test must be different files (both are {self.train})")
+        return self
+
+
+class Data(Section):
+    """Where the documents come from."""
+
+    repo: Text
+    revision: Text
+    files: DataFiles
+    holdout: Annotated[Real, Field(gt=0, lt=1)]
+    column: Text
+
+
+class Patience(Section):
+    """Patience with Oxen repositories over http(s)."""
+
+    connect_seconds: Annotated[Real, Field(gt=0, le=10)]
+    stall_seconds: Positive
+    retries: Annotated[int, Field(ge=0)]
+
+
+class Tokenizer(Section):
+    """How text becomes ids."""
+
+    kind: Literal["char", "bpe", "gpt2"]
+    vocab_size: int
+    source: Text
+
+    @model_validator(mode="after")
+    def _holds_all_bytes(self) -> Self:
+        if self.vocab_size < 258:
+            raise ValueError(
+                "vocab_size must be at least 258, for the 256 bytes, pad and eos "
+                f"(got {self.vocab_size})"
+            )
+        return self
+
+
+class Pack(Section):
+    """How documents become blocks of `length` tokens."""
+
+    mode: Literal["pad", "concat"]
+    length: Annotated[int, Field(ge=2)]
+
+
+class Absorb(Section):
+    """The absorbing graph."""
+
+    parameterization: Literal["conditional", "raw"]
+
+
+class Uniform(Section):
+    """The uniform graph."""
+
+    parameterization: Literal["raw"]
+
+
+class Loglinear(Section):
+    """Loglinear noise."""
+
+    eps: Annotated[Real, Field(gt=0, lt=1)]
+
+
+class Geometric(Section):
+    """Geometric noise."""
+
+    sigma_min: Positive
+    # Past 80 its exponential leaves float32.
+    sigma_max: Annotated[Real, Field(gt=0, le=80)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min must be less than sigma_max ({self.sigma_max:g})")
+        return self
+
+
+class Diffusion(Section):
+    """The forward process, with the section of every variant."""
+
+    graph: Literal["absorb", "uniform"]
+    noise: Literal["loglinear", "geometric"]
+    t_min: Annotated[Real, Field(gt=0, lt=1)]
+    absorb: Absorb
+    uniform: Uniform
+    loglinear: Loglinear
+    geometric: Geometric
+
+
+class Transformer(Section):
+    """Sizes shared by the score network and the baseline."""
+
+    width: Count
+    num_blocks: Count
+    num_heads: Count
+    dropout: Fraction
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.num_heads or self.width // self.num_heads % 2:
+            raise ValueError(
+                f"num_heads must divide width ({self.width}) into an even number of parts' width "
+                f"(num_heads is {self.num_heads})"
+            )
+        return self
+
+
+class Model(Transformer):
+    """The score network."""
+
+    cond_dim: Count
+
+
+class Optimizing(Section):
+    """One training run, whatever the network."""
+
+    batch_size: Count
+    accumulate: Count
+    lr: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[Real, Field(ge=0)]
+    beta1: Fraction
+    beta2: Fraction
+    clip: Positive
+    ema: Fraction
+    precision: Literal["float32", "bfloat16"]
+    seed: Seed
+    log_every: Count
+    eval_every: Count
+    eval_blocks: Count
+    checkpoint_every: Count
+
+    @model_validator(mode="after")
+    def _accumulate_divides_batch(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size})"
+            )
+        return self
+
+
+class Train(Optimizing):
+    """Training of the score network."""
+
+    init: Text | None
+    num_steps: Annotated[int, Field(ge=0)]
+    compile: bool
+    activation_checkpointing: bool
+    sample_every: Count
+    sample_num: Count
+    sample_steps: Count
+
+    @model_validator(mode="after")
+    def _trains(self) -> Self:
+        if self.num_steps == 0 and self.init is None:
+            raise ValueError(
+                "num_steps must be at least 1 (got 0), unless init names weights to keep"
+            )
+        if 0 < self.num_steps <= self.warmup_steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) must be less than num_steps ({self.num_steps})"
+            )
+        return self
+
+
+class Baseline(Transformer, Optimizing):
+    """The autoregressive GPT-2 beside it."""
+
+    num_tokens: Count
+
+
+class Evaluate(Section):
+    """The Monte Carlo bound."""
+
+    num_replicates: Annotated[int, Field(ge=16)]
+    # Draws come in antithetic pairs.
+    num_draws: Annotated[int, Field(ge=2, multiple_of=2)]
+    batch_size: Count
+    seed: Seed
+
+
+class Sample(Section):
+    """Sampling at each step count."""
+
+    num: Count
+    predictor: Literal["auto", "analytic", "euler", "cached", "first_hitting"]
+    temperature: Positive
+    top_p: Annotated[Real, Field(gt=0, le=1)]
+    batch_size: Count
+    num_traced: Annotated[int, Field(ge=0)]
+    seed: Seed
+
+
+class Score(Section):
+    """Scoring of samples and of real text."""
+
+    scorer: Text
+    precision: Literal["float32", "bfloat16"]
+    batch_size: Count
+    num_bootstrap: Annotated[int, Field(ge=2)]
+    num_real_draws: Annotated[int, Field(ge=2)]
+    seed: Seed
+
+
+class Report(Section):
+    """The page."""
+
+    num_samples: Count
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    uri: Text
+    experiment: Text
+
+
+class Publish(Section):
+    """The Oxen repository that samples go to."""
+
+    repo: Text
+    checkpoint: bool
+    during_training: bool
+    strict: bool
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    steps: Count
+    sweep: Annotated[list[Count], Field(min_length=4, max_length=4)]
+    method: Literal["sedd"]
+    diffusion: Diffusion
+    model: Model
+    train: Train
+    sample: Sample
+    data: Data
+    tokenizer: Tokenizer
+    pack: Pack
+    baseline: Baseline
+    evaluate: Evaluate
+    score: Score
+    report: Report
+    tracking: Tracking
+    publish: Publish
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    oxen: Patience
+
+    @model_validator(mode="after")
+    def _samples_its_model(self) -> Self:
+        graph, sample = self.diffusion.graph, self.sample
+        score = getattr(self.diffusion, graph).parameterization
+        if score == "raw" and sample.predictor in ("cached", "first_hitting"):
+            raise ValueError(
+                f"sample.predictor must be auto, analytic or euler with diffusion.{graph}."
+                f"parameterization raw (got {sample.predictor!r})"
+            )
+        for key in ("temperature", "top_p"):
+            if graph == "uniform" and getattr(sample, key) != 1:
+                raise ValueError(
+                    f"sample.{key} must be 1 with diffusion.graph uniform "
+                    f"(got {getattr(sample, key)})"
+                )
+        return self
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check `path`.
+
+    Raises:
+        ParamsError: the file is missing or no YAML, or values are wrong; every mistake is listed
+            with its path in the file and the value got.
+    """
+    try:
+        values = yaml.safe_load(path.read_bytes())
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing: run from the project's folder") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    for old, new in RENAMED.items():
+        if isinstance(values, dict) and old in values:
+            raise ParamsError(f"{path}: {old}: this section is called {new} now: rename it")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [mistake_line(mistake) for mistake in error.errors()]
+        raise ParamsError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def mistake_line(mistake: ErrorDetails) -> str:
+    """What is wrong at which key, and the value got."""
+    key = ".".join(map(str, mistake["loc"])) or "(top)"
+    message = mistake["msg"].removeprefix("Value error, ")
+    # A check across keys names their values itself; its input is the whole section.
+    got = "" if isinstance(mistake["input"], dict) else f" (got {mistake['input']!r})"
+    return f"{key}: {message}{got}"

@@ -1,0 +1,46 @@
+"""The bound beside the baseline's exact value, paired text by text, with errors and in units."""
+
+import math
+from typing import Any
+
+import torch
+
+from pipeline.methods.estimates import Bound, Rate, rate
+
+
+def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> dict[str, Any]:
+    """What likelihood.json holds.
+
+    Args:
+        bound: the bound's terms [R, N], nats a text.
+        exact: the baseline's nats a text [N].
+        num_chars: characters a block [N], each eos counted as one.
+    """
+    ours, theirs = rate(bound.total, num_chars), rate(exact[None], num_chars)
+    gap = rate(bound.total - exact, num_chars)
+    chars_per_name = num_chars.double().mean().item()
+    return {
+        **_in_units("bound", ours, chars_per_name),
+        "bound_mc_stderr": ours.mc_stderr,
+        "bound_data_stderr": ours.data_stderr,
+        **_in_units("baseline", theirs, chars_per_name),
+        "gap_nats_per_char": gap.value,
+        "gap_stderr": gap.stderr,
+        "terms": {
+            "integral": bound.integral.mean().item(),
+            "prior": bound.prior.mean().item(),
+            "reconstruction": bound.reconstruction.mean().item(),
+        },
+        "num_texts": len(num_chars),
+        "num_chars": int(num_chars.sum()),
+    }
+
+
+def _in_units(name: str, value: Rate, chars_per_name: float) -> dict[str, float]:
+    return {
+        f"{name}_nats_per_char": value.value,
+        f"{name}_stderr": value.stderr,
+        f"{name}_nats_per_name": value.value * chars_per_name,
+        f"{name}_bits_per_char": value.value / math.log(2),
+        f"{name}_perplexity": math.exp(value.value),
+    }

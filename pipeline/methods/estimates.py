@@ -1,0 +1,83 @@
+"""What bounds share: terms, the times they are drawn at, nats a symbol with their errors."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Terms of the bound for N texts in R replicates, float64, nats a text.
+
+    Attributes:
+        integral: [R, N], a Monte Carlo draw of each text in each replicate.
+        prior: [N].
+        reconstruction: [R, N].
+    """
+
+    integral: Tensor
+    prior: Tensor
+    reconstruction: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The bound itself [R, N]."""
+        return self.integral + self.prior + self.reconstruction
+
+
+def stratified_times(num: int, t_min: float, generator: torch.Generator) -> Tensor:
+    """`num` times [num] in (t_min, 1], one in each of `num` equal intervals, in float64.
+
+    One uniform shift serves all: t_i = t_min + (1 - t_min) ((u + i / num) mod 1).
+    """
+    u = torch.rand((), dtype=torch.float64, generator=generator, device=generator.device)
+    grid = torch.arange(num, dtype=torch.float64, device=generator.device) / num
+    return t_min + (1 - t_min) * (1 - (u + grid) % 1)
+
+
+def replicate_times(num_texts: int, num_pairs: int, generator: torch.Generator) -> Tensor:
+    """The later times [num_pairs, num_texts] of antithetic pairs, in (1/2, 1], float64.
+
+    Stratified over all and within each text.
+    """
+    device = generator.device
+    u = torch.rand((), dtype=torch.float64, generator=generator, device=device)
+    strata = [
+        pair * num_texts + torch.randperm(num_texts, generator=generator, device=device)
+        for pair in range(num_pairs)
+    ]
+    return 1 - (torch.stack(strata) + u) / (2 * num_pairs * num_texts)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Nats a symbol over a set of texts, with its errors.
+
+    Attributes:
+        value: total nats over total symbols.
+        mc_stderr: from the spread between replicates.
+        data_stderr: from the spread between texts.
+    """
+
+    value: float
+    mc_stderr: float
+    data_stderr: float
+
+    @property
+    def stderr(self) -> float:
+        """Both errors together."""
+        return math.hypot(self.mc_stderr, self.data_stderr)
+
+
+def rate(nats: Tensor, num_symbols: Tensor) -> Rate:
+    """Nats a symbol from nats [R, N] (R may be 1: exact values) and symbols a text [N]."""
+    total = num_symbols.sum().double()
+    replicates = nats.sum(-1) / total
+    per_text = nats.mean(0)
+    value = per_text.sum() / total
+    residual = per_text - value * num_symbols
+    mc = replicates.std() / math.sqrt(len(replicates)) if len(replicates) > 1 else torch.tensor(0.0)
+    data = residual.std() * math.sqrt(len(residual)) / total
+    return Rate(value.item(), mc.item(), data.item())

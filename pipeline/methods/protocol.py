@@ -1,0 +1,167 @@
+"""What a method is for everyone else: stages, commands, training and evaluation know this page.
+
+A method is a room beside this file with a module `method`, whose functions are those of `Method`;
+`registry` finds it by the name that `method` has in params.yaml.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.methods.draws import OnState, Samples
+from pipeline.methods.estimates import Bound
+from pipeline.network.trunk import Trunk
+
+if TYPE_CHECKING:
+    from pipeline.config.params import Params
+
+
+class Config(Protocol):
+    """Everything that defines a model but its weights: a frozen dataclass, kept in checkpoints."""
+
+    method: ClassVar[str]
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens, without states of the method's own."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Tokens a sequence, at most."""
+        ...
+
+    def asdict(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        ...
+
+
+class Model(nn.Module):
+    """A model of a method; `network` is what is saved, averaged and compiled."""
+
+    config: Any
+    """A `Config`, with what the method itself knows of it."""
+    length: int
+    network: Trunk
+
+
+class Objective(Protocol):
+    """What can be trained."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network whose parameters are optimised."""
+        ...
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """All randomness of a step for the whole batch x0 [B, L]; each tensor is [B, ...]."""
+        ...
+
+    def loss(self, *drawn: Tensor) -> Tensor:
+        """Nats, a scalar: the sum over rows of what `draw` returned."""
+        ...
+
+    def clear_gradients(self) -> None:
+        """Clear the gradients of `module`; their memory may be used again: keep none of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Noised:
+    """One text, noised, for a person to look at.
+
+    Attributes:
+        xt: as tokens [1, L]; ids past the vocabulary are states of the method's own.
+        facts: name and value of whatever else says how far it is from the text.
+    """
+
+    xt: Tensor
+    facts: Mapping[str, str]
+
+
+class Method(Protocol):
+    """The functions of a method's module `method`."""
+
+    Config: type[Any]
+    """The configuration of its models, a frozen dataclass: see `Config`."""
+    ARCHITECTURE: Mapping[str, str]
+    """Fields of the configuration in which weights must agree -> where params.yaml decides them."""
+
+    def config_of(self, params: "Params", vocab_size: int, length: int) -> Any:
+        """The configuration of the model that params.yaml asks for."""
+        ...
+
+    def build(self, config: Any) -> Model:
+        """A model with new weights; ValueError where the configuration describes none."""
+        ...
+
+    def warm_started(self, config: Any, found: Any) -> Any:
+        """`config` with what the weights of a model of configuration `found` bring along."""
+        ...
+
+    def objective(self, model: Any) -> Objective:
+        """What the training loop trains."""
+        ...
+
+    def cannot_condition(self, model: Any) -> str | None:
+        """Why fixed positions do not condition the model, None where they do."""
+        ...
+
+    def resolve(self, model: Any, predictor: str, temperature: float, top_p: float) -> str:
+        """The sampler that is used where `auto` is asked for.
+
+        Raises:
+            ValueError: the model has no such sampler, or a value is out of range or not for it.
+        """
+        ...
+
+    def sample(
+        self,
+        model: Any,
+        num: int,
+        *,
+        num_steps: int,
+        predictor: Any,
+        generator: torch.Generator,
+        length: int | None = None,
+        fixed: Tensor | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        on_state: OnState | None = None,
+    ) -> Samples:
+        """Draw `num` sequences in `num_steps` steps.
+
+        Args:
+            fixed: tokens [L] that are imposed, FREE where the model decides.
+            on_state: called with (step, t, xt [num, L]) before each step and at the end.
+        Raises:
+            ValueError: what `resolve` refuses, or a number that is out of range.
+        """
+        ...
+
+    def draw_bound(
+        self,
+        model: Any,
+        x0: Tensor,
+        *,
+        num_replicates: int,
+        num_draws: int,
+        batch_size: int,
+        generator: torch.Generator,
+        on_replicate: Callable[[], object] | None = None,
+    ) -> Bound:
+        """The bound on -log p of texts x0 [N, L], every term by name."""
+        ...
+
+    def noised(self, model: Any, x0: Tensor, t: float, generator: torch.Generator) -> Noised:
+        """x0 [1, L] at time t in [0, 1]; the generator is of the CPU: a seed means one noise."""
+        ...
+
+    def position_nats(
+        self, model: Any, x0: Tensor, noised: Noised, t: float
+    ) -> tuple[Tensor, Tensor]:
+        """What the model says of a noised text [1, L, ...], and its loss by position [1, L]."""
+        ...

@@ -1,0 +1,89 @@
+"""Drawing states at some positions: the network and its head, in pieces that fit in memory."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.kernels.precision import widened
+from pipeline.methods.draws import Sharpening, categorical
+from pipeline.methods.sedd.model import SEDD
+
+Predictor = Literal["analytic", "euler", "cached", "first_hitting"]
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""(outputs [n, V] of the network, which it may overwrite, states [n] there) -> weights [n, V']."""
+CHUNK = 2**22
+"""Weights that are held at a time: 32 MB in float64, whatever the vocabulary."""
+ACTIVATIONS = {"cpu": 2**21, "cuda": 2**26}
+"""Numbers of the network's widest layer that are held at a time, by kind of device.
+
+In float32 8 MB on a CPU, which is enough for its cores, and 256 MB on a GPU.
+"""
+SCATTER = 6_364_136_223_846_793_005
+"""An odd number without a pattern in its bits: Knuth's multiplier of 64 bits."""
+
+
+def draw_at(
+    model: SEDD,
+    xt: Tensor,
+    sigma: Tensor | None,
+    at: Tensor,
+    weigh: Weigh,
+    u: Tensor,
+    sharpening: Sharpening,
+) -> tuple[Tensor, int]:
+    """Draw a state at each of the N positions that `at` [B, L] marks, row by row.
+
+    The network takes as many rows at a time as ACTIVATIONS has room for, and the head as many of
+    the positions as CHUNK has; u is drawn before, so that neither changes what is drawn.
+
+    Args:
+        model: the score model.
+        xt: tokens [B, L].
+        sigma: total noise [1] of all rows; None for the conditional parameterisation.
+        at: which positions.
+        weigh: turns outputs there into weights.
+        u: a uniform for each position [N], float64.
+        sharpening: of the weights.
+    Returns:
+        the states drawn [N], and how often the network was called.
+    """
+    num_rows = max(1, ACTIVATIONS[xt.device.type] // (4 * model.config.width * xt.shape[1]))
+    parts, places = torch.split(xt, num_rows), torch.split(at, num_rows)
+    here, drawn = xt[at], torch.empty_like(u, dtype=torch.int64)
+    head = model.network.head
+    size, first = max(1, CHUNK // head.out_features), 0
+    for part, place in zip(parts, places, strict=True):
+        for hidden in torch.split(hidden_at(model, part, sigma, place), size):
+            now = slice(first, first + len(hidden))
+            weights = weigh(widened(head(hidden)), here[now])
+            drawn[now] = categorical(weights, u[now], sharpening)
+            first += len(hidden)
+    return drawn, len(parts)
+
+
+def hidden_at(model: SEDD, xt: Tensor, sigma: Tensor | None, at: Tensor) -> Tensor:
+    """What the head takes [N, D] at the N positions `at` [B, L].
+
+    Rows that are alike are evaluated once: all of them at first, when they hold nothing but masks.
+    """
+    asked_rows = 2 * xt + at
+    if _all_differ(asked_rows):
+        return model.network.hidden(xt, sigma, at)
+    rows, row = torch.unique(asked_rows, dim=0, return_inverse=True)
+    asked = rows % 2 == 1
+    places = asked.flatten().cumsum(0).view(rows.shape) - 1
+    return model.network.hidden(rows // 2, sigma, asked).index_select(0, places[row][at])
+
+
+def _all_differ(rows: Tensor) -> bool:
+    """Whether no two rows [B, L] are alike, by their sums: far quicker than to compare rows.
+
+    False whenever two are alike. It may be false where none are, which is as good as impossible,
+    and would only cost the comparison.
+    """
+    places = torch.arange(rows.shape[1], device=rows.device)
+    # Modulo 2^64, as whole numbers of 64 bits are.
+    sums = (rows * SCATTER**places).sum(-1)
+    return len(torch.unique(sums)) == len(sums)

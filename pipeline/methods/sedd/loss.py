@@ -1,0 +1,161 @@
+"""Training losses: diffusion-weighted denoising score entropy, SEDD eq. 10."""
+
+import torch
+from torch import Tensor
+
+from pipeline.kernels.gradient_memory import clear_gradients
+from pipeline.kernels.tiled import Nats, tiled_nats
+from pipeline.methods.estimates import stratified_times
+from pipeline.methods.sedd.graph import log_expm1
+from pipeline.methods.sedd.model import SEDD
+
+GROUP = 64
+"""The head is asked at a multiple of this many positions where products are compiled for each."""
+
+
+def score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
+    """Diffusion-weighted score entropy.
+
+    With the conditional parameterisation it is a cross-entropy at masked positions, weighted
+    dsigma / (e^sigma - 1) (arXiv 2406.03736, eq. 3.5): the same number, by fewer operations.
+
+    Args:
+        model: the score model.
+        x0: clean tokens [B, L], int64, no mask.
+        xt: noised tokens [B, L], int64.
+        t: times [B] in (0, 1].
+    Returns:
+        nats a unit of time, by position [B, L].
+    Raises:
+        ValueError: t outside (0, 1].
+    """
+    if t.numel() and not bool(((t > 0) & (t <= 1)).all()):
+        raise ValueError("t must lie in (0, 1]")
+    if not model.conditional:
+        return _weighted_score_entropy(model, x0, xt, t)
+    sigma = model.noise.sigma(t)
+    weight = model.noise.dsigma(t) * torch.exp(-log_expm1(sigma))
+    return _weighted_cross_entropy(model, x0, xt, weight)
+
+
+def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor) -> Nats:
+    """Integral over the move chance m in (0, 1] of the conditional loss, from one draw of xt.
+
+    With m uniform and L positions masked by m, the weight 1 / m of the cross-entropy (arXiv
+    2406.03736, eq. 3.5) may be replaced by its mean given k masks, (L + 1) / k: xt depends on m
+    through k alone. The mean over draws stays the same and its variance falls, most of all where
+    a small m would weigh a rare mask a hundredfold.
+
+    Args:
+        model: a model with the conditional parameterisation.
+        x0: clean tokens [B, L], int64, no mask.
+        xt: noised tokens [B, L], each position a mask with the row's own chance m ~ U(0, 1].
+    Returns:
+        nats by position [B, L].
+    """
+    num_masks = (xt == model.graph.num_states - 1).sum(-1).clamp(min=1)
+    return _weighted_cross_entropy(model, x0, xt, (x0.shape[1] + 1) / num_masks.double())
+
+
+def _weighted_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, weight: Tensor) -> Nats:
+    """Cross-entropy of x0 [B, L] at the masks of xt [B, L], each row's times weight [B]."""
+    is_mask = xt == model.graph.num_states - 1
+    at = _in_groups(is_mask)
+    clean, factor = x0[at], (weight[:, None] * is_mask)[at]
+
+    def criterion(outputs: Tensor, rows: slice, columns: slice) -> Tensor:
+        target, scale = clean[rows, None], factor[rows].to(outputs.dtype)
+        outputs -= outputs.amax(-1, keepdim=True)
+        at_target = outputs.gather(-1, target).squeeze(-1)
+        total = outputs.exp_().sum(-1)
+        outputs *= (scale / total)[:, None]
+        outputs.scatter_add_(-1, target, -scale[:, None])
+        return scale * (total.log() - at_target)
+
+    hidden = model.network.hidden(xt, at=at)
+    return _placed(tiled_nats(hidden, model.network.head, criterion, whole_rows=True), at)
+
+
+def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
+    """Score entropy times dsigma, from the raw network's output."""
+    sigma, dsigma = model.noise.sigma(t), model.noise.dsigma(t)
+    has_loss = torch.ones_like(xt, dtype=torch.bool)
+    if model.graph.mask_id is not None:
+        # Where absorb left a token, the score entropy is 0 whatever the score.
+        has_loss = xt == model.graph.mask_id
+    at = _in_groups(has_loss)
+    clean, noised = x0[at], xt[at]
+    by_row = sigma[:, None], dsigma[:, None] * has_loss, model.log_shift(sigma)[:, None]
+    by_position = torch.stack([each.expand_as(xt)[at] for each in by_row])
+
+    def criterion(outputs: Tensor, rows: slice, columns: slice) -> Tensor:
+        here, weight, shift = by_position[:, rows].to(outputs.dtype)
+        return model.graph.score_entropy_(
+            outputs,
+            clean[rows],
+            noised[rows],
+            sigma=here,
+            weight=weight,
+            shift=shift,
+            states=columns,
+        )
+
+    hidden = model.network.hidden(xt, sigma.to(model.dtype), at)
+    return _placed(tiled_nats(hidden, model.network.head, criterion), at)
+
+
+def _in_groups(at: Tensor) -> Tensor:
+    """`at` [B, L], and as many positions more as make up a whole number of groups.
+
+    bfloat16 products on a CPU are compiled anew for each number of positions, which takes longer
+    than they do. Elsewhere `at` as it is.
+    """
+    if at.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return at
+    others = (~at).flatten().nonzero().squeeze(-1)
+    more = at.flatten().index_fill(0, others[: -int(at.sum()) % GROUP], True)
+    return more.view(at.shape)
+
+
+def _placed(nats: Nats, at: Tensor) -> Nats:
+    """Nats of the positions that `at` [B, L] marks, as [B, L] with 0 elsewhere."""
+    positions = nats.positions.new_zeros(at.shape).masked_scatter(at, nats.positions)
+    return Nats(nats.total, positions)
+
+
+def mask_by_chance(
+    model: SEDD, x0: Tensor, move_chance: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Noised tokens [B, L]: each position of x0 [B, L] a mask with its row's move chance [B]."""
+    u = torch.rand(x0.shape, dtype=torch.float64, device=x0.device, generator=generator)
+    return torch.where(u < move_chance[:, None], model.graph.num_states - 1, x0)
+
+
+class ScoreEntropy:
+    """SEDD as a method that the training loop can train.
+
+    The conditional parameterisation takes the move chance as its clock: its loss integrates to
+    the same number under every schedule, and then reaches from no masks to all of them.
+    """
+
+    def __init__(self, model: SEDD) -> None:
+        self.module = model
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Times and noised tokens for a whole batch x0 [B, L]: (x0, xt, t)."""
+        t = stratified_times(len(x0), self.module.t_min, generator)
+        if self.module.conditional:
+            return x0, mask_by_chance(self.module, x0, t, generator), t
+        xt = self.module.graph.sample_transition(x0, self.module.noise.sigma(t), generator)
+        return x0, xt, t
+
+    def loss(self, *drawn: Tensor) -> Tensor:
+        """Nats, a scalar: the sum over the rows of what `draw` returned, and over L."""
+        x0, xt, t = drawn
+        if self.module.conditional:
+            return masked_cross_entropy(self.module, x0, xt).total
+        return _weighted_score_entropy(self.module, x0, xt, t).total
+
+    def clear_gradients(self) -> None:
+        """Clear the gradients of the weights; embedding's and head's leave memory to the next."""
+        clear_gradients(self.module.parameters())

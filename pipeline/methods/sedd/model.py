@@ -1,0 +1,142 @@
+"""SEDD: a network with the graph and the noise that give its output a meaning."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.kernels.precision import widened
+from pipeline.methods.protocol import Model
+from pipeline.methods.sedd.graph import Absorb, Graph, Uniform, log_expm1
+from pipeline.methods.sedd.network import Transformer
+from pipeline.methods.sedd.noise import Geometric, Loglinear, Noise
+
+
+@dataclass(frozen=True)
+class SEDDConfig:
+    """Everything that defines a model but its weights."""
+
+    method: ClassVar[str] = "sedd"
+
+    graph: Literal["absorb", "uniform"]
+    noise: Literal["loglinear", "geometric"]
+    parameterization: Literal["conditional", "raw"]
+    vocab_size: int
+    length: int
+    width: int
+    num_blocks: int
+    num_heads: int
+    cond_dim: int
+    dropout: float
+    eps: float | None
+    sigma_min: float | None
+    sigma_max: float | None
+    t_min: float
+    scale_by_sigma: bool = True
+
+    def asdict(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return asdict(self)
+
+
+def _noise(config: SEDDConfig) -> Noise:
+    if config.noise == "loglinear" and config.eps is not None:
+        return Loglinear(config.eps)
+    if config.noise == "geometric" and config.sigma_min and config.sigma_max:
+        return Geometric(config.sigma_min, config.sigma_max)
+    raise ValueError(f"noise {config.noise} is unknown, or lacks its values")
+
+
+class SEDD(Model):
+    """A score model over sequences of up to `length` tokens.
+
+    With the raw parameterisation the network's output is the log score, shifted by
+    log(e^sigma - 1) + log(V - 1) for absorb (SEDD appendix C.2). With the conditional one it is
+    the distribution of the clean token given the unmasked ones (arXiv 2406.03736, theorem 1).
+    """
+
+    config: SEDDConfig
+    network: Transformer
+
+    def __init__(self, config: SEDDConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.length = config.length
+        self.conditional = config.parameterization == "conditional"
+        self.graph: Graph
+        if config.graph == "absorb":
+            self.graph = Absorb(config.vocab_size + 1)
+        elif config.graph != "uniform" or self.conditional:
+            raise ValueError(f"no {config.parameterization} score on the graph {config.graph}")
+        else:
+            self.graph = Uniform(config.vocab_size)
+        self.noise = _noise(config)
+        self.network = Transformer(
+            num_states=self.graph.num_states,
+            num_outputs=config.vocab_size if self.conditional else self.graph.num_states,
+            width=config.width,
+            num_blocks=config.num_blocks,
+            num_heads=config.num_heads,
+            cond_dim=None if self.conditional else config.cond_dim,
+            dropout=config.dropout,
+            num_positions=config.length if self.conditional else None,
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of sigma and of the log score: that of the weights, but never narrower than float32."""
+        return torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
+
+    @property
+    def t_min(self) -> float:
+        """The smallest time that the score is used at; below it stands the final denoise."""
+        return 0.0 if self.conditional else self.config.t_min
+
+    def log_shift(self, sigma: Tensor) -> Tensor:
+        """What is taken off the raw network's output, "scale by sigma", shape of sigma."""
+        if self.graph.mask_id is None or not self.config.scale_by_sigma:
+            return torch.zeros_like(sigma)
+        return log_expm1(sigma) + math.log(self.graph.num_states - 1)
+
+    def log_score(self, xt: Tensor, sigma: Tensor, at: Tensor | None = None) -> Tensor:
+        """Log of p(y) / p(xt) for every state y, SEDD eq. 12.
+
+        Args:
+            xt: noised tokens [B, L], int64.
+            sigma: total noise [B], of `dtype` or wider.
+            at: positions [B, L] that alone are asked for.
+        Returns:
+            log score [B, L, V], 0 at y = xt; of the N positions `at` [N, V]. The conditional
+            parameterisation says nothing of positions that hold a token, which absorb never
+            changes: -inf there.
+        """
+        by_position = sigma[:, None].expand_as(xt)
+        if at is not None:
+            by_position = by_position[at]
+        here = xt if at is None else xt[at]
+        if self.conditional:
+            return self._implied_log_score(self.log_p(xt, at), here, by_position)
+        log_score = widened(self.network(xt, sigma, at))
+        log_score = log_score - self.log_shift(by_position)[..., None].to(log_score.dtype)
+        return log_score.scatter(-1, here[..., None], 0.0)
+
+    def log_p(self, xt: Tensor, at: Tensor | None = None) -> Tensor:
+        """Log probability [B, L, V - 1] of each clean token given the unmasked ones of xt [B, L].
+
+        With `at` [B, L] only of the N positions that it marks: [N, V - 1].
+
+        Raises:
+            ValueError: the parameterisation is raw.
+        """
+        if not self.conditional:
+            raise ValueError("only the conditional parameterisation has a distribution of x0")
+        return widened(self.network(xt, at=at)).log_softmax(-1)
+
+    def _implied_log_score(self, log_p: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
+        mask_id = self.graph.num_states - 1
+        log_score = log_p - log_expm1(sigma)[..., None]
+        log_score = log_score.masked_fill((xt != mask_id)[..., None], -math.inf)
+        log_score = torch.cat([log_score, torch.full_like(log_score[..., :1], -math.inf)], -1)
+        return log_score.scatter(-1, xt[..., None], 0.0)

@@ -1,0 +1,109 @@
+"""Blocks and a head over embedded positions: what a network is once its input is numbers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.kernels.attention import Attention
+from pipeline.network.block import Block, Head
+from pipeline.network.layers import Rotary, taken
+
+
+class Trunk(nn.Module):
+    """A bidirectional transformer with rotary positions; a subclass makes x [B, L, D] of its input.
+
+    Attributes:
+        attention: which kernels attention runs on; may be changed at any time.
+        activation_checkpointing: compute each block again in the backward pass, instead of keeping
+            what it computed; may be changed at any time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention: Attention = "sdpa"
+        self.activation_checkpointing = False
+        self._compiled: Callable[..., tuple[Tensor, Tensor, Tensor | None]] | None = None
+
+    def add_blocks(
+        self,
+        *,
+        num_outputs: int,
+        width: int,
+        num_blocks: int,
+        num_heads: int,
+        cond_dim: int | None,
+        dropout: float,
+    ) -> None:
+        """Make the blocks and the head: after the embeddings, whose weights are drawn first."""
+        self.rotary_emb = Rotary(width // num_heads, num_heads)
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, cond_dim, dropout) for _ in range(num_blocks)
+        )
+        self.output_layer = Head(width, num_outputs, cond_dim)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The linear map from `through` to outputs."""
+        return self.output_layer.linear
+
+    def compile_blocks(self) -> None:
+        """Let torch.compile fuse what blocks do up to the attention of the last one.
+
+        Training steps alone, which come in one shape, run through it. How many positions the rest
+        of the last block and the head work for changes with every step.
+        """
+        self._compiled = torch.compile(self._to_last)
+
+    def through(
+        self, x: Tensor, cond: Tensor | None, at: Tensor | None = None, ids: Tensor | None = None
+    ) -> Tensor:
+        """What the head takes, [B, L, D], or [N, D] at the N positions that `at` [B, L] marks.
+
+        Args:
+            x: positions [B, L, D], in float32 or wider; without a gradient they may be overwritten.
+            cond: what shifts, scales and gates come from [B, C], or [1, C] of all rows.
+            at: positions that alone are asked for.
+            ids: then x [1, V, D] holds what ids [B, L] name.
+        """
+        compiled = self._compiled if torch.is_grad_enabled() else None
+        turns = self.rotary_emb.turns((x if ids is None else ids).shape[1])
+        if compiled is None:
+            # torch.compile fuses no complex numbers; without it they are the quicker way.
+            turns = torch.complex(*turns)
+        # The last block works for the positions that are asked for alone; with a gradient, its
+        # attention works for every position, so that shapes stay the same.
+        early = None if torch.is_grad_enabled() else at
+        x, attended, modulation = (compiled or self._to_last)(x, turns, cond, early, ids)
+        if early is None:
+            attended = taken(attended, at)
+        last: Any = self.blocks[-1]
+        x = self._kept(last.finished, taken(x, at), attended, modulation, at)
+        hidden = self.output_layer.hidden(x, cond, at)
+        return hidden if at is None else hidden.squeeze(1)
+
+    def _to_last(
+        self,
+        x: Tensor,
+        turns: Tensor,
+        cond: Tensor | None,
+        at: Tensor | None,
+        ids: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x of the last block, what its attention finds, at `at`, and its modulation."""
+        blocks: list[Any] = list(self.blocks)
+        last = blocks.pop()
+        for block in blocks:
+            x, ids = self._kept(block, x, turns, cond, self.attention, ids), None
+        modulation = last.modulation(cond)
+        attended = self._kept(last.attended, x, turns, modulation, self.attention, at)
+        return x, attended, modulation
+
+    def _kept(self, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """What `compute` gives, with or without what its backward pass needs."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            kept: Tensor = checkpoint(compute, *arguments, use_reentrant=False)
+            return kept
+        return compute(*arguments)

@@ -1,0 +1,64 @@
+"""What Oxen raises, as errors of ours, and who its commits are by."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import oxen
+
+from pipeline.errors import BusyError, RepositoryError
+from pipeline.files import store
+from pipeline.oxen.credentials import OURS
+
+
+@contextmanager
+def oxen_errors(where: str) -> Iterator[None]:
+    """Turn what Oxen, or the file system, raises about the repository `where` into our errors.
+
+    Raises:
+        RepositoryError: with Oxen's own words, or the file that may not be read or written.
+        BusyError: another process has the repository open.
+        OSError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # The error of a copy names the file that was read.
+            raise OSError(error.errno, error.strerror, where) from None
+        raise RepositoryError(f"{error.filename or where}: {error.strerror or error}") from None
+    except BaseException as error:
+        if not isinstance(error, ValueError) and not _panicked(error):
+            raise
+        if "No space left on device" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where) from None
+        kind = BusyError if "LOCK" in str(error) else RepositoryError
+        raise kind(f"{where}: Oxen says: {error}") from None
+
+
+def configure() -> None:
+    """Give Oxen an author: the user's own configuration where there is one, else one of ours."""
+    name = "user_config.toml"
+    theirs = Path(oxen.util.get_oxen_config_dir()) / name
+    if theirs.exists():
+        try:
+            oxen.user.current_user()
+        except BaseException as error:
+            if not _panicked(error):
+                raise
+            raise RepositoryError(f"{theirs} is damaged: run oxen config") from None
+        return
+    folder = store() / "oxen" / "config"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["OXEN_CONFIG_DIR"] = str(folder)
+    if not (folder / name).exists():
+        partial = folder / f"{os.getpid()}.toml"
+        oxen.user.config_user(*OURS, str(partial))
+        partial.replace(folder / name)
+
+
+def _panicked(error: BaseException) -> bool:
+    """Whether Oxen's Rust code panicked: that class, no Exception, cannot be imported."""
+    return type(error).__name__ == "PanicException"

@@ -1,0 +1,153 @@
+"""What an experiment publishes: samples, results and provenance, as one commit."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.config.identity import (
+    experiment_id,
+    file_sha256,
+    git_state,
+    operational_params,
+    result_params,
+    sample_paths,
+)
+from pipeline.config.params import Params
+from pipeline.errors import DataError, RepositoryError, ServerError
+from pipeline.files import read_json, read_jsonl
+from pipeline.oxen.opening import open_repository
+from pipeline.oxen.repository import Repository, named
+from pipeline.publishing.publication import checkpoint_files, without_wall_clock, write_publication
+from pipeline.publishing.spool import Failure, Flushed, Item, Spool, is_passing, spool_for, waits
+
+
+def publish(params: Params, artifacts: Path, reports: Path) -> None:
+    """Publish ARTIFACTS and REPORTS to `publish.repo`, once for each experiment.
+
+    What waits for it is sent first. What cannot be sent now is left to wait, and said.
+
+    Raises:
+        RepositoryError: it never can be sent, or not now and `publish.strict` is set.
+        DataError: what other stages wrote is missing, or does not fit together.
+    """
+    provenance = _provenance(params, artifacts, reports)
+    run = provenance["id"]
+    with named("publish.repo"):
+        repository = open_repository(params.publish.repo, params.oxen, create=True)
+        spool = spool_for(str(repository))
+        away = _send_earlier(spool, params)
+        try:
+            if away is None and _is_published(repository, provenance, params):
+                print(f"nothing new to publish: {repository} has {run}")
+                return
+        except ServerError as error:
+            away = error
+        samples = _samples(artifacts, params)
+        item = _put(spool, repository, params, artifacts, provenance, samples)
+        what = f"{len(samples)} samples as {run}"
+        flushed = Flushed(failure=away) if away else spool.flush(params.oxen)
+        if flushed.failure is None:
+            # None: the head has it all, or another process has just sent it.
+            commit = flushed.sent.get(item.folder.name)
+            print(f"published {what} in {f'commit {commit} of ' if commit else ''}{repository}")
+        elif not is_passing(flushed.failure):
+            spool.drop(item)
+            raise flushed.failure
+        elif params.publish.strict:
+            raise ServerError(f"{what}: {waits(spool, flushed.failure)}")
+        else:
+            print(f"{what}: {waits(spool, flushed.failure)}")
+
+
+def _send_earlier(spool: Spool, params: Params) -> Failure | None:
+    """Send what waits from before; why not, where that may pass.
+
+    Raises:
+        RepositoryError: it never can be sent.
+    """
+    flushed = spool.flush(params.oxen)
+    if flushed.sent:
+        print(f"sent {len(flushed.sent)} that waited in {spool.folder}")
+    if flushed.failure is not None and not is_passing(flushed.failure):
+        raise RepositoryError(
+            f"{flushed.failure}; remove {spool.folder} to give up what waits there"
+        )
+    return flushed.failure
+
+
+def _put(
+    spool: Spool,
+    repository: Repository,
+    params: Params,
+    artifacts: Path,
+    provenance: dict[str, Any],
+    samples: list[dict[str, Any]],
+) -> Item:
+    with TemporaryDirectory() as folder:
+        files = write_publication(Path(folder), provenance, samples)
+        if params.publish.checkpoint:
+            weights = provenance["checkpoint_sha256"]
+            files |= checkpoint_files(artifacts / "checkpoint", weights)
+        message = f"Samples and results of {provenance['id'][:12]}"
+        return spool.put(str(repository), files, message)
+
+
+def _is_published(repository: Repository, provenance: dict[str, Any], params: Params) -> bool:
+    published = repository.read(f"runs/{provenance['id']}.json")
+    if published is None or json.loads(published)["metrics"] != provenance["metrics"]:
+        return False
+    config = f"checkpoints/{provenance['checkpoint_sha256'][:16]}/config.json"
+    return not params.publish.checkpoint or repository.read(config) is not None
+
+
+def _samples(artifacts: Path, params: Params) -> list[dict[str, Any]]:
+    """Every sample with what is known of it by itself, fewest steps first.
+
+    Raises:
+        DataError: scores are missing, or of other samples.
+    """
+    rows = []
+    for path in sample_paths(artifacts, params):
+        drawn = read_jsonl(path)
+        scores = artifacts / "scores" / f"{path.stem}.json"
+        known = _read(scores)["by_sample"]
+        if known["index"] != [row["index"] for row in drawn]:
+            raise DataError(f"{scores} is of other samples than {path}: run dvc repro")
+        each = zip(*known.values(), strict=True)
+        rows += [
+            row | dict(zip(known, values, strict=True))
+            for row, values in zip(drawn, each, strict=True)
+        ]
+    return rows
+
+
+def _provenance(params: Params, artifacts: Path, reports: Path) -> dict[str, Any]:
+    """What runs/ID.json holds; addresses of servers and repositories to write to stay out."""
+    checkpoint = file_sha256(artifacts / "checkpoint" / "model.safetensors")
+    git = git_state()
+    training = _read(artifacts / "runs" / "train.json")
+    return {
+        "id": experiment_id(params, checkpoint, sample_paths(artifacts, params)),
+        "data": _read(artifacts / "provenance.json"),
+        "params": {
+            **result_params(params),
+            **{
+                key: value
+                for key, value in operational_params(params).items()
+                if not key.startswith(("tracking.", "publish."))
+            },
+        },
+        "git": {"commit": git.commit, "dirty": git.dirty},
+        "checkpoint_sha256": checkpoint,
+        "training_fingerprint": training["fingerprint"],
+        "device": training["device"],
+        "metrics": without_wall_clock(_read(reports / "metrics.json")),
+    }
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: run dvc repro") from None

@@ -1,0 +1,177 @@
+"""What is to be committed to a repository waits here until it is there, whatever dies meanwhile.
+
+`.store/spool/<key of the repository>/<number>-<digest>/` holds one commit: `item.json`, with its
+message and the repository it is for, and `files/`. Commits are sent in the order of their numbers.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pipeline.config.params import Patience
+from pipeline.errors import BusyError, RepositoryError, ServerError
+from pipeline.files import read_json, store, whole, write_json
+from pipeline.oxen.folders import in_place_of, inside, sha256
+from pipeline.oxen.locks import locked
+from pipeline.oxen.opening import open_repository
+
+Failure = RepositoryError | BusyError
+
+
+@dataclass(frozen=True)
+class Item:
+    """A commit that waits.
+
+    Attributes:
+        folder: where.
+        repository: the name of the one it is for.
+        message: of the commit.
+        paths: of its files in the repository.
+    """
+
+    folder: Path
+    repository: str
+    message: str
+    paths: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of all that it is."""
+        return self.folder.name.partition("-")[2]
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Path in the repository -> the file."""
+        return {path: self.folder / "files" / path for path in self.paths}
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """What came of sending.
+
+    Attributes:
+        sent: name of each item's folder -> the commit made, None where the head had it all.
+        failure: why the next one could not be sent; None when nothing waits.
+    """
+
+    sent: dict[str, str | None] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+class Spool:
+    """Commits that wait for one repository."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def items(self) -> list[Item]:
+        """What waits, oldest first."""
+        found = []
+        for folder in sorted(self.folder.glob("[0-9]*-*")):
+            try:
+                item = read_json(folder / "item.json")
+            except FileNotFoundError:  # It has just been sent.
+                continue
+            found.append(Item(folder, item["repository"], item["message"], tuple(item["paths"])))
+        return found
+
+    def put(self, repository: str, files: Mapping[str, Path], message: str) -> Item:
+        """Keep copies of local files, to be committed under the paths they are keyed by.
+
+        The same commit waits once, unless one that waits behind it has a file of its paths.
+
+        Raises:
+            OSError: the disk is full; nothing is kept then.
+        """
+        sources = {inside(path): source for path, source in sorted(files.items())}
+        described = {"repository": repository, "message": message, "paths": list(sources)}
+        digest = _digest(described, sources)
+        with self._changing():
+            items = self.items()
+            for item in reversed(items):
+                if item.digest == digest:
+                    return item
+                if sources.keys() & set(item.paths):
+                    break
+            last = int(items[-1].folder.name.partition("-")[0]) if items else 0
+            folder = self.folder / f"{last + 1:08d}-{digest}"
+            with in_place_of(folder) as partial:
+                for path, source in sources.items():
+                    _copy(source, partial / "files" / path)
+                write_json(partial / "item.json", described)
+        return Item(folder, repository, message, tuple(sources))
+
+    def flush(self, patience: Patience) -> Flushed:
+        """Commit what waits, in order, each once, until one fails or nothing waits."""
+        sent: dict[str, str | None] = {}
+        try:
+            # Not the lock of `put`: what is new need not wait for a slow server.
+            with locked(f"spool {self.folder.name}"):
+                while items := self.items():
+                    item = items[0]
+                    repository = open_repository(item.repository, patience, create=True)
+                    sent[item.folder.name] = repository.commit(item.files, item.message)
+                    self.drop(item)
+        except (RepositoryError, BusyError) as error:
+            return Flushed(sent, error)
+        return Flushed(sent)
+
+    def drop(self, item: Item) -> None:
+        """Forget an item."""
+        with self._changing():
+            if not item.folder.exists():
+                return
+            gone = item.folder.with_name(f".{item.folder.name}.partial")
+            item.folder.rename(gone)
+            shutil.rmtree(gone)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One process at a time; what killed ones left behind is removed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):
+            for left in self.folder.glob(".*.partial"):
+                shutil.rmtree(left)
+            yield
+
+
+def spool_for(repository: str) -> Spool:
+    """The spool of the repository of this name."""
+    key = hashlib.sha256(repository.encode()).hexdigest()[:16]
+    return Spool(store() / "spool" / key)
+
+
+def waiting_spools() -> list[Spool]:
+    """Spools in which something waits."""
+    spools = [Spool(folder) for folder in sorted((store() / "spool").glob("*"))]
+    return [spool for spool in spools if spool.items()]
+
+
+def waits(spool: Spool, reason: Exception) -> str:
+    """The line that tells a user what waits where, why, and what sends it."""
+    num = len(spool.items())
+    which = "1 commit waits" if num == 1 else f"{num} commits wait"
+    return f"{which} in {spool.folder} ({reason}): `sedd publish --flush` sends what waits"
+
+
+def is_passing(failure: Failure) -> bool:
+    """Whether what failed may be tried again as it is."""
+    return isinstance(failure, ServerError | BusyError)
+
+
+def _digest(described: Mapping[str, Any], sources: Mapping[str, Path]) -> str:
+    content = [described, {path: sha256(source) for path, source in sources.items()}]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _copy(source: Path, target: Path) -> None:
+    # Not shutil.copyfile: its error names the file that was read.
+    with whole(target) as partial, source.open("rb") as reader, partial.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)

@@ -1,0 +1,255 @@
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from reference_files import GOLDEN, TINY, config_of, random_model, write_published
+from safetensors.torch import load_file, save_file
+
+from pipeline.checkpoints.reference.reading import build, read_published
+from pipeline.errors import CheckpointError
+
+CPU = torch.device("cpu")
+CONFIG = config_of(TINY, tokens=11)
+LAYOUTS = ["safetensors", "bin", "pth", "bare"]
+
+
+def assert_same(found, expected):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_model_that_was_written(tmp_path, layout, prefix):
+    model = write_published(tmp_path, layout, CONFIG, prefix=prefix)
+    published = read_published(tmp_path)
+    assert_same(published.weights, model.network.state_dict())
+    xt, sigma = torch.tensor([[0, 11, 3, 11]]), torch.tensor([0.7])
+    built = build(published, CPU)
+    assert not built.training
+    assert torch.equal(built.log_score(xt, sigma), model.log_score(xt, sigma))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_averaged_weights_replace_the_raw_ones(tmp_path, prefix):
+    model = write_published(tmp_path, "pth", CONFIG, prefix=prefix, ema=True)
+    assert_same(read_published(tmp_path).weights, model.network.state_dict())
+
+
+def test_averaged_weights_are_in_the_order_that_the_reference_registers():
+    """Its own file has the names in that order; ours must be the same, or the list is misread."""
+    stored = torch.load(GOLDEN / "absorb_pth/checkpoint.pth", weights_only=True)
+    network = build(read_published(GOLDEN / "absorb_pth"), CPU).network
+    buffers = dict(network.named_buffers())
+    assert [name for name in stored if name not in buffers] == [
+        name for name, _ in network.named_parameters()
+    ]
+
+
+@pytest.mark.parametrize("name", ["absorb_loglinear", "absorb_pth", "uniform_geometric"])
+def test_reads_what_the_reference_wrote(name):
+    folder = GOLDEN / name
+    published = read_published(folder)
+    file = folder / "model.safetensors"
+    stored = (
+        load_file(file)
+        if file.exists()
+        else torch.load(folder / "checkpoint.pth", weights_only=True)
+    )
+    assert_same(published.weights, stored)
+    config = published.config
+    uniform = name == "uniform_geometric"
+    assert (config.graph, config.noise) == (
+        ("uniform", "geometric") if uniform else ("absorb", "loglinear")
+    )
+    assert (config.eps, config.sigma_min) == ((None, 1e-4) if uniform else (1e-3, None))
+    assert (config.parameterization, config.t_min) == ("raw", 1e-3)
+    assert config.scale_by_sigma is not uniform
+
+
+def test_a_run_folder_of_the_reference(tmp_path):
+    model = write_published(tmp_path / "from", "pth", CONFIG, ema=True)
+    for old, new in (
+        ("config.yaml", ".hydra/config.yaml"),
+        ("checkpoint.pth", "checkpoints-meta/checkpoint.pth"),
+    ):
+        (tmp_path / new).parent.mkdir()
+        (tmp_path / "from" / old).rename(tmp_path / new)
+    assert_same(read_published(tmp_path).weights, model.network.state_dict())
+
+
+def test_half_precision_becomes_float32(tmp_path):
+    model = write_published(tmp_path, "safetensors", CONFIG)
+    weights = {name: value.bfloat16() for name, value in model.network.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    read = read_published(tmp_path).weights
+    assert_same(read, {name: value.float() for name, value in weights.items()})
+
+
+def test_shapes_alone_on_the_meta_device(tmp_path):
+    write_published(tmp_path, "safetensors", CONFIG)
+    model = build(read_published(tmp_path), torch.device("meta"))
+    assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+
+
+# What cannot be read, one message each.
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read_published(folder)
+    message = str(caught.value)
+    assert message.count("\n") == 0
+    return message
+
+
+def edit(path: Path, change):
+    """Change a checkpoint's dictionary of tensors."""
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+
+
+def renamed(weights):
+    weights["vocab_embedding"] = weights.pop("vocab_embed.embedding")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("blocks.1.norm2.weight"), "blocks.1.norm2.weight is missing"),
+        (lambda w: w.update({"blocks.2.x": torch.ones(1)}), "blocks.2.x is unexpected"),
+        (renamed, "vocab_embed.embedding is missing; vocab_embedding is unexpected"),
+        (
+            lambda w: w.update({"output_layer.linear.bias": torch.ones(11)}),
+            "output_layer.linear.bias has shape [11], expected [12]",
+        ),
+        (
+            # As many numbers, and a shape that broadcasts.
+            lambda w: w.update({"output_layer.linear.bias": torch.ones(1, 12)}),
+            "output_layer.linear.bias has shape [1, 12], expected [12]",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(tmp_path, change, message):
+    write_published(tmp_path, "safetensors", CONFIG)
+    edit(tmp_path / "model.safetensors", change)
+    assert message in refusal(tmp_path)
+
+
+def test_some_names_with_the_prefix_and_some_without(tmp_path):
+    model = write_published(tmp_path, "bare", CONFIG)
+    weights = dict(model.network.state_dict())
+    weights["module.vocab_embed.embedding"] = weights.pop("vocab_embed.embedding")
+    torch.save(weights, tmp_path / "checkpoint.pth")
+    assert "module.vocab_embed.embedding is unexpected" in refusal(tmp_path)
+
+
+def swap_first_two(averaged):
+    averaged[0], averaged[1] = averaged[1], averaged[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ema: ema["shadow_params"].pop(), "must be 30 tensors"),
+        (lambda ema: ema["shadow_params"].append(torch.ones(1)), "must be 30 tensors"),
+        (lambda ema: swap_first_two(ema["shadow_params"]), "vocab_embed.embedding has shape [8, 2"),
+        (lambda ema: ema["shadow_params"].__setitem__(3, 0.5), "must be 30 tensors"),
+        (lambda ema: ema.pop("shadow_params"), "ema must hold a list shadow_params"),
+    ],
+)
+def test_averages_that_do_not_fit_are_refused(tmp_path, change, message):
+    write_published(tmp_path, "pth", CONFIG, ema=True)
+    stored = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    change(stored["ema"])
+    torch.save(stored, tmp_path / "checkpoint.pth")
+    assert message in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("change", [lambda w: w.pop("blocks.0.mlp.0.bias"), renamed])
+def test_raw_weights_must_fit_although_averages_replace_them(tmp_path, change):
+    write_published(tmp_path, "pth", CONFIG, ema=True)
+    stored = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    change(stored["model"])
+    torch.save(stored, tmp_path / "checkpoint.pth")
+    assert " is missing" in refusal(tmp_path)
+
+
+class Harm:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("layout", ["bin", "pth"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_with_code_does_not_run(tmp_path, layout, zipped):
+    write_published(tmp_path, layout, CONFIG)
+    path = tmp_path / {"bin": "pytorch_model.bin", "pth": "checkpoint.pth"}[layout]
+    stored = torch.load(path, weights_only=True)
+    stored["extra"] = Harm(tmp_path / "harmed")
+    torch.save(stored, path, _use_new_zipfile_serialization=zipped)
+    message = refusal(tmp_path)
+    assert f"{path} is not opened: it asks for posix.mkdir" in message
+    assert not (tmp_path / "harmed").exists()
+    # The file does harm when it is trusted.
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:3])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_truncated_weights(tmp_path, layout, share):
+    write_published(tmp_path, layout, CONFIG)
+    [path] = [path for path in tmp_path.iterdir() if not path.name.startswith("config")]
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    assert str(path) in refusal(tmp_path)
+
+
+def test_a_damaged_pickle_of_the_old_kind(tmp_path):
+    """Cut anywhere, or with any byte turned: an error of ours or tensors of the right shapes."""
+    model = write_published(tmp_path, "bare", CONFIG)
+    path = tmp_path / "checkpoint.pth"
+    torch.save(model.network.state_dict(), path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for at in range(0, 1500, 7):
+        for damaged in (content[:at], content[:at] + b"\xff" + content[at + 1 :]):
+            path.write_bytes(damaged)
+            with suppress(CheckpointError):
+                read_published(tmp_path)
+
+
+@pytest.mark.parametrize("stored", [[], {}, {"a": 1}, torch.ones(2), {"model": {"a": "b"}}, "x"])
+def test_pickles_of_something_else(tmp_path, stored):
+    write_published(tmp_path, "bare", CONFIG)
+    torch.save(stored, tmp_path / "checkpoint.pth")
+    message = refusal(tmp_path)
+    assert "checkpoint.pth" in message
+    assert "not" in message
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:3])
+def test_missing_files_are_named(tmp_path, layout):
+    write_published(tmp_path, layout, CONFIG)
+    for path in list(tmp_path.iterdir()):
+        content = path.read_bytes()
+        path.unlink()
+        message = refusal(tmp_path)
+        assert "no published checkpoint in" in message
+        assert path.name in message.split("needed: ")[1]
+        path.write_bytes(content)
+    assert "there is no folder" in refusal(tmp_path / "none")
+
+
+def test_two_random_models_differ(tmp_path):
+    """Else the averaged and the raw weights could not be told apart above."""
+    one, two = (random_model(CONFIG, tmp_path, seed).network.state_dict() for seed in (0, 1))
+    assert all(not torch.equal(one[name], two[name]) for name in one if "inv_freq" not in name)

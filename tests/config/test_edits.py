@@ -1,0 +1,164 @@
+import re
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tiny_project import PROJECT, changed, shipped_params
+from yaml import YAMLError
+
+from pipeline.config.edits import edit_yaml, edited
+from pipeline.errors import PipelineError
+
+SHIPPED = (PROJECT / "params.yaml").read_text()
+
+
+def leaves(values, prefix=""):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        elif not isinstance(value, list):
+            yield prefix + key
+
+
+LEAVES = sorted(leaves(shipped_params()))
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+NUMBERS = st.integers() | st.floats(allow_nan=False) | st.booleans() | st.none()
+PATHS = st.from_regex(r"[a-z0-9._/-]{1,40}", fullmatch=True)
+VALUES = NUMBERS | PATHS | TEXT
+
+
+# Two copies of the shipped file are read for every example.
+few = settings(max_examples=25, deadline=None)
+
+
+@few
+@given(st.sampled_from(LEAVES), VALUES)
+@example("train.precision", "bfloat16")
+@example("data.revision", "12345e67")
+@example("data.revision", "a # b")
+@example("data.revision", "1_000")
+@example("train.init", "")
+def test_only_the_value_changes(key, value):
+    new = edited(SHIPPED, {key: value})
+    assert repr(yaml.safe_load(new)) == repr(changed(shipped_params(), {key: value}))
+    lines = zip(SHIPPED.splitlines(), new.splitlines(), strict=True)
+    moved = [(old, now) for old, now in lines if old != now]
+    assert len(moved) <= 1
+    for old, now in moved:
+        assert now.startswith(old[: old.index(":") + 2])
+        assert now.endswith(old[old.index(" # ") :] if " # " in old else "")
+    assert new.count("\n") == SHIPPED.count("\n")
+
+
+@few
+@given(st.dictionaries(st.sampled_from(LEAVES), VALUES, min_size=2, max_size=4))
+def test_values_at_once_are_values_one_by_one(values):
+    text = SHIPPED
+    for key, value in values.items():
+        text = edited(text, {key: value})
+    assert edited(SHIPPED, values) == text
+
+
+@few
+@given(st.sampled_from(LEAVES), VALUES)
+def test_the_values_that_are_there_change_nothing(key, value):
+    once = edited(SHIPPED, {key: value})
+    assert edited(once, {key: value}) == once
+    assert edited(SHIPPED, {}) == SHIPPED
+
+
+def test_there_and_back_is_the_same_file():
+    there = {"train.precision": "bfloat16", "train.compile": True, "train.accumulate": 16}
+    back = {"train.precision": "float32", "train.compile": False, "train.accumulate": 1}
+    assert edited(edited(SHIPPED, there), back) == SHIPPED
+
+
+def test_comments_keep_their_column_where_they_can():
+    text = "a: 1    # one\nlonger: 22 # two\n"
+    assert edited(text, {"a": 100, "longer": 4444}) == "a: 100  # one\nlonger: 4444 # two\n"
+
+
+@given(st.binary(max_size=30), TEXT)
+def test_any_text_is_edited_or_refused(garbage, value):
+    try:
+        text = garbage.decode()
+        old = yaml.safe_load(text)
+    except (UnicodeDecodeError, YAMLError, ValueError):
+        return
+    key = next((key for key in old if isinstance(key, str)), "a") if isinstance(old, dict) else "a"
+    try:
+        new = edited(text, {key: value})
+    except PipelineError:
+        return
+    assert yaml.safe_load(new) == {**old, key: value}
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "new"),
+    [
+        ("a: {b: 1, c: 2} # d\n", {"a.b": "x, y"}, 'a: {b: "x, y", c: 2} # d\n'),
+        ("a:\n", {"a": 1}, "a: 1\n"),
+        ("a:   # none\n", {"a": 1}, "a: 1 # none\n"),
+        ("a: 'it''s'\r\nb: 2\r\n", {"a": "x"}, "a: x\r\nb: 2\r\n"),
+        ("a: 1", {"a": None}, "a: null"),
+        ('"a": 1\n', {"a": 2}, '"a": 2\n'),
+        ("a: 1\na: 2\n", {"a": 3}, "a: 1\na: 3\n"),
+        ("\ufeffa: 1\n", {"a": 2}, "\ufeffa: 2\n"),
+        ("ü: é # ï\nb: 1\n", {"b": 2, "ü": "ö"}, "ü: ö # ï\nb: 2\n"),
+        ("a: 1\n", {"a": "12e3"}, 'a: "12e3"\n'),
+        ("a: 1\n", {"a": "0o17"}, 'a: "0o17"\n'),
+        ("a: 1\n", {"a": 1e-7}, "a: 1.0e-07\n"),
+    ],
+)
+def test_what_is_written(text, values, new):
+    assert edited(text, values) == new
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ("a: 1\n", "b", "b is not there"),
+        ("a: 1\n", "a.b", "a.b is not there"),
+        ("", "a", "a is not there"),
+        ("- a\n", "a", "a is not there"),
+        ("a: {b: 1}\n", "a", "a holds several values"),
+        ("a: [1, 2]\n", "a", "a holds several values"),
+        ("a: &x 1\nb: *x\n", "a", "a: cannot be changed where it stands"),
+        ("a: &x 1\nb: *x\n", "b", "b: cannot be changed where it stands"),
+        ("base: &x {a: 1}\nb: {<<: *x}\n", "b.a", "b.a is not there"),
+        ("a: |\n  text\nb: 1\n", "a", "a: cannot be changed where it stands"),
+        ("{a}", "a", "a: cannot be changed where it stands"),
+        ("a: [1\n", "a", "not valid YAML"),
+    ],
+)
+def test_what_is_refused(text, key, message):
+    with pytest.raises(PipelineError, match=re.escape(message)):
+        edited(text, {key: 5})
+
+
+def test_the_file_is_replaced_whole_and_keeps_its_mode_and_its_link(tmp_path):
+    path, link = tmp_path / "params.yaml", tmp_path / "link.yaml"
+    path.write_bytes(b"a: 1  # one\r\nb: 2\r\n")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    edit_yaml(link, {"a": 10})
+    assert path.read_bytes() == b"a: 10 # one\r\nb: 2\r\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link, path]
+
+
+@pytest.mark.parametrize("held", [b"b: 1\n", b"a: [\n", b"a: \xff\n", b"a: {b: 1}\n"])
+def test_a_file_that_is_refused_stays(tmp_path, held):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(held)
+    with pytest.raises(PipelineError, match=r"params\.yaml"):
+        edit_yaml(path, {"a": 10})
+    assert path.read_bytes() == held
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(PipelineError, match=r"params\.yaml is missing"):
+        edit_yaml(tmp_path / "params.yaml", {"a": 1})

@@ -1,0 +1,164 @@
+import pytest
+import yaml
+from pydantic import ValidationError
+from tiny_project import shipped_params, write_params
+
+from pipeline.config.params import Section, load_params
+from pipeline.errors import ParamsError
+
+
+def load(tmp_path, changes):
+    write_params(tmp_path, changes)
+    return load_params(tmp_path / "params.yaml")
+
+
+def test_the_shipped_file_is_valid(tmp_path):
+    assert load(tmp_path, {}).steps == 128
+
+
+def test_no_value_has_a_default_in_code():
+    def sections(kind):
+        for child in kind.__subclasses__():
+            yield child
+            yield from sections(child)
+
+    for section in sections(Section):
+        for name, field in section.model_fields.items():
+            assert field.is_required(), f"{section.__name__}.{name}"
+
+
+def test_params_are_frozen(tmp_path):
+    with pytest.raises(ValidationError):
+        load(tmp_path, {}).steps = 3
+
+
+def test_every_mistake_is_named_at_once(tmp_path):
+    changes = {
+        "train.lr": -1,
+        "train.batchsize": 3,
+        "sweep": [1, 2, 3, 4, 5],
+        "steps": 0,
+        "device": "gpu",
+        "diffusion.graph": "absorbing",
+        "data.column": "",
+        "data.files.train": "./train.parquet",
+        "data.files.test": "/test.parquet",
+        "model.dropout": 1.0,
+    }
+    with pytest.raises(ParamsError) as error:
+        load(tmp_path, changes)
+    text = str(error.value)
+    for expected in (
+        "params.yaml: train.lr: Input should be greater than 0 (got -1)",
+        "params.yaml: train.batchsize: Extra inputs are not permitted (got 3)",
+        "params.yaml: sweep: List should have at most 4 items",
+        "params.yaml: steps: Input should be greater than or equal to 1 (got 0)",
+        "params.yaml: device:",
+        "'absorb' or 'uniform' (got 'absorbing')",
+        "params.yaml: data.column:",
+        "params.yaml: data.files.train: must be a path inside the repository, without . or .. or //"
+        " (got './train.parquet')",
+        "params.yaml: data.files.test: must be a path inside",
+        "params.yaml: model.dropout: Input should be less than 1 (got 1.0)",
+    ):
+        assert expected in text
+    assert len(text.splitlines()) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": [1024]}, r"steps: Input should be a valid integer (got [1024])"),
+        ({"steps": 12.5}, "steps: Input should be a valid integer"),
+        ({"steps": True}, "steps: Input should be a valid integer"),
+        ({"sweep": [1, 4, 16]}, "sweep: List should have at least 4 items"),
+        ({"sweep": [1, 4, 16, -2]}, "sweep.3: Input should be greater than or equal to 1"),
+        ({"diffusion.geometric.sigma_min": 30.0}, "sigma_min must be less than sigma_max"),
+        ({"model.num_heads": 3}, "num_heads must divide width"),
+        ({"train.accumulate": 3}, "accumulate (3) must divide batch_size (64)"),
+        ({"evaluate.num_replicates": 8}, "evaluate.num_replicates"),
+        ({"evaluate.num_draws": 3}, "evaluate.num_draws: Input should be a multiple of 2"),
+        ({"train.lr": float("nan")}, "train.lr"),
+        ({"train.num_steps": 0}, "train: num_steps must be at least 1 (got 0)"),
+        ({"train.num_steps": -1, "train.init": "here"}, "train.num_steps: "),
+        ({"train.warmup_steps": 4400}, "train: warmup_steps (4400) must be less than num_steps"),
+        ({"data.files.test": "train.parquet"}, "data.files: train and test must be different"),
+        (
+            {"tokenizer.vocab_size": 257},
+            "tokenizer: vocab_size must be at least 258, for the 256 bytes, pad and eos (got 257)",
+        ),
+        ({"tokenizer.kind": "words"}, "tokenizer.kind: Input should be 'char', 'bpe' or 'gpt2'"),
+        ({"pack.mode": "cut"}, "pack.mode: Input should be 'pad' or 'concat' (got 'cut')"),
+        ({"diffusion.geometric.sigma_max": 100.0}, "diffusion.geometric.sigma_max"),
+        ({"sample.predictor": "ancestral"}, "sample.predictor: "),
+        ({"sample.temperature": 0.0}, "sample.temperature: "),
+        ({"sample.temperature": "inf"}, "sample.temperature: "),
+        ({"sample.top_p": 0.0}, "sample.top_p: "),
+        ({"sample.top_p": 1.1}, "sample.top_p: "),
+        (
+            {"sample.predictor": "cached", "diffusion.graph": "uniform"},
+            "sample.predictor must be auto, analytic or euler with "
+            "diffusion.uniform.parameterization raw (got 'cached')",
+        ),
+        (
+            {"sample.predictor": "first_hitting", "diffusion.absorb.parameterization": "raw"},
+            "diffusion.absorb.parameterization raw (got 'first_hitting')",
+        ),
+        (
+            {"sample.temperature": 0.5, "diffusion.graph": "uniform"},
+            "sample.temperature must be 1 with diffusion.graph uniform (got 0.5)",
+        ),
+        (
+            {"sample.top_p": 0.9, "diffusion.graph": "uniform"},
+            "sample.top_p must be 1 with diffusion.graph uniform (got 0.9)",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path, changes, message):
+    with pytest.raises(ParamsError) as error:
+        load(tmp_path, changes)
+    assert message in str(error.value)
+    assert "params.yaml: " in str(error.value)
+
+
+def test_numbers_that_yaml_1_1_reads_as_text_are_numbers(tmp_path):
+    write_params(tmp_path, {})
+    path = tmp_path / "params.yaml"
+    path.write_text(path.read_text().replace("lr: 0.0015", "lr: 15e-4"))
+    assert load_params(path).train.lr == 0.0015
+
+
+def test_a_missing_key_is_named(tmp_path):
+    values = shipped_params()
+    del values["train"]["lr"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ParamsError, match=r"train\.lr: Field required"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_missing_or_broken_file_is_said(tmp_path):
+    with pytest.raises(ParamsError, match="is missing"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: !!python/object/apply:os.getcwd []")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"diffusion.graph": "uniform"},
+        {"diffusion.noise": "geometric"},
+        {"diffusion.absorb.parameterization": "raw"},
+        {"steps": 64},
+        {"tokenizer.kind": "bpe"},
+        {"tokenizer.kind": "gpt2"},
+        {"pack.mode": "concat"},
+        {"steps": 1024},
+    ],
+)
+def test_variants_are_valid_with_one_key_changed(tmp_path, changes):
+    assert load(tmp_path, changes)

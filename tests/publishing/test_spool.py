@@ -1,0 +1,154 @@
+"""What waits to be sent: kept whole, in order, once."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.params import Patience
+from pipeline.errors import RepositoryError, ServerError
+from pipeline.oxen.local.reading import log_of
+from pipeline.publishing import spool as spooling
+from pipeline.publishing.spool import Spool, spool_for, waiting_spools
+
+PATIENCE = Patience(connect_seconds=1, stall_seconds=1, retries=0)
+PUT = """
+import sys
+from pathlib import Path
+from pipeline.publishing.spool import spool_for
+for n in range(200):
+    path = Path(sys.argv[1], f"{n}.bin")
+    path.write_bytes(bytes([n]) * 200_000)
+    spool_for("r").put("r", {f"a/{n}.bin": path, f"b/{n}.bin": path}, f"number {n}")
+"""
+
+
+@pytest.fixture
+def spool(project: Path) -> Spool:
+    return spool_for(str(project / "published"))
+
+
+def put(spool: Spool, message: str, **texts: str) -> str:
+    """Spool files of these texts for the local repository; the name of the item's folder."""
+    sources = {}
+    for name, text in texts.items():
+        source = Path(f"{name}.source")
+        source.write_text(text)
+        sources[f"texts/{name}.txt"] = source
+    return spool.put(str(Path("published").resolve()), sources, message).folder.name
+
+
+def messages() -> list[str]:
+    return [commit.message for commit in log_of(Path("published").resolve())][::-1]
+
+
+def test_what_waits_is_committed_in_order_and_once(spool):
+    names = [put(spool, f"number {n}", a=str(n)) for n in range(3)]
+    assert [item.message for item in spool.items()] == ["number 0", "number 1", "number 2"]
+    # The sources may change, or go: what waits is a copy.
+    Path("a.source").unlink()
+    flushed = spool.flush(PATIENCE)
+    assert list(flushed.sent) == names
+    assert all(flushed.sent.values())
+    assert flushed.failure is None
+    assert messages() == ["number 0", "number 1", "number 2"]
+    assert Path("published/texts/a.txt").read_text() == "2"
+    assert spool.items() == []
+    assert waiting_spools() == []
+    # The same again: the head has it all.
+    again = put(spool, "number 2", a="2")
+    assert spool.flush(PATIENCE).sent == {again: None}
+    assert len(messages()) == 3
+
+
+def test_the_same_waits_once_unless_its_files_were_replaced_meanwhile(spool):
+    first = put(spool, "one", a="1")
+    assert put(spool, "one", a="1") == first
+    other = put(spool, "other", b="1")
+    assert put(spool, "one", a="1") == first
+    replaced = put(spool, "two", a="2")
+    last = put(spool, "one", a="1")
+    assert [item.folder.name for item in spool.items()] == [first, other, replaced, last]
+    assert spool.flush(PATIENCE).failure is None
+    assert Path("published/texts/a.txt").read_text() == "1"
+
+
+def test_what_fails_stays_with_all_behind_it(spool, monkeypatch):
+    put(spool, "first", a="1")
+    put(spool, "second", b="1")
+    put(spool, "third", c="1")
+    real = spooling.open_repository
+
+    class Failing:
+        def __init__(self, *args, **options):
+            self.repository = real(*args, **options)
+
+        def commit(self, files, message):
+            if message == "second":
+                raise ServerError("away")
+            return self.repository.commit(files, message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spooling, "open_repository", Failing)
+        flushed = spool.flush(PATIENCE)
+    assert str(flushed.failure) == "away"
+    assert len(flushed.sent) == 1
+    assert [item.message for item in spool.items()] == ["second", "third"]
+    assert len(spool.flush(PATIENCE).sent) == 2
+    assert messages() == ["first", "second", "third"]
+
+
+def test_a_path_that_leads_out_is_refused(spool):
+    with pytest.raises(RepositoryError):
+        spool.put("r", {"../outside": Path("params.yaml")}, "out")
+    assert not spool.folder.exists()
+
+
+def test_a_full_disk_leaves_nothing(spool, monkeypatch):
+    kept = put(spool, "kept", a="1")
+    real = shutil.copyfileobj
+
+    def full(reader, writer, length):
+        real(reader, writer, length)
+        if reader.name.endswith("c.source"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        put(spool, "too much", b="1", c="1")
+    assert str(spool.folder) in str(raised.value.filename)
+    assert [item.folder.name for item in spool.items()] == [kept]
+    assert sorted(path.name for path in spool.folder.iterdir()) == [".lock", kept]
+
+
+def test_kill_9_leaves_whole_items_or_nothing(project, tmp_path):
+    """And what a killed process left half-written is removed by the next."""
+    from pipeline.oxen.folders import sha256
+
+    spool = spool_for("r")
+    before = 0
+    for delay in (0.002, 0.011, 0.023):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PUT, str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": str(Path(spooling.__file__).parents[2])},
+        )
+        while len(spool.items()) <= before and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for item in spool.items():
+            number = int(item.message.split()[1])
+            assert len(item.files) == 2
+            for path in item.files.values():
+                assert path.read_bytes() == bytes([number]) * 200_000, sha256(path)
+        before = len(spool.items())
+    assert before > 0
+    put(spool, "next", a="1")
+    assert not list(spool.folder.glob(".*.partial"))

@@ -1,0 +1,186 @@
+"""A distribution small enough to enumerate, with its exact score as the network."""
+
+import itertools
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from pipeline.methods.sedd.model import SEDD, SEDDConfig
+
+
+def toy_config(graph: str, parameterization: str, **changes: object) -> SEDDConfig:
+    values = {
+        "graph": graph,
+        "noise": "loglinear",
+        "parameterization": parameterization,
+        "vocab_size": 3,
+        "length": 2,
+        "width": 8,
+        "num_blocks": 1,
+        "num_heads": 2,
+        "cond_dim": 4,
+        "dropout": 0.0,
+        "eps": 1e-9,
+        "sigma_min": 1e-4,
+        "sigma_max": 20.0,
+        "t_min": 1e-5,
+        "scale_by_sigma": False,
+    }
+    return SEDDConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def small_model(graph: str = "absorb", parameterization: str = "raw", dropout: float = 0.0) -> SEDD:
+    """A model of two blocks with random weights, of which none is 0."""
+    torch.manual_seed(0)
+    config = toy_config(
+        graph,
+        parameterization,
+        noise="geometric",
+        vocab_size=11,
+        length=16,
+        width=24,
+        num_blocks=2,
+        num_heads=3,
+        cond_dim=8,
+        dropout=dropout,
+        t_min=1e-3,
+        scale_by_sigma=True,
+    )
+    model = SEDD(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def toy_distribution(vocab_size: int, length: int, seed: int = 0) -> Tensor:
+    """Correlated probabilities [vocab_size] * length, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 1.5 * torch.randn((vocab_size,) * length, generator=generator, dtype=torch.float64)
+    return logits.flatten().softmax(0).view_as(logits)
+
+
+def all_states(num_states: int, length: int) -> Tensor:
+    """Every sequence [num_states ** length, length], last position fastest."""
+    return torch.tensor(list(itertools.product(range(num_states), repeat=length)))
+
+
+class AnsweringNetwork(nn.Module):
+    """A network by its answers alone: what its head takes is its output already."""
+
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(num_outputs, num_outputs, bias=True, dtype=torch.float64)
+        self.head.requires_grad_(False)
+        self.head.weight.copy_(torch.eye(num_outputs))
+        self.head.bias.zero_()
+
+    def hidden(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        # An infinity times a 0 of the head would be no number.
+        return self(xt, sigma, at).clamp(min=-1e300)
+
+
+class ExactNetwork(AnsweringNetwork):
+    """The exact score, or conditional distribution, of a toy distribution under a graph."""
+
+    def __init__(self, model: SEDD, p0: Tensor) -> None:
+        super().__init__(model.graph.num_states - model.conditional)
+        self.unused = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.graph, self.p0 = model.graph, p0
+        if model.conditional:
+            states = all_states(self.graph.num_states, p0.dim())
+            self.table = torch.stack([self._log_conditional(state) for state in states])
+
+    def forward(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        if sigma is None:
+            answer = self.table[index_of(xt, self.graph.num_states)]
+            return answer if at is None else answer[at]
+        answer = torch.empty(*xt.shape, self.graph.num_states, dtype=torch.float64)
+        for value in sigma.unique():
+            p = self.marginal(value)
+            for row in (sigma == value).nonzero().flatten():
+                answer[row] = self._log_score(xt[row], p)
+        return answer if at is None else answer[at]
+
+    def marginal(self, sigma: Tensor) -> Tensor:
+        """p(x at sigma), [V] * L."""
+        transition = torch.matrix_exp(sigma.double() * self.graph.rate())
+        p = self.p0
+        padding = self.graph.num_states - p.shape[0]
+        p = nn.functional.pad(p, (0, padding) * p.dim())
+        for axis in range(p.dim()):
+            p = torch.tensordot(p, transition, dims=([axis], [0])).movedim(-1, axis)
+        return p
+
+    def _log_score(self, row: Tensor, p: Tensor) -> Tensor:
+        here = p[tuple(row)]
+        columns = []
+        for position in range(len(row)):
+            index = [*row.tolist()]
+            index[position] = slice(None)
+            columns.append((p[tuple(index)] / here).log())
+        return torch.stack(columns)
+
+    def _log_conditional(self, row: Tensor) -> Tensor:
+        mask_id = self.graph.num_states - 1
+        known = [slice(None) if v == mask_id else slice(v, v + 1) for v in row.tolist()]
+        joint = self.p0[tuple(known)]
+        log_p = torch.zeros(len(row), mask_id, dtype=torch.float64)
+        for position in range(len(row)):
+            if row[position] == mask_id:
+                others = [axis for axis in range(joint.dim()) if axis != position]
+                log_p[position] = (joint.sum(others) / joint.sum()).log()
+        return log_p
+
+
+def exact_model(graph: str, parameterization: str, **changes: object) -> tuple[SEDD, Tensor]:
+    """A model whose network is exact, with its data distribution."""
+    config = toy_config(graph, parameterization, **changes)
+    model = SEDD(config).double().eval()
+    p0 = toy_distribution(config.vocab_size, config.length)
+    model.network = ExactNetwork(model, p0)  # type: ignore[assignment]
+    return model, p0
+
+
+def check_law(drawn: Tensor, law: Tensor) -> None:
+    """Assert that outcome indices [n] were drawn from probabilities [K]."""
+    assert follows_law(drawn, law)
+
+
+def follows_law(drawn: Tensor, law: Tensor) -> bool:
+    """Pearson's test of outcome indices [n] against probabilities [K].
+
+    False alarms happen at a rate of 1e-4. A law at total variation 0.05 from the given one has a
+    noncentrality of at least n (2 * 0.05)^2, which must be found with a power of 0.99. Outcomes
+    that are expected less than 5 times count as one, with the next likeliest where they stay rare.
+    """
+    expected, order = (law * len(drawn)).sort()
+    counts = torch.bincount(drawn, minlength=len(law)).double()[order]
+    if counts[expected == 0].sum() > 0:
+        return False
+    num_rare = int((expected < 5).sum())
+    if 0 < expected[:num_rare].sum() < 5:
+        num_rare += 1
+    expected, counts = (
+        torch.cat([values[:num_rare].sum()[None], values[num_rare:]])[int(num_rare == 0) :]
+        for values in (expected, counts)
+    )
+    expected, counts = expected[expected > 0], counts[expected > 0]
+    freedom = len(expected) - 1
+    threshold = stats.chi2.isf(1e-4, freedom)
+    power = stats.ncx2.sf(threshold, freedom, len(drawn) * (2 * 0.05) ** 2)
+    assert power >= 0.99
+    return bool(((counts - expected) ** 2 / expected).sum() < threshold)
+
+
+def total_variation(law: Tensor, other: Tensor) -> float:
+    """Half the sum of absolute differences of two laws [K]."""
+    return (law - other).abs().sum().item() / 2
+
+
+def index_of(tokens: Tensor, num_states: int) -> Tensor:
+    """The place of each row of tokens [n, L] in `all_states`."""
+    index = torch.zeros(len(tokens), dtype=torch.int64)
+    for column in tokens.T:
+        index = index * num_states + column
+    return index
