@@ -1,18 +1,19 @@
 """The gradient of a loss, in pieces of a batch, and its norm."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.methods.protocol import Objective
+if TYPE_CHECKING:
+    from pipeline.methods.protocol import Objective
 
 AT_ONCE = 2**20
 """Numbers that one product sums up: more of them lose digits, on some processors."""
 
 
 def accumulate_gradient(
-    objective: Objective,
+    objective: "Objective",
     drawn: tuple[Tensor, ...],
     pieces: int,
     precision: Literal["float32", "bfloat16"] = "float32",

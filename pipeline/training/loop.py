@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,15 @@ from torch import nn
 
 from pipeline.errors import Interrupted, PipelineError
 from pipeline.files import whole
-from pipeline.methods.protocol import Objective
 from pipeline.progress import progress
 from pipeline.training.ema import Ema
 from pipeline.training.gradient import accumulate_gradient, gradient_norm
 from pipeline.training.interrupts import stop_requested
 from pipeline.training.schedule import Order, learning_rate, step_seed
 from pipeline.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from pipeline.methods.protocol import Objective
 
 Row = dict[str, Any]
 
@@ -89,7 +91,7 @@ class Fitted:
 class Trainer:
     """One run: its weights, optimiser, averages and what it logged so far."""
 
-    def __init__(self, objective: Objective, settings: Settings, device: torch.device) -> None:
+    def __init__(self, objective: "Objective", settings: Settings, device: torch.device) -> None:
         self.objective = objective
         self.settings = settings
         self.device = device
@@ -210,7 +212,7 @@ class Trainer:
 
 
 def fit(
-    objective: Objective,
+    objective: "Objective",
     blocks: npt.NDArray[Any],
     settings: Settings,
     watch: Watch,
