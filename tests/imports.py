@@ -72,6 +72,11 @@ def room_of(file: str) -> str:
     return rest[0].removesuffix(".py") if first == "pipeline" and rest else first
 
 
+def loose_files(project: Path) -> set[str]:
+    """Rooms that are a single file."""
+    return {path.stem for path in (project / "pipeline").glob("*.py")} - {"__init__"}
+
+
 def between_files(imports: Iterable[Import]) -> list[Import]:
     """Imports of the project's own files."""
     return [each for each in imports if each.target.endswith(".py")]

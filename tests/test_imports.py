@@ -12,12 +12,13 @@ from imports import (
     between_rooms,
     circle,
     imports_in,
+    loose_files,
     room_arrows,
     room_of,
 )
 from tiny_project import PROJECT
 
-LOOSE = {path.stem for path in (PROJECT / "pipeline").glob("*.py")} - {"__init__"}
+LOOSE = loose_files(PROJECT)
 ON_TOP = ("stages/", "pipeline/cli/")
 SHARED = tuple(f"pipeline/methods/{name}.py" for name in ("draws", "estimates", "protocol"))
 TENSORS = {"torch", *sys.stdlib_module_names}
