@@ -1,6 +1,6 @@
 """Prints how far samplers are from their exact law and from the data, on the tests' toy problem.
 
-python tests/sedd/toy_table.py
+PYTHONPATH=tests python tests/methods/sedd/toy_table.py
 """
 
 import math
