@@ -14,10 +14,10 @@ from benchmarks.plain_text import plain_score
 from benchmarks.rows import Check, Plan, Row, at_least, floor_text, rate
 from benchmarks.shapes import GPT2_VOCAB
 from pipeline.device import has_bfloat16
-from pipeline.evaluation.causal import Precision
 from pipeline.evaluation.gen_ppl import likelihood
 from pipeline.evaluation.samples import Floats, Ints, Samples
 from pipeline.evaluation.scorer import Scorer, load_scorer
+from pipeline.kernels.precision import Precision
 
 NUM = 32
 QUICK_NUM = 12

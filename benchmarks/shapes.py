@@ -9,16 +9,25 @@ from pipeline.methods.sedd.model import SEDD, SEDDConfig
 
 Parameterization = Literal["raw", "conditional"]
 GPT2_VOCAB = 50_257
+FOUR = {"num_blocks": 4, "num_heads": 4}
 SIZES: dict[str, dict[str, Any]] = {
-    "gpt2": {"vocab_size": GPT2_VOCAB, "width": 256, "length": 256},
-    "char": {"vocab_size": 56, "width": 128, "length": 16},
+    "gpt2": {"vocab_size": GPT2_VOCAB, "width": 256, "length": 256, **FOUR},
+    "char": {"vocab_size": 56, "width": 128, "length": 16, **FOUR},
+}
+# As published, for GPUs.
+SIZES |= {
+    "small": {"vocab_size": GPT2_VOCAB, "width": 768, "length": 1024}
+    | {"num_blocks": 12, "num_heads": 12},
+    "medium": {"vocab_size": GPT2_VOCAB, "width": 1024, "length": 1024}
+    | {"num_blocks": 24, "num_heads": 16},
+    "tiny": {"vocab_size": 301, "width": 64, "length": 32, "num_blocks": 2, "num_heads": 2},
 }
 
 
 def config_of(
     size: str, parameterization: Parameterization, vocab_size: int | None = None
 ) -> SEDDConfig:
-    """A model of four blocks on the absorbing graph with the loglinear schedule.
+    """A model on the absorbing graph with the loglinear schedule.
 
     Args:
         vocab_size: in place of the size's own.
@@ -28,8 +37,6 @@ def config_of(
         graph="absorb",
         noise="loglinear",
         parameterization=parameterization,
-        num_blocks=4,
-        num_heads=4,
         cond_dim=128,
         dropout=0.0,
         eps=0.001,
@@ -54,8 +61,10 @@ def shape_of(config: SEDDConfig) -> Shape:
 
 def perturbed(model: SEDD) -> SEDD:
     """The model with noise added to its weights: new ones have heads and gates of zero."""
-    generator = torch.Generator().manual_seed(0)
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for parameter in model.network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
+            noise = torch.randn(parameter.shape, generator=generator, device=device)
+            parameter.add_(noise, alpha=0.02)
     return model

@@ -39,6 +39,7 @@ COMMON: dict[str, Any] = {
     "eval_every": 100,
     "checkpoint_every": 100,
     "precision": "float32",
+    "deterministic": False,
 }
 # Bytes of a weight that a step moves at least: read by the forward and the backward pass; its
 # gradient written, read and scaled by the clipping; weight, gradient and two moments read and all
@@ -53,8 +54,9 @@ class PlainTrainer:
         self.model = model
         self.settings = settings
         self.precision = precision
-        self.generator = torch.Generator().manual_seed(settings.seed)
         self.parameters = list(model.parameters())
+        self.device = self.parameters[0].device
+        self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         decayed = [parameter for parameter in self.parameters if parameter.dim() >= 2]
         others = [parameter for parameter in self.parameters if parameter.dim() < 2]
         self.optimizer = torch.optim.AdamW(
@@ -80,7 +82,7 @@ class PlainTrainer:
             )
         t = stratified_times(len(x0), self.model.t_min, self.generator)
         xt = self.model.graph.sample_transition(x0, self.model.noise.sigma(t), self.generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             loss = plain_score_entropy(self.model, x0, xt, t).sum(-1).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)

@@ -10,10 +10,23 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipeline.errors import ParamsError, PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.kernels.precision import Precision
+
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # a CPU
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",  # Triton
+)
+"""What running out of memory says where torch has no kind of its own for it."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -23,9 +36,16 @@ def pick_device(name: str) -> torch.device:
         ParamsError: a CUDA device is asked for that this machine does not have.
     """
     keep_freed_memory()
+    # How many positions a step works for differs: fixed blocks of memory would be left in pieces.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        why = "this PyTorch is built for CPUs"
+        if torch.version.cuda is not None:
+            why = f"this PyTorch, of CUDA {torch.version.cuda}, finds no GPU or too old a driver"
+        raise ParamsError(f"device: {why} (got {name}); use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ParamsError(
             f"device: this machine has {torch.cuda.device_count()} CUDA devices (got {name}); "
@@ -65,10 +85,13 @@ def check_attention(attention: str, device: torch.device, dtype: torch.dtype) ->
     raise ParamsError(f"attention: flash cannot run, {cause}; use sdpa")
 
 
-def check_compile(device: torch.device) -> None:
-    """Raise ParamsError unless torch.compile has what it needs for `device`."""
+def check_compile(compile: bool | str, device: torch.device) -> None:
+    """Raise ParamsError unless `train.compile` can be had on `device`."""
+    if compile == "graphs" and device.type != "cuda":
+        raise ParamsError(f"train.compile: graphs are of CUDA devices (got graphs on {device})")
     if reason := why_not_compiled(device):
-        raise ParamsError(f"train.compile: {reason} (got true); mend that, or use false")
+        got = str(compile).lower()
+        raise ParamsError(f"train.compile: {reason} (got {got}); mend that, or use false")
 
 
 def why_not_compiled(device: torch.device) -> str | None:
@@ -96,6 +119,31 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(held is True and name.endswith("bf16") for name, held in capabilities.items())
 
 
+def pick_precision(asked: str, device: torch.device, key: str) -> "Precision":
+    """The precision of matrix products that `key` of params.yaml asks for.
+
+    `auto` is float32 on a CPU, and bfloat16 on a GPU that has it.
+
+    Raises:
+        ParamsError: the device has no such products.
+    """
+    on_gpu = device.type == "cuda"
+    allowed: list[Precision] = ["float32"]
+    if not on_gpu or has_bfloat16(device):
+        allowed.append("bfloat16")
+    if on_gpu and torch.cuda.get_device_capability(device) >= (8, 0):
+        allowed.append("tf32")
+    if asked == "auto":
+        return "bfloat16" if on_gpu and "bfloat16" in allowed else "float32"
+    for precision in allowed:
+        if precision == asked:
+            return precision
+    raise ParamsError(
+        f"{key}: {device_label(device)} computes in {' or '.join(sorted(allowed))} (got {asked}); "
+        "auto takes what suits it"
+    )
+
+
 def device_label(device: torch.device) -> str:
     """What provenance records: `cpu`, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -108,12 +156,13 @@ def memory_for(parameter: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _of_memory(error):
+        if not is_of_memory(error):
             raise
         raise PipelineError(f"out of memory: lower {parameter}{where} ({error})") from error
 
 
-def _of_memory(error: MemoryError | RuntimeError) -> bool:
-    # On a CPU torch has no kind of its own for it.
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+def is_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory has run out."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error) for words in OUT_OF_MEMORY
+    )

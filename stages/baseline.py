@@ -22,9 +22,10 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
     params = load_params()
     device = pick_device(params.device)
     blocks = Packed.open(packed)
-    settings = settings_of(params.baseline, blocks.meta.length)
+    settings = settings_of(params.baseline, blocks.meta.length, device)
     identity = {
         "baseline": params.baseline.model_dump(exclude={"checkpoint_every"}),
+        "precision": settings.precision,
         "data": hash_files([packed / name for name in ("meta.json", "train.bin", "test.bin")]),
         "code": hash_code("baseline", "training"),
         "torch": torch.__version__,
@@ -43,6 +44,7 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
                 "seconds": fitted.seconds,
                 "tokens_per_second": num_tokens / fitted.seconds,
                 "device": device_label(device),
+                "precision": settings.precision,
                 "torch": torch.__version__,
                 "sha256": sha256,
             },

@@ -10,10 +10,11 @@ from pipeline.checkpoints.checkpoint import TOKENIZER, check_tokenizer, load_che
 from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
-from pipeline.device import memory_for, pick_device
+from pipeline.device import memory_for, pick_device, pick_precision
 from pipeline.errors import PipelineError, reported
 from pipeline.evaluation.likelihood import likelihood
 from pipeline.files import write_json
+from pipeline.kernels.precision import products_in
 from pipeline.methods.registry import method_of
 from pipeline.progress import progress
 
@@ -32,7 +33,8 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
     x0 = torch.from_numpy(blocks.test.astype("int64")).to(device)
     settings = params.evaluate
     bar = progress(total=settings.num_replicates, desc="bound", unit="replicate")
-    with memory_for("evaluate.batch_size"), bar:
+    precision = pick_precision(settings.precision, device, "evaluate.precision")
+    with memory_for("evaluate.batch_size"), products_in(precision, device), bar:
         bound = method_of(model).draw_bound(
             model,
             x0,

@@ -9,7 +9,7 @@ from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.data.splits import documents_among
 from pipeline.data.tokenizer import TextTokenizer
-from pipeline.device import memory_for, pick_device
+from pipeline.device import memory_for, pick_device, pick_precision
 from pipeline.errors import DataError, reported
 from pipeline.evaluation.gen_ppl import likelihood
 from pipeline.evaluation.real_text import held_out_blocks
@@ -34,13 +34,14 @@ def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -
     )
     index = np.flatnonzero(draws.any(axis=0))
     drawn = held_out_blocks(blocks, index, text)
+    device = pick_device(params.device)
     scorer = load_scorer(
         settings.scorer,
         baseline=baseline,
         tokenizer=text.definition,
         eos_id=text.eos_id,
-        device=pick_device(params.device),
-        precision=settings.precision,
+        device=device,
+        precision=pick_precision(settings.precision, device, "score.precision"),
     )
     with memory_for("score.batch_size"):
         scored = likelihood(

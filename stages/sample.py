@@ -10,9 +10,10 @@ import typer
 from pipeline.checkpoints.checkpoint import block_mode, check_tokenizer, load_checkpoint
 from pipeline.config.params import load_params
 from pipeline.data.tokenizer import TextTokenizer
-from pipeline.device import device_label, memory_for, pick_device
+from pipeline.device import device_label, memory_for, pick_device, pick_precision
 from pipeline.errors import ParamsError, reported
 from pipeline.files import write_json, write_jsonl
+from pipeline.kernels.precision import products_in
 from pipeline.methods.batches import Trace, sample_all
 from pipeline.methods.registry import method_of
 
@@ -34,9 +35,10 @@ def main(
         predictor = method_of(model).resolve(model, settings.predictor, **how)
     except ValueError as error:
         raise ParamsError(f"sample: {error}") from None
+    precision = pick_precision(settings.precision, device, "sample.precision")
     trace = Trace(settings.num_traced, num_steps)
     started = time.monotonic()
-    with memory_for("sample.batch_size"):
+    with memory_for("sample.batch_size"), products_in(precision, device):
         samples = sample_all(
             model,
             settings.num,
@@ -67,6 +69,7 @@ def main(
         "seconds": seconds,
         "samples_per_second": settings.num / seconds,
         "device": device_label(device),
+        "precision": precision,
         "calls": samples.calls,
     }
     write_json(out / f"{num_steps}.timing.json", timing)

@@ -8,7 +8,7 @@ import typer
 from pipeline.config.params import load_params
 from pipeline.data.splits import documents_among
 from pipeline.data.tokenizer import TextTokenizer
-from pipeline.device import memory_for, pick_device
+from pipeline.device import memory_for, pick_device, pick_precision
 from pipeline.errors import reported
 from pipeline.evaluation.gen_ppl import likelihood
 from pipeline.evaluation.samples import Samples
@@ -24,13 +24,14 @@ def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) 
     settings = params.score
     text = TextTokenizer.load(tokenizer)
     drawn = Samples.read(samples, params.pack.mode)
+    device = pick_device(params.device)
     scorer = load_scorer(
         settings.scorer,
         baseline=baseline,
         tokenizer=text.definition,
         eos_id=text.eos_id,
-        device=pick_device(params.device),
-        precision=settings.precision,
+        device=device,
+        precision=pick_precision(settings.precision, device, "score.precision"),
     )
     with memory_for("score.batch_size"):
         scored = likelihood(

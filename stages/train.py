@@ -15,8 +15,11 @@ from pipeline.files import write_json, write_jsonl
 from pipeline.methods.registry import method_named
 from pipeline.publishing.handing import pushing
 from pipeline.training.loop import write_losses
-from pipeline.training.run import init_sha256, train
+from pipeline.training.run import init_sha256, settings_of, train
 from pipeline.training.state import hash_code, hash_files, training_state
+
+# With the method, all of the code that decides what training writes.
+CODE = ("methods/draws.py", "methods/estimates.py", "network", "kernels", "training")
 
 
 @reported
@@ -32,10 +35,11 @@ def main(
         "method": params.method,
         "model": config.asdict(),
         "train": params.train.model_dump(exclude={"checkpoint_every"}),
+        "precision": settings_of(params, pick_device(params.device)).precision,
         "data": hash_files([packed / "train.bin", packed / "test.bin"]),
         "tokenizer": text.sha256,
         "init": init_sha256(params),
-        "code": hash_code(f"methods/{params.method}", "network", "kernels", "training"),
+        "code": hash_code(*CODE, f"methods/{params.method}"),
         "torch": torch.__version__,
     }
     request = {"repo": publish.repo, "patience": params.oxen.model_dump()}
@@ -59,6 +63,7 @@ def main(
             "seconds": fitted.seconds,
             "tokens_per_second": num_tokens / fitted.seconds if num_tokens else None,
             "device": device_label(pick_device(params.device)),
+            "precision": identity["precision"],
             "torch": torch.__version__,
             "sha256": sha256,
             "init_sha256": identity["init"],

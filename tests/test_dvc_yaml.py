@@ -66,6 +66,7 @@ TABLE = {
     **{f"evaluate.{key}": (96, ["evaluate", *LOGGED]) for key in shipped_params()["evaluate"]},
     "sample.num": (96, [*SAMPLE, "real_text", *LOGGED]),
     "sample.predictor": ("euler", [*SAMPLE, *LOGGED]),
+    "sample.precision": ("bfloat16", [*SAMPLE, *LOGGED]),
     "sample.temperature": (0.5, [*SAMPLE, *LOGGED]),
     "sample.top_p": (0.5, [*SAMPLE, *LOGGED]),
     "sample.batch_size": (96, [*SAMPLE, *LOGGED]),

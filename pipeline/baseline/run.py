@@ -8,15 +8,22 @@ from transformers import GPT2LMHeadModel
 from pipeline.baseline.gpt2 import NextToken, block_nats, new_baseline
 from pipeline.config.params import Baseline
 from pipeline.data.packed import Packed
+from pipeline.device import pick_precision
+from pipeline.kernels.precision import products_in
 from pipeline.training.loop import Fitted, Settings, Watch, fit
 from pipeline.training.state import TrainingState
 
 
-def settings_of(params: Baseline, length: int) -> Settings:
-    """As many steps as `num_tokens` positions need, the last one begun counts."""
+def settings_of(params: Baseline, length: int, device: torch.device) -> Settings:
+    """As many steps as `num_tokens` positions need, the last one begun counts.
+
+    Raises:
+        ParamsError: the device cannot compute in the precision asked for.
+    """
     num_steps = math.ceil(params.num_tokens / (params.batch_size * length))
-    shared = set(Settings.__annotations__) - {"num_steps"}
-    return Settings(num_steps=num_steps, **params.model_dump(include=shared))
+    shared = set(Settings.__annotations__) - {"num_steps", "precision"}
+    precision = pick_precision(params.precision, device, "baseline.precision")
+    return Settings(num_steps=num_steps, precision=precision, **params.model_dump(include=shared))
 
 
 def train(
@@ -38,13 +45,19 @@ def train(
         seed=params.seed,
         device=device,
     )
+
+    def held_out_nats() -> float:
+        with products_in(settings.precision, device):
+            return float(block_nats(model, held_out, batch_size=at_once)[0].mean())
+
     # Evenly spread: a split in alphabetical order begins with names of one kind.
     held_out = packed.test[:: max(1, len(packed.test) // params.eval_blocks)][: params.eval_blocks]
+    at_once = settings.batch_size // settings.accumulate
     fitted = fit(
         NextToken(model),
         packed.train,
         settings,
-        Watch(lambda: block_nats(model, held_out, batch_size=params.batch_size)[0].mean().item()),
+        Watch(held_out_nats),
         device=device,
         state=state,
         desc="baseline",

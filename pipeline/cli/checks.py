@@ -67,7 +67,7 @@ def device(params: Params) -> Finding:
 
     picked = pick_device(params.device)
     if params.train.compile:
-        check_compile(picked)
+        check_compile(params.train.compile, picked)
     return Finding("ok", f"{params.device}: {device_label(picked)}")
 
 

@@ -18,14 +18,17 @@ from torch import Tensor, nn
 
 from pipeline.config.params import Params
 from pipeline.data.packed import Packed
+from pipeline.device import is_of_memory
 from pipeline.errors import PipelineError
 from pipeline.kernels.gradient_memory import free_gradient_memory
+from pipeline.kernels.precision import Precision
 from pipeline.methods.protocol import Model, Objective
 from pipeline.methods.registry import method_of
 from pipeline.training.loop import Settings, Trainer
 from pipeline.training.run import new_model
 from pipeline.training.schedule import Order
 
+Compile = bool | Literal["graphs"]
 SAMPLE_SECONDS = 0.001
 # Of the memory that is free: the rest is for what others start meanwhile.
 USABLE = 0.9
@@ -35,12 +38,12 @@ USABLE = 0.9
 class Choice:
     """What `sedd tune` chooses; the fields are those of train in params.yaml."""
 
-    precision: Literal["float32", "bfloat16"]
-    compile: bool
+    precision: Precision
+    compile: Compile
     accumulate: int
 
     def __str__(self) -> str:
-        compiled = "compiled, " if self.compile else ""
+        compiled = {False: "", True: "compiled, ", "graphs": "compiled to graphs, "}[self.compile]
         return f"{self.precision}, {compiled}accumulate {self.accumulate}"
 
 
@@ -112,6 +115,10 @@ def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = N
     `num_rows` takes the place of the batch size. Every turn starts as training does, compilation
     included, and leaves nothing behind.
     """
+    # A compiled model is a cycle: it stays, with its optimiser, until it is collected.
+    gc.collect()
+    if job.device.type == "cuda":
+        torch.cuda.empty_cache()
     train = job.params.train
     batch_size = num_rows or train.batch_size
     settings = replace(
@@ -148,12 +155,12 @@ def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = N
     return Turn(first, seconds, held, rise.bytes, losses)
 
 
-def _model(job: Job, compiled: bool) -> Model:
+def _model(job: Job, compiled: Compile) -> Model:
     model = new_model(job.params, job.packed.meta, job.device)
     if compiled:
         # What an earlier turn compiled would make this one's shapes look changing.
         torch.compiler.reset()
-        model.network.compile_blocks()
+        model.network.compile_blocks(as_graphs=compiled == "graphs")
     return model
 
 
@@ -171,10 +178,12 @@ def take_turns(
         for choice in left[:: 1 if number % 2 == 0 else -1]:
             try:
                 turn = take_turn(job, choice, num_steps)
-            except torch.OutOfMemoryError:
-                reason = "out of memory"
             except BackendCompilerFailed as error:
                 reason = f"does not compile: {str(error).strip().splitlines()[0]}"
+            except RuntimeError as error:
+                if not is_of_memory(error):
+                    raise
+                reason = "out of memory"
             else:
                 yield choice, turn
                 continue
@@ -182,7 +191,7 @@ def take_turns(
             yield choice, reason
 
 
-def pieces_that_fit(job: Job, precision: Literal["float32", "bfloat16"]) -> list[int]:
+def pieces_that_fit(job: Job, precision: Precision) -> list[int]:
     """The values of accumulate whose pieces fit in memory, the least first.
 
     Pieces grow from one row. On a CUDA device they do until its memory ends; elsewhere running out
@@ -202,7 +211,9 @@ def pieces_that_fit(job: Job, precision: Literal["float32", "bfloat16"]) -> list
             break
         try:
             last = take_turn(job, Choice(precision, False, 1), 0, rows)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_of_memory(error):
+                raise
             break
         fitting.insert(0, batch_size // rows)
     if not fitting:

@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -91,7 +91,11 @@ def _first_trials(job: "Job", rounds: int, steps: int) -> "dict[Choice, list[Tur
     from pipeline.device import why_not_compiled
 
     least = pieces_that_fit(job, "float32")[0]
-    compiled = [False] if why_not_compiled(job.device) else [False, True]
+    compiled: list[bool | Literal["graphs"]] = [False]
+    if not why_not_compiled(job.device):
+        compiled.append(True)
+        if job.device.type == "cuda":
+            compiled.append("graphs")
     choices = [Choice(name, flag, least) for flag in compiled for name in ("float32", "bfloat16")]
     return _turns(job, choices, rounds, steps)
 
@@ -134,9 +138,10 @@ def _turns(
 
 def _now(job: "Job") -> "Choice":
     from pipeline.cli.trials import Choice
+    from pipeline.training.run import settings_of
 
-    train = job.params.train
-    return Choice(train.precision, train.compile, train.accumulate)
+    now = settings_of(job.params, job.device)
+    return Choice(now.precision, job.params.train.compile, now.accumulate)
 
 
 def _fastest(job: "Job", turns: "dict[Choice, list[Turn]]") -> "Choice":

@@ -16,6 +16,7 @@ Real = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 Fraction = Annotated[Real, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
+Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 RENAMED = {"network": "oxen"}
 """Keys of params.yaml that were called otherwise."""
 
@@ -171,7 +172,8 @@ class Optimizing(Section):
     beta2: Fraction
     clip: Positive
     ema: Fraction
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
+    deterministic: bool
     seed: Seed
     log_every: Count
     eval_every: Count
@@ -192,7 +194,7 @@ class Train(Optimizing):
 
     init: Text | None
     num_steps: Annotated[int, Field(ge=0)]
-    compile: bool
+    compile: bool | Literal["graphs"]
     activation_checkpointing: bool
     sample_every: Count
     sample_num: Count
@@ -224,6 +226,7 @@ class Evaluate(Section):
     # Draws come in antithetic pairs.
     num_draws: Annotated[int, Field(ge=2, multiple_of=2)]
     batch_size: Count
+    precision: Precision
     seed: Seed
 
 
@@ -236,6 +239,7 @@ class Sample(Section):
     top_p: Annotated[Real, Field(gt=0, le=1)]
     batch_size: Count
     num_traced: Annotated[int, Field(ge=0)]
+    precision: Precision
     seed: Seed
 
 
@@ -243,7 +247,7 @@ class Score(Section):
     """Scoring of samples and of real text."""
 
     scorer: Text
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     batch_size: Count
     num_bootstrap: Annotated[int, Field(ge=2)]
     num_real_draws: Annotated[int, Field(ge=2)]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.errors import CheckpointError
+from pipeline.kernels.precision import Precision, products_in
 
-Precision = Literal["float32", "bfloat16"]
 LOGITS = 2**22
 """Logits that are held at a time: 16 MB of float32, which a cache holds."""
 ATTEND_WITHIN = "within_texts"
@@ -53,11 +53,11 @@ class Transformers:
         self.device, self._model = model.device, model
         self.vocab_size = int(model.config.vocab_size)
         self.max_tokens: int | None = getattr(model.config, "max_position_embeddings", None)
-        self._is_narrow = precision == "bfloat16"
+        self._precision = precision
 
     def states(self, texts: Sequence[Tensor]) -> Tensor:
         """See CausalLM."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_narrow):
+        with products_in(self._precision, self.device):
             return self._states(texts)
 
     def _states(self, texts: Sequence[Tensor]) -> Tensor:
@@ -87,7 +87,7 @@ class GPT2(Transformers):
         AttentionInterface.register(ATTEND_WITHIN, attend_within)
         model.set_attn_implementation(ATTEND_WITHIN)
         self._head = model.lm_head.weight.detach()
-        if self._is_narrow:
+        if precision == "bfloat16":
             # Once, where autocast would do it for each batch.
             for module in model.modules():
                 if isinstance(module, Conv1D):

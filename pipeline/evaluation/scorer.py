@@ -10,9 +10,10 @@ import torch
 from tokenizers import Tokenizer
 
 from pipeline.errors import CheckpointError, PipelineError
-from pipeline.evaluation.causal import CausalLM, Precision, load_causal
+from pipeline.evaluation.causal import CausalLM, load_causal
 from pipeline.files import from_root
 from pipeline.hub import from_hub
+from pipeline.kernels.precision import Precision
 
 HUB = ("gpt2", "gpt2-large")
 HUB_FILES = [

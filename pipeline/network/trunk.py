@@ -49,13 +49,25 @@ class Trunk(nn.Module):
         """The linear map from `through` to outputs."""
         return self.output_layer.linear
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, *, as_graphs: bool = False) -> None:
         """Let torch.compile fuse what blocks do up to the attention of the last one.
 
         Training steps alone, which come in one shape, run through it. How many positions the rest
         of the last block and the head work for changes with every step.
+
+        Args:
+            as_graphs: also record the kernels of a CUDA device, to start them all at once.
         """
-        self._compiled = torch.compile(self._to_last)
+        mode = "reduce-overhead" if as_graphs else None
+        self._compiled = torch.compile(self._to_last, mode=mode)
+
+    def outputs(self, hidden: Tensor) -> Tensor:
+        """Outputs [..., V] from what `through` gives [..., D], never rounded by autocast.
+
+        They are what is drawn from: rounding them to bfloat16 would be a temperature.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.head(hidden.to(self.head.weight.dtype))
 
     def through(
         self, x: Tensor, cond: Tensor | None, at: Tensor | None = None, ids: Tensor | None = None

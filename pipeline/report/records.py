@@ -67,6 +67,7 @@ class Run(Record):
     seconds: float
     tokens_per_second: float | None
     device: str
+    precision: str = "float32"
     torch: str
     sha256: str
     init_sha256: str | None = None
@@ -111,6 +112,7 @@ class Timing(Record):
     seconds: Finite
     samples_per_second: Finite
     device: str
+    precision: str = "float32"
     calls: int
 
 

@@ -1,9 +1,11 @@
 """The gradient of a loss, in pieces of a batch, and its norm."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from pipeline.kernels.precision import Precision, products_in
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
@@ -16,18 +18,19 @@ def accumulate_gradient(
     objective: "Objective",
     drawn: tuple[Tensor, ...],
     pieces: int,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Precision = "float32",
 ) -> Tensor:
     """Gradient of the mean loss over the whole batch, computed in `pieces`; returns that mean.
 
-    With bfloat16, matrix products are in it; weights, sums of gradients and losses are not.
+    Weights, sums of gradients and losses are in float32 whatever the precision of products.
     """
     num_rows, device = len(drawn[0]), drawn[0].device
     total = torch.zeros((), device=device)
     for piece in zip(*(torch.chunk(tensor, pieces) for tensor in drawn), strict=True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with products_in(precision, device):
             loss = objective.loss(*piece) / num_rows
-        torch.autograd.backward(loss)
+        with products_in("tf32" if precision == "tf32" else "float32", device):
+            torch.autograd.backward(loss)
         total += loss.detach()
     return total
 

@@ -10,16 +10,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
 from pipeline.errors import Interrupted, PipelineError
 from pipeline.files import whole
+from pipeline.kernels.precision import Precision, same_bytes
 from pipeline.progress import progress
+from pipeline.training.ahead import Ahead
 from pipeline.training.ema import Ema
 from pipeline.training.gradient import accumulate_gradient, gradient_norm
 from pipeline.training.interrupts import stop_requested
@@ -46,7 +47,8 @@ class Settings:
     beta2: float
     clip: float
     ema: float
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
+    deterministic: bool
     seed: int
     log_every: int
     eval_every: int
@@ -112,23 +114,20 @@ class Trainer:
         # Losses stay on the device until they are logged: reading one waits for the step.
         self._window = torch.zeros((), device=device)
         self._window_steps = 0
+        self._ahead = Ahead(objective, settings.batch_size, settings.seed, device)
 
     def train_step(self, blocks: npt.NDArray[Any], order: Order) -> None:
         """One optimiser step."""
         settings = self.settings
-        # In the order drawn: a method may give neighbouring rows neighbouring times.
-        indices = order.batch(self.step, settings.batch_size)
-        x0 = torch.from_numpy(blocks[indices].astype(np.int64)).to(self.device)
-        seed = step_seed(settings.seed, "step", self.step)
-        torch.manual_seed(seed)
-        generator = torch.Generator(self.device).manual_seed(seed)
+        torch.manual_seed(step_seed(settings.seed, "step", self.step))
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        drawn = self.objective.draw(x0, generator)
-        self._window += accumulate_gradient(
-            self.objective, drawn, settings.accumulate, settings.precision
-        )
+        drawn = self._ahead.take(self.step, blocks, order)
+        with same_bytes(settings.deterministic, self.device):
+            self._window += accumulate_gradient(
+                self.objective, drawn, settings.accumulate, settings.precision
+            )
         parameters = list(self.objective.module.parameters())
         nn.utils.clip_grads_with_norm_(
             parameters, settings.clip, gradient_norm(parameters), foreach=True
@@ -241,6 +240,8 @@ def fit(
     saved = state.load(device)
     if saved is not None:
         trainer.load_state_dict(saved)
+        # The optimiser shares its moments; the rest would be held beside what it was copied to.
+        del saved
     elif watch.from_start:
         trainer.look(watch)
     order = Order(len(blocks), settings.seed)

@@ -9,9 +9,10 @@ from pipeline.checkpoints.checkpoint import check_tokenizer, warm_start, weights
 from pipeline.config.params import Params
 from pipeline.data.packed import Meta, Packed
 from pipeline.data.tokenizer import Mode, TextTokenizer
-from pipeline.device import check_compile, pick_device
+from pipeline.device import check_compile, pick_device, pick_precision
 from pipeline.files import from_root
 from pipeline.kernels.gradient_memory import free_gradient_memory
+from pipeline.kernels.precision import Precision, products_in
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_named, method_of
 from pipeline.training.loop import Fitted, Settings, Watch, fit
@@ -36,13 +37,17 @@ def init_sha256(params: Params) -> str | None:
 
 
 @torch.no_grad()
-def held_out_loss(model: Model, blocks: torch.Tensor, *, batch_size: int, seed: int) -> float:
-    """Mean loss of blocks [N, L] in nats a block, always under the same noise."""
-    objective = method_of(model).objective(model)
-    generator = torch.Generator(blocks.device).manual_seed(step_seed(seed, "evaluate", 0))
+def held_out_loss(
+    model: Model, blocks: torch.Tensor, *, batch_size: int, seed: int, precision: Precision
+) -> float:
+    """Mean loss of blocks [N, L], on the CPU, in nats a block, always under the same noise."""
+    objective, device = method_of(model).objective(model), next(model.parameters()).device
+    generator = torch.Generator().manual_seed(step_seed(seed, "evaluate", 0))
     drawn = objective.draw(blocks, generator)
     pieces = zip(*(torch.split(part, batch_size) for part in drawn), strict=True)
-    return sum(objective.loss(*piece).item() for piece in pieces) / len(blocks)
+    with products_in(precision, device):
+        losses = [objective.loss(*(part.to(device) for part in piece)).item() for piece in pieces]
+    return sum(losses) / len(blocks)
 
 
 def samples_at(
@@ -52,18 +57,31 @@ def samples_at(
     mode: Mode,
     params: Params,
     device: torch.device,
+    precision: Precision,
 ) -> dict[str, Any]:
     """A snapshot of samples, the same for the same step and weights: their texts and ids."""
     seed = step_seed(params.train.seed, "snapshot", step)
-    samples = method_of(model).sample(
-        model,
-        params.train.sample_num,
-        num_steps=params.train.sample_steps,
-        predictor="auto",
-        generator=torch.Generator(device).manual_seed(seed),
-    )
+    with products_in(precision, device):
+        samples = method_of(model).sample(
+            model,
+            params.train.sample_num,
+            num_steps=params.train.sample_steps,
+            predictor="auto",
+            generator=torch.Generator(device).manual_seed(seed),
+        )
     ids = samples.tokens.tolist()
     return {"texts": [tokenizer.decode(row, mode) for row in ids], "ids": ids}
+
+
+def settings_of(params: Params, device: torch.device) -> Settings:
+    """How to train on `device`.
+
+    Raises:
+        ParamsError: the device cannot compute so.
+    """
+    values = params.train.model_dump(include=set(Settings.__annotations__))
+    precision = pick_precision(params.train.precision, device, "train.precision")
+    return Settings(**values | {"precision": precision})
 
 
 def train(
@@ -84,20 +102,23 @@ def train(
         check_tokenizer(from_root(params.train.init), tokenizer.sha256)
     model = new_model(params, packed.meta, device)
     if params.train.compile:
-        check_compile(device)
-        model.network.compile_blocks()
+        check_compile(params.train.compile, device)
+        model.network.compile_blocks(as_graphs=params.train.compile == "graphs")
     # Evenly spread: a split in alphabetical order begins with names of one kind.
     stride = max(1, len(packed.test) // params.train.eval_blocks)
     blocks = packed.test[::stride][: params.train.eval_blocks]
-    held_out = torch.from_numpy(blocks.astype("int64")).to(device)
-    batch_size, seed = params.train.batch_size, params.train.seed
+    held_out = torch.from_numpy(blocks.astype("int64"))
+    settings = settings_of(params, device)
+    watched = {"batch_size": settings.batch_size // settings.accumulate, "seed": settings.seed}
     fitted = fit(
         method_of(model).objective(model),
         packed.train,
-        Settings(**params.train.model_dump(include=set(Settings.__annotations__))),
+        settings,
         Watch(
-            lambda: held_out_loss(model, held_out, batch_size=batch_size, seed=seed),
-            lambda step: samples_at(step, model, tokenizer, packed.meta.mode, params, device),
+            lambda: held_out_loss(model, held_out, precision=settings.precision, **watched),
+            lambda step: samples_at(
+                step, model, tokenizer, packed.meta.mode, params, device, settings.precision
+            ),
             params.train.sample_every,
             from_start=params.train.init is not None,
             on_snapshot=on_snapshot,

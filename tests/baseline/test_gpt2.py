@@ -139,6 +139,7 @@ def test_training_reaches_the_entropy_of_the_data():
         clip=1.0,
         ema=0.9,
         precision="float32",
+        deterministic=False,
         seed=0,
         log_every=10,
         eval_every=80,

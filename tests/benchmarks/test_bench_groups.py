@@ -18,7 +18,7 @@ MACHINE = Machine(flops=100e9, bytes=10e9)
 
 @pytest.fixture
 def tiny(monkeypatch):
-    sizes = {"vocab_size": 5, "width": 8, "length": 4}
+    sizes = {"vocab_size": 5, "width": 8, "length": 4, **shapes.FOUR}
     monkeypatch.setattr(shapes, "SIZES", {"char": sizes})
     monkeypatch.setattr(train, "BATCH", {"char": 4})
     monkeypatch.setattr(sample, "NUM", {"char": 2})

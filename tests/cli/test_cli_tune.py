@@ -99,13 +99,13 @@ def test_a_dry_run_says_what_would_change(sedd, tiny, paced):
     paced({Choice("bfloat16", False, 1): 1.0})
     result = sedd("tune", "--dry-run", *FEW)
     assert "params.yaml would change: train.precision: bfloat16\n" in result.stdout
-    assert values(tiny) == ("float32", False, 1)
+    assert values(tiny) == ("auto", False, 1)
 
 
 def test_what_is_hardly_faster_changes_nothing(sedd, tiny, paced):
     paced({Choice("float32", False, 1): 1.0, Choice("bfloat16", False, 1): 0.98})
     assert "params.yaml stays" in sedd("tune", *FEW).stdout
-    assert values(tiny) == ("float32", False, 1)
+    assert values(tiny) == ("auto", False, 1)
 
 
 def test_what_is_not_faster_in_every_round_changes_nothing(sedd, tiny, paced):
@@ -118,7 +118,7 @@ def test_what_is_not_faster_in_every_round_changes_nothing(sedd, tiny, paced):
 
     paced(seconds)
     sedd("tune", "--rounds", 3, "--steps", 1)
-    assert values(tiny) == ("float32", False, 1)
+    assert values(tiny) == ("auto", False, 1)
 
 
 def test_a_long_first_step_counts(sedd, tiny, paced, monkeypatch):
@@ -146,7 +146,7 @@ def test_what_cannot_run_is_left_out(sedd, tiny, paced, error, reason):
     paced({fast: 1.0, Choice("float32", True, 1): 2.0}, fails={fast: error})
     result = sedd("tune", *FEW)
     assert f"{fast}: {reason}" in result.stderr
-    assert values(tiny) == ("float32", True, 1)
+    assert values(tiny) == ("auto", True, 1)
 
 
 def test_turns_alternate(job, paced):

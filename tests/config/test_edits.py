@@ -70,7 +70,7 @@ def test_the_values_that_are_there_change_nothing(key, value):
 
 def test_there_and_back_is_the_same_file():
     there = {"train.precision": "bfloat16", "train.compile": True, "train.accumulate": 16}
-    back = {"train.precision": "float32", "train.compile": False, "train.accumulate": 1}
+    back = {"train.precision": "auto", "train.compile": False, "train.accumulate": 1}
     assert edited(edited(SHIPPED, there), back) == SHIPPED
 
 

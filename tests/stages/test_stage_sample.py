@@ -181,4 +181,6 @@ def test_a_missing_gpu_is_said(trained, capsys):
     write_params(trained, TINY | {"device": "cuda"})
     with pytest.raises(SystemExit):
         main(4, CHECKPOINT, TOKENIZER, Path("out"))
-    assert "this machine has 0 CUDA devices (got cuda)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("error: device: this PyTorch")
+    assert said.endswith("(got cuda); use auto or cpu\n")

@@ -27,6 +27,7 @@ SETTINGS = Settings(
     clip=1.0,
     ema=0.9,
     precision="float32",
+    deterministic=False,
     seed=0,
     log_every=7,
     eval_every=10,

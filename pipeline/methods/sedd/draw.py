@@ -52,12 +52,11 @@ def draw_at(
     num_rows = max(1, ACTIVATIONS[xt.device.type] // (4 * model.config.width * xt.shape[1]))
     parts, places = torch.split(xt, num_rows), torch.split(at, num_rows)
     here, drawn = xt[at], torch.empty_like(u, dtype=torch.int64)
-    head = model.network.head
-    size, first = max(1, CHUNK // head.out_features), 0
+    size, first = max(1, CHUNK // model.network.head.out_features), 0
     for part, place in zip(parts, places, strict=True):
         for hidden in torch.split(hidden_at(model, part, sigma, place), size):
             now = slice(first, first + len(hidden))
-            weights = weigh(widened(head(hidden)), here[now])
+            weights = weigh(widened(model.network.outputs(hidden)), here[now])
             drawn[now] = categorical(weights, u[now], sharpening)
             first += len(hidden)
     return drawn, len(parts)

@@ -54,7 +54,7 @@ class Transformer(Trunk):
 
     def forward(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """Outputs [B, L, num_outputs], or [N, num_outputs] at the N positions `at` [B, L] marks."""
-        return self.head(self.hidden(xt, sigma, at))
+        return self.outputs(self.hidden(xt, sigma, at))
 
     def hidden(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """What the head takes, [B, L, D], or [N, D] at the N positions that `at` [B, L] marks.

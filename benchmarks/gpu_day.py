@@ -1,0 +1,467 @@
+"""One GPU, measured: gradients, repeatability, training, sampling and memory, in order of value.
+
+`make gpu-day` needs PyTorch and this repository alone. Every result is one line of JSON, written at
+once, so that an end at any moment loses only what was not measured yet; docs/gpu.md has the table
+that comes last as it is.
+"""
+
+import argparse
+import gc
+import hashlib
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as profiler
+
+from benchmarks.flops import TRAINING
+from benchmarks.plain import plain_draw, plain_model, plain_weights
+from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
+from benchmarks.train import PlainTrainer, settings_of
+from pipeline.kernels.precision import Precision, products_in
+from pipeline.methods.sedd.loss import ScoreEntropy
+from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.reveal import masked_chances, place_reveals
+from pipeline.methods.sedd.sampler import sample
+from pipeline.training.gradient import accumulate_gradient
+from pipeline.training.loop import Trainer
+from pipeline.training.schedule import Order
+
+Step = Callable[[], object]
+VARIANTS: list[dict[str, Any]] = [
+    {"graph": "absorb", "parameterization": "conditional"},
+    {"graph": "absorb", "parameterization": "raw"},
+    {"graph": "uniform", "parameterization": "raw"},
+]
+TIMED = 10
+
+
+class Day:
+    """The device, the sizes, and where results go.
+
+    Attributes:
+        results: what was written so far, by section.
+    """
+
+    def __init__(self, device: torch.device, tiny: bool, out: Path) -> None:
+        self.device, self.tiny = device, tiny
+        self.on_gpu = device.type == "cuda"
+        self.small, self.medium = ("tiny", "tiny") if tiny else ("small", "medium")
+        self.batch, self.num_drawn = (4, 2) if tiny else (32, 8)
+        self.num_steps = 16 if tiny else 1024
+        self.results: list[dict[str, Any]] = []
+        self._started = time.perf_counter()
+        self._file = (out / "gpu_day.jsonl").open("a", encoding="utf-8")
+
+    def write(self, section: str, **facts: Any) -> None:
+        """Note a result."""
+        self.results.append({"section": section, **facts})
+        line = json.dumps({**self.results[-1], "at": round(self.seconds(), 1)})
+        print(line, flush=True)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._started
+
+    def wait(self) -> None:
+        """Until the device has done all it was given."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+    def clear(self) -> None:
+        """Give back what earlier work holds, and forget its peak."""
+        torch.compiler.reset()
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def milliseconds(self, work: Step, repeats: int = TIMED) -> float:
+        """Median time of `work`."""
+        times = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            work()
+            self.wait()
+            times.append(time.perf_counter() - started)
+        return 1e3 * statistics.median(times)
+
+    def peak_gb(self) -> float | None:
+        """Most memory held at a time since `clear`."""
+        return torch.cuda.max_memory_allocated() / 1e9 if self.on_gpu else None
+
+    def model(self, config: SEDDConfig, plain: bool = False) -> SEDD:
+        """A model with weights that are not zero anywhere."""
+        torch.manual_seed(0)
+        with torch.device(self.device):
+            return perturbed(plain_model(config) if plain else SEDD(config))
+
+
+def environment(day: Day) -> None:
+    """The chip: copying, and matrix products at the head's sizes among others."""
+    label = torch.cuda.get_device_name() if day.on_gpu else "cpu"
+    day.write("environment", torch=torch.__version__, device=label, cuda=torch.version.cuda)
+    source = torch.ones(2**18 if day.tiny else 2**29, device=day.device)
+    target = torch.empty_like(source)
+    copied = day.milliseconds(lambda: target.copy_(source))
+    day.write("environment", copy_tbps=2 * source.nbytes / copied / 1e9)
+    side = 64 if day.tiny else 8192
+    shapes = [(side, side, side), (side, 768, 50_257), (side, 768, 50_304)][: 1 if day.tiny else 3]
+    for rows, inner, columns in shapes:
+        left = torch.randn(rows, inner, device=day.device).bfloat16()
+        right = torch.randn(columns, inner, device=day.device).bfloat16().T
+        taken = day.milliseconds(lambda left=left, right=right: left @ right)  # type: ignore[misc]
+        rate = 2 * rows * inner * columns / taken / 1e9
+        day.write("environment", product=[rows, inner, columns], bf16_tflops=rate)
+
+
+def gradients(day: Day) -> None:
+    """Gradients on the device against float64 on the CPU, where the head has several tiles."""
+    length, rows = (32, 2) if day.tiny else (256, 8)
+    for variant in VARIANTS:
+        config = replace(
+            config_of("tiny" if day.tiny else "gpt2", "raw"),
+            length=length, num_blocks=2, **variant,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        exact = perturbed(SEDD(config)).double()
+        objective = ScoreEntropy(exact)
+        x0 = torch.randint(config.vocab_size, (rows, length))
+        drawn = objective.draw(x0, torch.Generator().manual_seed(2))
+        loss = accumulate_gradient(objective, drawn, 1).item()
+        expected = {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
+        for precision in ("float32", "bfloat16"):
+            for how in ("eager", "checkpointing", "compiled"):
+                if how == "compiled" and day.tiny:
+                    continue
+                day.clear()
+                model = SEDD(config)
+                model.load_state_dict(exact.state_dict())
+                model.to(day.device).train()
+                model.network.activation_checkpointing = how == "checkpointing"
+                if how == "compiled":
+                    model.network.compile_blocks()
+                moved = tuple(each.to(day.device) for each in drawn)
+                found = accumulate_gradient(ScoreEntropy(model), moved, 1, precision).item()
+                errors = {
+                    name: float((p.grad.cpu() - expected[name]).norm() / expected[name].norm())
+                    for name, p in model.named_parameters()
+                    if p.grad is not None and name in expected
+                }
+                worst = max(errors, key=lambda name: errors[name])
+                day.write(
+                    "gradients", variant=" ".join(variant.values()), precision=precision,
+                    how=how, loss_error=abs(found / loss - 1), worst=worst,
+                    worst_error=errors[worst],
+                )  # fmt: skip
+
+
+def same_bytes(day: Day) -> None:
+    """Whether two runs of a few steps end with the same weights."""
+    for parameterization in ("conditional", "raw"):
+        for deterministic in (False, True):
+            found = set()
+            for _ in range(2):
+                day.clear()
+                step = ours(
+                    day, day.small, parameterization, deterministic=deterministic, batch_size=4
+                )
+                for _ in range(3):
+                    step()
+                weights = b"".join(
+                    each.detach().cpu().numpy().tobytes()
+                    for each in step.__self__.objective.module.parameters()  # type: ignore[attr-defined]
+                )
+                found.add(hashlib.sha256(weights).hexdigest()[:12])
+            day.write(
+                "same_bytes", parameterization=parameterization, deterministic=deterministic,
+                distinct_of_2=len(found),
+            )  # fmt: skip
+
+
+class Training:
+    """Our trainer on random tokens, a step at a time."""
+
+    def __init__(
+        self, day: Day, size: str, parameterization: Parameterization, compiled: bool | str,
+        **settings: Any,
+    ) -> None:  # fmt: skip
+        config = config_of(size, parameterization)
+        model = day.model(config)
+        if compiled:
+            model.network.compile_blocks(as_graphs=compiled == "graphs")
+        precision = settings.pop("precision", "bfloat16")
+        chosen = settings_of("gpt2", precision=precision, **{"batch_size": day.batch} | settings)
+        self.objective = ScoreEntropy(model.train())
+        self._trainer = Trainer(self.objective, chosen, day.device)
+        num = 8 * chosen.batch_size
+        random = np.random.default_rng(0)
+        self._blocks = random.integers(config.vocab_size, size=(num, config.length), dtype="uint16")
+        self._order = Order(num, 0)
+
+    def step(self) -> None:
+        """One optimiser step."""
+        self._trainer.train_step(self._blocks, self._order)
+
+
+def ours(
+    day: Day, size: str, parameterization: Parameterization, compiled: bool | str = False,
+    **settings: Any,
+) -> Step:  # fmt: skip
+    """A training step of the product."""
+    return Training(day, size, parameterization, compiled, **settings).step
+
+
+def plain(day: Day, size: str, parameterization: Parameterization, compiled: bool = False) -> Step:
+    """A plain training step: the head everywhere, scores kept, SDPA, bfloat16 by autocast."""
+    config = config_of(size, parameterization)
+    model = day.model(config, plain=True).train()
+    if compiled:
+        model.network.compile()
+    trainer = PlainTrainer(model, settings_of("gpt2", batch_size=day.batch), "bfloat16")
+    data = torch.randint(config.vocab_size, (day.batch, config.length), device=day.device)
+    return lambda: trainer.train_step(data)
+
+
+def training(day: Day) -> None:
+    """Training steps of ours and of the plain formulation, there and back."""
+    size = day.small
+    kinds: list[tuple[str, Callable[[], Step], Parameterization]] = [
+        ("ours conditional", lambda: ours(day, size, "conditional"), "conditional"),
+        ("plain raw", lambda: plain(day, size, "raw"), "raw"),
+        ("ours raw", lambda: ours(day, size, "raw"), "raw"),
+    ]
+    if not day.tiny:
+        kinds += [
+            ("plain raw compiled", lambda: plain(day, size, "raw", True), "raw"),
+            ("ours conditional compiled", lambda: ours(day, size, "conditional", True),
+             "conditional"),
+            ("ours conditional graphs", lambda: ours(day, size, "conditional", "graphs"),
+             "conditional"),
+            ("ours raw compiled", lambda: ours(day, size, "raw", True), "raw"),
+            ("plain raw again", lambda: plain(day, size, "raw"), "raw"),
+        ]  # fmt: skip
+    for name, make, parameterization in kinds:
+        shape = shape_of(config_of(size, parameterization))
+        tokens = day.batch * shape.length
+        # Half of the positions are masked, whatever they are computed at.
+        flops = TRAINING * shape.forward(day.batch, tokens / 2)
+        measure(day, "training", name, make, tokens, flops)
+
+
+def measure(
+    day: Day, section: str, name: str, make: Callable[[], Step], tokens: int, flops: float
+) -> None:
+    """Time, memory, kernels and waits of a training step."""
+    day.clear()
+    started = time.perf_counter()
+    step = make()
+    step()
+    day.wait()
+    first = time.perf_counter() - started
+    for _ in range(3):
+        step()
+    day.wait()
+    taken = day.milliseconds(step)
+    facts: dict[str, Any] = {"name": name, "ms": taken, "tokens_per_s": 1e3 * tokens / taken}
+    facts |= {"tflops": flops / taken / 1e9, "first_s": first, "peak_gb": day.peak_gb()}
+    if day.on_gpu:
+        facts |= {"waits": waits_of(step), **kernels_of(day, step)}
+    day.write(section, **facts)
+
+
+def waits_of(step: Step) -> int:
+    """How often a step waits for the device."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in seen)
+
+
+def kernels_of(day: Day, step: Step) -> dict[str, Any]:
+    """Kernels of a step: how many, how long together, and the largest."""
+    with profiler(activities=[ProfilerActivity.CUDA]) as found:
+        step()
+        day.wait()
+    rows = [row for row in found.key_averages() if row.self_device_time_total]
+    rows.sort(key=lambda row: -row.self_device_time_total)
+    return {
+        "kernels": sum(row.count for row in rows),
+        "gpu_ms": sum(row.self_device_time_total for row in rows) / 1e3,
+        "largest": [
+            [row.key[:60], row.count, round(row.self_device_time_total / 1e3, 2)]
+            for row in rows[:8]
+        ],
+    }
+
+
+class Enough(Exception):
+    """So many calls were timed."""
+
+
+@contextmanager
+def timed_calls(day: Day, model: SEDD) -> Iterator[list[float]]:
+    """Times at which the network is called; its caller is ended after some."""
+    hidden, seen = model.network.hidden, list[float]()
+    most = 6 if day.tiny else 60
+
+    def counted(*arguments: Any, **named: Any) -> Tensor:
+        day.wait()
+        seen.append(time.perf_counter())
+        if len(seen) > most:
+            raise Enough
+        return hidden(*arguments, **named)
+
+    model.network.hidden = counted  # type: ignore[method-assign]
+    try:
+        yield seen
+    except Enough:
+        pass
+    finally:
+        model.network.hidden = hidden  # type: ignore[method-assign]
+
+
+def sampling(day: Day) -> None:
+    """Seconds a sample: milliseconds a call times the calls that all steps need."""
+    model = day.model(config_of(day.medium, "conditional")).eval()
+    times = torch.linspace(1, 0, day.num_steps + 1, dtype=torch.float64)
+    shape = day.num_drawn, model.length
+    generator = torch.Generator().manual_seed(0)
+    turn, _ = place_reveals(shape, masked_chances(model, times, "cached"), "cached", generator)
+    precisions: tuple[Precision, ...] = ("bfloat16", "float32")
+    if day.on_gpu:
+        precisions = ("bfloat16", "tf32", "float32")
+    for precision in precisions:
+        day.clear()
+        with (
+            products_in(precision, day.device),
+            timed_calls(day, model) as seen,
+        ):
+            sample(
+                model, day.num_drawn, num_steps=day.num_steps, predictor="cached",
+                generator=torch.Generator(day.device).manual_seed(0),
+            )  # fmt: skip
+        _write_calls(day, f"ours cached {precision}", seen, int(turn.max()) + 1)
+    del model
+    opponent = day.model(config_of(day.medium, "raw"), plain=True).eval()
+    times = torch.linspace(1, opponent.t_min, day.num_steps + 1, dtype=torch.float64)
+    times = times.to(day.device)
+    for precision in precisions:
+        day.clear()
+        generator = torch.Generator(day.device).manual_seed(0)
+        xt, seen = opponent.graph.sample_limit(shape, generator), []
+        with torch.no_grad(), products_in(precision, day.device):
+            for step in range(8):
+                day.wait()
+                seen.append(time.perf_counter())
+                weights = plain_weights(opponent, xt, times[step], times[step + 1])
+                xt = plain_draw(weights, generator)
+            day.wait()
+        _write_calls(day, f"plain raw {precision}", seen, day.num_steps + 1)
+
+
+def _write_calls(day: Day, name: str, seen: list[float], calls: int) -> None:
+    milliseconds = 1e3 * statistics.median(np.diff(seen[2:]).tolist())
+    day.write(
+        "sampling", name=name, ms_a_call=milliseconds, calls=calls,
+        s_a_sample=milliseconds * calls / day.num_drawn / 1e3, peak_gb=day.peak_gb(),
+    )  # fmt: skip
+
+
+def names(day: Day) -> None:
+    """The size of names, where starting kernels takes longer than running them."""
+    tokens = 64 * 16
+    flops = TRAINING * shape_of(config_of("char", "conditional")).forward(64, tokens / 2)
+    for compiled in (False,) if day.tiny else (False, True, "graphs"):
+        name = {False: "eager", True: "compiled", "graphs": "graphs"}[compiled]
+        make = lambda compiled=compiled: ours(  # noqa: E731
+            day, "char", "conditional", compiled, batch_size=64, precision="float32"
+        )
+        measure(day, "names", name, make, tokens, flops)
+    day.clear()
+    model = day.model(config_of("char", "conditional")).eval()
+    for _ in range(2):
+        started = time.perf_counter()
+        samples = sample(
+            model, 128, num_steps=day.num_steps, predictor="cached",
+            generator=torch.Generator(day.device).manual_seed(0),
+        )  # fmt: skip
+        day.wait()
+        seconds = time.perf_counter() - started
+    day.write("names", name="sampling", samples_per_s=128 / seconds, calls=samples.calls)
+
+
+SECTIONS = (environment, training, sampling, gradients, same_bytes, names)
+
+
+def table(day: Day) -> str:
+    """What docs/gpu.md shows."""
+    label = next(row["device"] for row in day.results if "device" in row)
+    rate = max((row.get("bf16_tflops", 0.0) for row in day.results), default=0.0)
+    lines = [f"{label}, batch {day.batch}, {rate:.0f} TFLOP/s in bfloat16", ""]
+    lines += ["| training step | ms | tokens/s | of the matrix rate | peak GB | kernels | waits |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for row in (row for row in day.results if row["section"] in ("training", "names")):
+        if "ms" in row:
+            lines.append(
+                f"| {row['name']} | {row['ms']:.1f} | {row['tokens_per_s']:,.0f} "
+                f"| {row['tflops'] / rate:.0%} | {row['peak_gb'] or 0:.1f} "
+                f"| {row.get('kernels', '–')} | {row.get('waits', '–')} |"
+            )
+    lines += ["", "| sampling | ms a call | calls | s a sample |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['name']} | {row['ms_a_call']:.1f} | {row['calls']} | {row['s_a_sample']:.2f} |"
+        for row in day.results
+        if row["section"] == "sampling"
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the sections that time is left for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to try it on a CPU")
+    parser.add_argument("--only", default="", help="sections, by commas")
+    parser.add_argument("--out", type=Path, default=Path("reports"))
+    parser.add_argument("--seconds", type=float, default=420, help="no section starts after these")
+    asked = parser.parse_args()
+    device = torch.device(asked.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("there is no CUDA device here: --device cpu --tiny tries the script itself")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    day = Day(device, asked.tiny, asked.out)
+    for section in SECTIONS:
+        if asked.only and section.__name__ not in asked.only.split(","):
+            continue
+        if day.seconds() > asked.seconds:
+            day.write(section.__name__, skipped="out of time")
+            continue
+        section(day)
+    text = table(day)
+    (asked.out / "gpu_day.md").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{text}")
+
+
+if __name__ == "__main__":
+    main()
