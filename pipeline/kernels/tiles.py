@@ -5,24 +5,36 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-TILE = {"cpu": 2**22, "cuda": 2**24}
-"""Outputs in a tile, by kind of device: 16 MB of float32, which a cache holds, and 64 MB."""
+TILE = 2**22
+"""Outputs in a tile on a CPU: 16 MB of float32, which a cache holds."""
 TILE_ROWS = 2048
-"""Positions in a tile: enough for products to run at full speed."""
-WHOLE = 2**24
-"""Outputs in a tile of whole rows: fewer would mean to read all weights for too few positions."""
+"""Positions in a tile on a CPU: enough for products to run at full speed."""
+WHOLE = {"cpu": 2**24, "cuda": 2**28}
+"""Outputs in a tile of whole rows, by kind of device: 64 MB and 1 GB of float32.
+
+Fewer would mean to read all weights for too few positions, and on a card to launch too often.
+"""
 LINE = 32
 """Numbers in a cache line, of the narrowest type."""
+ALIGNED = 64
+"""A card's rows start at multiples of this: its quick products take no others."""
 
 
 def tile_shape(
     num_rows: int, num_columns: int, device: str, *, whole_rows: bool = False
 ) -> tuple[int, int]:
-    """How many positions and outputs a tile has: as few tiles as can be, and none of them small."""
+    """How many positions and outputs a tile has: as few tiles as can be, and none of them small.
+
+    On a card tiles are of whole rows.
+    """
+    if device == "cuda":
+        # Tiles start at whole lines, as what torch.compile makes wants them.
+        lines = _even(math.ceil(num_rows / LINE), most=WHOLE[device] // (LINE * num_columns))
+        return LINE * lines, num_columns
     if whole_rows:
-        return _even(num_rows, most=WHOLE // num_columns), num_columns
+        return _even(num_rows, most=WHOLE[device] // num_columns), num_columns
     rows = _even(num_rows, most=TILE_ROWS)
-    return rows, _even(num_columns, most=TILE[device] // _lines(rows))
+    return rows, _even(num_columns, most=TILE // _lines(rows))
 
 
 def tiles(
@@ -43,11 +55,9 @@ def tile_memory(like: Tensor, num_rows: int, num_columns: int) -> Tensor:
     return like.new_empty(num_columns, _lines(num_rows)).T[:num_rows]
 
 
-def place_in(ids: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Where ids [...] stand among the columns of a tile [..., 1], and whether they do."""
-    place = (ids - columns.start)[..., None]
-    num = columns.stop - columns.start
-    return place.clamp(0, num - 1), (place >= 0) & (place < num)
+def aligned(num: int) -> int:
+    """The next number of columns that a card's products are quick with."""
+    return ALIGNED * math.ceil(num / ALIGNED)
 
 
 def _lines(num: int) -> int:

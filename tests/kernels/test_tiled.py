@@ -27,7 +27,7 @@ def small_tiles(monkeypatch):
 
 def small(monkeypatch, rows, columns):
     """Tiles of at most so many positions and outputs; of whole rows, of so many positions."""
-    sizes = {"TILE": {"cpu": rows * columns}, "TILE_ROWS": rows, "WHOLE": rows * (VOCAB + 1)}
+    sizes = {"TILE": rows * columns, "TILE_ROWS": rows, "WHOLE": {"cpu": rows * (VOCAB + 1)}}
     for name, value in (sizes | {"LINE": 1}).items():
         monkeypatch.setattr(tiles, name, value)
 
@@ -104,7 +104,7 @@ def test_tiles_are_bounded_whatever_there_is_to_cover(num_rows, num_columns, mon
     assert tiles.tile_memory(like, rows, columns).untyped_storage().nbytes() // 2 <= 2**22
     rows, columns = tiles.tile_shape(num_rows, num_columns, "cpu", whole_rows=True)
     assert columns == num_columns
-    assert rows == 1 or rows * columns <= tiles.WHOLE
+    assert rows == 1 or rows * columns <= tiles.WHOLE["cpu"]
 
 
 @every_variant

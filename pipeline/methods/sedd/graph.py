@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.kernels.tiles import place_in
+from pipeline.kernels.criterion import add_at_, is_in, put_at, put_at_, value_at
 
 
 class Graph(Protocol):
@@ -59,13 +59,12 @@ class Graph(Protocol):
     def score_entropy_(
         self,
         outputs: Tensor,
+        states: slice,
         x0: Tensor,
         xt: Tensor,
-        *,
         sigma: Tensor,
         weight: Tensor,
         shift: Tensor,
-        states: slice,
     ) -> Tensor:
         """weight * what some states add to the score entropy [N] at N positions.
 
@@ -86,12 +85,6 @@ def log_expm1(sigma: Tensor) -> Tensor:
 
 def _per_row(values: Tensor, dims: int) -> Tensor:
     return values.reshape(-1, *[1] * (dims - 1))
-
-
-def _zero_at(values: Tensor, state: Tensor, states: slice) -> tuple[Tensor, Tensor]:
-    """What to scatter in values [..., K] of some states: 0 at a state [...]."""
-    place, is_there = place_in(state, states)
-    return place, torch.where(is_there, 0.0, values.gather(-1, place))
 
 
 @dataclass(frozen=True)
@@ -144,22 +137,20 @@ class Absorb:
     def score_entropy_(
         self,
         outputs: Tensor,
+        states: slice,
         x0: Tensor,
         xt: Tensor,
-        *,
         sigma: Tensor,
         weight: Tensor,
         shift: Tensor,
-        states: slice,
     ) -> Tensor:
         log_ratio = -log_expm1(sigma)
-        place, is_there = place_in(x0, states)
-        at_x0 = outputs.gather(-1, place).squeeze(-1) - shift
-        weighted_ratio = torch.where(is_there.squeeze(-1), weight * log_ratio.exp(), 0.0)
+        at_x0 = value_at(outputs, x0, states) - shift
+        weighted_ratio = torch.where(is_in(x0, states), weight * log_ratio.exp(), 0.0)
         gradient = outputs.add_((weight.log() - shift)[:, None]).exp_()
         gradient[:, self.mask_id - states.start :] = 0
         total = gradient.sum(-1)
-        gradient.scatter_add_(-1, place, -weighted_ratio[:, None])
+        add_at_(gradient, x0, states, -weighted_ratio)
         return total + weighted_ratio * (log_ratio - 1 - at_x0)
 
     def prior_nats(self, sigma: Tensor) -> Tensor:
@@ -214,20 +205,19 @@ class Uniform:
     def score_entropy_(
         self,
         outputs: Tensor,
+        states: slice,
         x0: Tensor,
         xt: Tensor,
-        *,
         sigma: Tensor,
         weight: Tensor,
         shift: Tensor,
-        states: slice,
     ) -> Tensor:
         log_score = outputs.sub_(shift[:, None])
         log_ratio = self._log_ratio(log_score, x0, xt, sigma, states)
         entropy = self._entropy(log_score, log_ratio, xt, states)
         gradient = log_score.exp_().sub_(log_ratio.exp_())
         gradient *= (weight / self.num_states)[:, None]
-        gradient.scatter_(-1, *_zero_at(gradient, xt, states))
+        put_at_(gradient, xt, states, 0.0)
         return weight * entropy
 
     def prior_nats(self, sigma: Tensor) -> Tensor:
@@ -239,7 +229,7 @@ class Uniform:
     def _entropy(self, log_score: Tensor, log_ratio: Tensor, xt: Tensor, states: slice) -> Tensor:
         """What some states add to the score entropy [...]."""
         entropy = log_score.exp() + log_ratio.exp() * (log_ratio - 1 - log_score)
-        return entropy.scatter(-1, *_zero_at(entropy, xt, states)).sum(-1) / self.num_states
+        return put_at(entropy, xt, states, 0.0).sum(-1) / self.num_states
 
     def _log_ratio(
         self, like: Tensor, x0: Tensor, xt: Tensor, sigma: Tensor, states: slice
@@ -250,11 +240,10 @@ class Uniform:
         """
         log_same, log_other = self._log_transition(sigma)
         log_gap = log_same - log_other
-        others = torch.where(xt == x0, -log_gap, 0.0)[..., None]
-        place, is_there = place_in(x0, states)
-        at_x0 = torch.where(xt == x0, 0.0, log_gap)[..., None]
-        log_ratio = torch.empty_like(like, dtype=others.dtype, requires_grad=False).copy_(others)
-        return log_ratio.scatter_(-1, place, torch.where(is_there, at_x0, others))
+        others = torch.where(xt == x0, -log_gap, 0.0)
+        log_ratio = torch.empty_like(like, dtype=others.dtype, requires_grad=False)
+        log_ratio.copy_(others[..., None])
+        return put_at_(log_ratio, x0, states, torch.where(xt == x0, 0.0, log_gap))
 
     def _log_transition(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Log probability of ending where one began, and of ending at one given other state."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pipeline.kernels.criterion import add_at_, value_at
 from pipeline.kernels.gradient_memory import clear_gradients
 from pipeline.kernels.tiled import Nats, tiled_nats
 from pipeline.methods.estimates import stratified_times
@@ -61,19 +62,23 @@ def _weighted_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, weight: Tensor)
     """Cross-entropy of x0 [B, L] at the masks of xt [B, L], each row's times weight [B]."""
     is_mask = xt == model.graph.num_states - 1
     at = _in_groups(is_mask)
-    clean, factor = x0[at], (weight[:, None] * is_mask)[at]
-
-    def criterion(outputs: Tensor, rows: slice, columns: slice) -> Tensor:
-        target, scale = clean[rows, None], factor[rows].to(outputs.dtype)
-        outputs -= outputs.amax(-1, keepdim=True)
-        at_target = outputs.gather(-1, target).squeeze(-1)
-        total = outputs.exp_().sum(-1)
-        outputs *= (scale / total)[:, None]
-        outputs.scatter_add_(-1, target, -scale[:, None])
-        return scale * (total.log() - at_target)
-
+    by_position = x0[at], (weight[:, None] * is_mask)[at].to(model.dtype)
     hidden = model.network.hidden(xt, at=at)
-    return _placed(tiled_nats(hidden, model.network.head, criterion, whole_rows=True), at)
+    head = model.network.head
+    return _placed(tiled_nats(hidden, head, cross_entropy_, by_position, whole_rows=True), at)
+
+
+def cross_entropy_(outputs: Tensor, columns: slice, target: Tensor, scale: Tensor) -> Tensor:
+    """Scale * cross-entropy of a target, all [N]; outputs [N, V] become its gradient.
+
+    In nats. The sum keeps its dimension so that torch.compile knows it for a softmax's.
+    """
+    outputs -= outputs.amax(-1, keepdim=True)
+    at_target = value_at(outputs, target, columns)
+    total = outputs.exp_().sum(-1, keepdim=True)
+    outputs *= scale[:, None] / total
+    add_at_(outputs, target, columns, -scale)
+    return scale * (total.squeeze(-1).log() - at_target)
 
 
 def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
@@ -84,24 +89,11 @@ def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> N
         # Where absorb left a token, the score entropy is 0 whatever the score.
         has_loss = xt == model.graph.mask_id
     at = _in_groups(has_loss)
-    clean, noised = x0[at], xt[at]
     by_row = sigma[:, None], dsigma[:, None] * has_loss, model.log_shift(sigma)[:, None]
-    by_position = torch.stack([each.expand_as(xt)[at] for each in by_row])
-
-    def criterion(outputs: Tensor, rows: slice, columns: slice) -> Tensor:
-        here, weight, shift = by_position[:, rows].to(outputs.dtype)
-        return model.graph.score_entropy_(
-            outputs,
-            clean[rows],
-            noised[rows],
-            sigma=here,
-            weight=weight,
-            shift=shift,
-            states=columns,
-        )
-
+    real = (each.expand_as(xt)[at].to(model.dtype) for each in by_row)
     hidden = model.network.hidden(xt, sigma.to(model.dtype), at)
-    return _placed(tiled_nats(hidden, model.network.head, criterion), at)
+    head, criterion = model.network.head, model.graph.score_entropy_
+    return _placed(tiled_nats(hidden, head, criterion, (x0[at], xt[at], *real)), at)
 
 
 def _in_groups(at: Tensor) -> Tensor:
