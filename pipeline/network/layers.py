@@ -141,6 +141,9 @@ def taken(x: Tensor, at: Tensor | None) -> Tensor:
 def by_row(modulation: Tensor, at: Tensor | None) -> Tensor:
     """Modulation [B, C] of rows, or [1, C] of all, as [B, 1, C], or [N, 1, C] as `taken` would."""
     if at is not None and len(modulation) > 1:
+        if torch.is_autocast_enabled(modulation.device.type):
+            # Its gradient is a sum over positions, which in bfloat16 stops growing.
+            modulation = widened(modulation)
         modulation = modulation.index_select(0, at.nonzero()[:, 0])
     return modulation[:, None]
 

@@ -13,6 +13,7 @@ from pipeline.methods.sedd.loss import ScoreEntropy, score_entropy
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.network import cast_weights
 from pipeline.methods.sedd.sampler import denoise_weights, step_weights
+from pipeline.network.layers import by_row
 from pipeline.training.gradient import accumulate_gradient
 
 
@@ -219,3 +220,35 @@ def test_compiled_blocks_in_bfloat16_are_as_near_to_float32_as_plain_ones():
     plain, compiled = (gradients("bfloat16", is_compiled) for is_compiled in (False, True))
     assert 0 < (compiled - exact).norm() < 1.5 * (plain - exact).norm()
     assert (plain - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("graph", ["absorb", "uniform"])
+def test_gradients_of_modulation_in_bfloat16_are_near_those_in_float64(graph):
+    """Each is a sum over the positions of a row, and of a thousand bfloat16 would keep a part."""
+    sizes = {"vocab_size": 27, "length": 1024, "width": 32, "num_blocks": 2, "cond_dim": 16}
+    usual = {"noise": "geometric", "scale_by_sigma": graph == "absorb", "t_min": 1e-3}
+    x0 = torch.randint(27, (4, 1024), generator=torch.Generator().manual_seed(0))
+
+    def gradients(dtype, precision):
+        model = SEDD(toy_config(graph, "raw", **sizes, **usual)).to(dtype).train()
+        draws = torch.Generator().manual_seed(1)
+        for parameter in model.parameters():
+            drawn = torch.randn(parameter.shape, generator=draws, dtype=torch.float64)
+            parameter.data.copy_(0.1 * drawn)
+        method = ScoreEntropy(model)
+        drawn = method.draw(x0, torch.Generator().manual_seed(2))
+        accumulate_gradient(method, drawn, 1, precision)
+        return {name: each.grad for name, each in model.named_parameters() if "adaLN" in name}
+
+    exact, ours = gradients(torch.float64, "float32"), gradients(torch.float32, "bfloat16")
+    assert len(exact) == 6
+    for name, expected in exact.items():
+        assert (ours[name] - expected).norm() < 0.02 * expected.norm(), name
+
+
+def test_modulation_of_positions_is_wide_where_its_gradient_is_a_narrow_sum():
+    modulation, at = torch.ones(2, 4, dtype=torch.bfloat16), torch.ones(2, 3, dtype=torch.bool)
+    assert by_row(modulation, at).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert by_row(modulation, at).dtype == torch.float32
+        assert by_row(modulation.double(), at).dtype == torch.float64
