@@ -13,8 +13,11 @@ from pipeline.methods.sedd.model import SEDD
 Predictor = Literal["analytic", "euler", "cached", "first_hitting"]
 Weigh = Callable[[Tensor, Tensor], Tensor]
 """(outputs [n, V] of the network, which it may overwrite, states [n] there) -> weights [n, V']."""
-CHUNK = 2**22
-"""Weights that are held at a time: 32 MB in float64, whatever the vocabulary."""
+CHUNK = {"cpu": 2**22, "cuda": 2**27}
+"""Weights that are held at a time, whatever the vocabulary, by kind of device.
+
+In float64 32 MB on a CPU, and on a GPU 1 GB: fewer positions would not fill it.
+"""
 ACTIVATIONS = {"cpu": 2**21, "cuda": 2**26}
 """Numbers of the network's widest layer that are held at a time, by kind of device.
 
@@ -52,7 +55,8 @@ def draw_at(
     num_rows = max(1, ACTIVATIONS[xt.device.type] // (4 * model.config.width * xt.shape[1]))
     parts, places = torch.split(xt, num_rows), torch.split(at, num_rows)
     here, drawn = xt[at], torch.empty_like(u, dtype=torch.int64)
-    size, first = max(1, CHUNK // model.network.head.out_features), 0
+    most = CHUNK[xt.device.type] // model.network.head.out_features
+    size, first = max(1, most), 0
     for part, place in zip(parts, places, strict=True):
         for hidden in torch.split(hidden_at(model, part, sigma, place), size):
             now = slice(first, first + len(hidden))

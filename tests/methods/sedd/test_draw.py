@@ -61,7 +61,7 @@ def test_chunks_make_no_difference(monkeypatch, graph, parameterization, predict
     """Neither to samples nor to the count of evaluations, of the network as of the head."""
     model = transformer(5, graph, parameterization, eps=1e-3)
     whole = draw(model, 4, predictor, num=30)
-    monkeypatch.setattr(drawing, "CHUNK", size)
+    monkeypatch.setattr(drawing, "CHUNK", {"cpu": size})
     monkeypatch.setattr(drawing, "ACTIVATIONS", {"cpu": size})
     parts = draw(model, 4, predictor, num=30)
     assert torch.equal(parts.tokens, whole.tokens)
