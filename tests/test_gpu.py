@@ -9,8 +9,11 @@ from tiny_project import TINY, write_params
 
 from pipeline.checkpoints.reference.fixture import read_fixture
 from pipeline.checkpoints.reference.verify import format_errors, verify
+from pipeline.kernels import tiles
 from pipeline.kernels.attention import attend
-from pipeline.methods.sedd.loss import ScoreEntropy
+from pipeline.kernels.tiled import tiled_nats
+from pipeline.methods.sedd.graph import Absorb, Uniform
+from pipeline.methods.sedd.loss import ScoreEntropy, cross_entropy_
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.methods.sedd.sampler import sample
 
@@ -86,6 +89,37 @@ def test_loss_and_gradient_are_those_of_the_cpu(graph, parameterization):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "absorb", "uniform"])
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)], ids=str)
+def test_the_head_at_a_vocabulary_that_is_padded(name, dtype, bar, monkeypatch):
+    """Several tiles of heights that differ, against float64 on a CPU."""
+    torch.compiler.reset()
+    monkeypatch.setattr(tiles, "WHOLE", tiles.WHOLE | {"cuda": 2**24})
+    draws, vocab = torch.Generator().manual_seed(0), 50_257
+    x0, xt = torch.randint(vocab - 1, (2, 1000), generator=draws)
+    sigma, weight, shift = torch.rand(3, 1000, generator=draws, dtype=torch.float64) + 0.5
+    criterion, given = cross_entropy_, (x0, weight)
+    if name != "cross-entropy":
+        graph = {"absorb": Absorb, "uniform": Uniform}[name](vocab)
+        xt = xt if graph.mask_id is None else torch.full_like(xt, graph.mask_id)
+        criterion, given = graph.score_entropy_, (x0, xt, sigma, weight, shift)
+    hidden = torch.randn(1000, 64, generator=draws, dtype=torch.float64)
+    found = []
+    for device, wide in ("cpu", torch.float64), ("cuda", torch.float32):
+        torch.manual_seed(0)
+        head = torch.nn.Linear(64, vocab).to(device, wide)
+        x = hidden.detach().to(device, wide).requires_grad_()
+        by_position = tuple(
+            each.to(device, wide if each.is_floating_point() else each.dtype) for each in given
+        )
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            nats = tiled_nats(x, head, criterion, by_position, whole_rows=name == "cross-entropy")
+        nats.total.backward()
+        found.append([nats.total.detach(), x.grad, head.weight.grad, head.bias.grad])
+    for exact, ours in zip(*found, strict=True):
+        assert (ours.cpu() - exact).norm() <= bar * exact.norm()
 
 
 @pytest.mark.parametrize(
