@@ -124,7 +124,21 @@ def draw_reconstruction(model: SEDD, x0: Tensor, generator: torch.Generator) -> 
 
 
 def denoise_nats(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-    """-log probability [B] that the final denoise of xt [B, L] at time t gives x0 [B, L]."""
-    weights = denoise_weights(model, xt, t).clamp(min=0)
-    at_x0 = weights.gather(-1, x0[..., None]).squeeze(-1)
-    return (weights.sum(-1).log() - at_x0.log()).sum(-1)
+    """-log probability [B] that the final denoise of xt [B, L] at time t gives x0 [B, L].
+
+    With absorb outputs are asked for at masks alone, since a token stays as it is: [B, L, V] would
+    be 67 GB at 164 texts of 1,024 tokens and V = 50,257, and at t_min one in a thousand is a mask.
+    """
+    mask_id = model.graph.mask_id
+    if mask_id is None:
+        return _nats_to_draw(x0, denoise_weights(model, xt, t)).sum(-1)
+    at = xt == mask_id
+    nats = torch.where(xt == x0, 0.0, torch.inf).double()
+    nats[at] = _nats_to_draw(x0[at], denoise_weights(model, xt, t, at))
+    return nats.sum(-1)
+
+
+def _nats_to_draw(state: Tensor, weights: Tensor) -> Tensor:
+    """-log probability [...] to draw a state [...] by weights [..., V]; negative ones are 0."""
+    weights = weights.clamp(min=0)
+    return weights.sum(-1).log() - weights.gather(-1, state[..., None]).squeeze(-1).log()

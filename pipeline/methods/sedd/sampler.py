@@ -121,21 +121,27 @@ def step_weights(
     return _moved(model, xt, score, t, next_t, predictor)
 
 
-def denoise_weights(model: SEDD, xt: Tensor, t: Tensor) -> Tensor:
-    """Weights [B, L, V'] of the clean tokens given xt [B, L] at time t; absorb drops the mask."""
+def denoise_weights(model: SEDD, xt: Tensor, t: Tensor, at: Tensor | None = None) -> Tensor:
+    """Weights of the clean tokens given xt [B, L] at time t; absorb drops the mask.
+
+    They are [B, L, V'], or [N, V'] of the N positions that `at` [B, L] marks.
+    """
+    here = xt if at is None else xt[at]
     if model.conditional:
         # The noise that is left makes no difference, and may be 0.
-        tokens = F.one_hot(xt, model.graph.num_states)[..., :-1].double()
+        tokens = F.one_hot(here, model.graph.num_states)[..., :-1].double()
         return torch.where(
-            (xt == model.graph.num_states - 1)[..., None], model.log_p(xt).double().exp(), tokens
+            (here == model.graph.num_states - 1)[..., None],
+            model.log_p(xt, at).double().exp(),
+            tokens,
         )
     sigma = model.noise.sigma(t)
-    weights = _tweedie(model, xt, _score(model, xt, sigma), sigma)
+    weights = _tweedie(model, here, _score(model, xt, sigma, at), sigma)
     return weights if model.graph.mask_id is None else weights[..., : model.graph.mask_id]
 
 
-def _score(model: SEDD, xt: Tensor, sigma: Tensor) -> Tensor:
-    return model.log_score(xt, sigma.to(model.dtype).expand(len(xt))).double().exp()
+def _score(model: SEDD, xt: Tensor, sigma: Tensor, at: Tensor | None = None) -> Tensor:
+    return model.log_score(xt, sigma.to(model.dtype).expand(len(xt)), at).double().exp()
 
 
 def _moved(
