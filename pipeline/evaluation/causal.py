@@ -34,11 +34,9 @@ class CausalLM(Protocol):
 
     def states(self, texts: Sequence[Tensor]) -> Tensor:
         """What `nats` takes, [N, D], of all N tokens of texts, one text after another."""
-        ...
 
     def nats(self, states: Tensor, targets: Tensor) -> Tensor:
         """Negative log likelihood [N] of targets [N], each next after states [N, D]."""
-        ...
 
 
 class Transformers:

@@ -29,7 +29,6 @@ class Vocabulary(Protocol):
 
     def is_invalid_utf8(self, ids: Iterable[int], mode: Mode) -> bool:
         """Whether a block's text has bytes that are no UTF-8."""
-        ...
 
 
 @dataclass(frozen=True)

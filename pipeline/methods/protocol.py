@@ -6,7 +6,7 @@ A method is a room beside this file with a module `method`, whose functions are 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,31 +19,11 @@ if TYPE_CHECKING:
     from pipeline.config.params import Params
 
 
-class Config(Protocol):
-    """Everything that defines a model but its weights: a frozen dataclass, kept in checkpoints."""
-
-    method: ClassVar[str]
-
-    @property
-    def vocab_size(self) -> int:
-        """Tokens, without states of the method's own."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Tokens a sequence, at most."""
-        ...
-
-    def asdict(self) -> dict[str, Any]:
-        """The fields as plain values."""
-        ...
-
-
 class Model(nn.Module):
     """A model of a method; `network` is what is saved, averaged and compiled."""
 
     config: Any
-    """A `Config`, with what the method itself knows of it."""
+    """Of its method's `Config`."""
     length: int
     network: Trunk
 
@@ -54,19 +34,15 @@ class Objective(Protocol):
     @property
     def module(self) -> nn.Module:
         """The network whose parameters are optimised."""
-        ...
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """All randomness of a step for the whole batch x0 [B, L]; each tensor is [B, ...]."""
-        ...
 
     def loss(self, *drawn: Tensor) -> Tensor:
         """Nats, a scalar: the sum over rows of what `draw` returned."""
-        ...
 
     def clear_gradients(self) -> None:
         """Clear the gradients of `module`; their memory may be used again: keep none of them."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -86,29 +62,28 @@ class Method(Protocol):
     """The functions of a method's module `method`."""
 
     Config: type[Any]
-    """The configuration of its models, a frozen dataclass: see `Config`."""
+    """All that defines a model but its weights: a frozen dataclass, kept in checkpoints.
+
+    It has `method`, the name; `vocab_size`, tokens without states of the method's own; `length`,
+    tokens a sequence at most; and `asdict()`, the fields as plain values.
+    """
     ARCHITECTURE: Mapping[str, str]
     """Fields of the configuration in which weights must agree -> where params.yaml decides them."""
 
     def config_of(self, params: "Params", vocab_size: int, length: int) -> Any:
         """The configuration of the model that params.yaml asks for."""
-        ...
 
     def build(self, config: Any) -> Model:
         """A model with new weights; ValueError where the configuration describes none."""
-        ...
 
     def warm_started(self, config: Any, found: Any) -> Any:
         """`config` with what the weights of a model of configuration `found` bring along."""
-        ...
 
     def objective(self, model: Any) -> Objective:
         """What the training loop trains."""
-        ...
 
     def cannot_condition(self, model: Any) -> str | None:
         """Why fixed positions do not condition the model, None where they do."""
-        ...
 
     def resolve(self, model: Any, predictor: str, temperature: float, top_p: float) -> str:
         """The sampler that is used where `auto` is asked for.
@@ -116,7 +91,6 @@ class Method(Protocol):
         Raises:
             ValueError: the model has no such sampler, or a value is out of range or not for it.
         """
-        ...
 
     def sample(
         self,
@@ -140,7 +114,6 @@ class Method(Protocol):
         Raises:
             ValueError: what `resolve` refuses, or a number that is out of range.
         """
-        ...
 
     def draw_bound(
         self,
@@ -154,14 +127,11 @@ class Method(Protocol):
         on_replicate: Callable[[], object] | None = None,
     ) -> Bound:
         """The bound on -log p of texts x0 [N, L], every term by name."""
-        ...
 
     def noised(self, model: Any, x0: Tensor, t: float, generator: torch.Generator) -> Noised:
         """x0 [1, L] at time t in [0, 1]; the generator is of the CPU: a seed means one noise."""
-        ...
 
     def position_nats(
         self, model: Any, x0: Tensor, noised: Noised, t: float
     ) -> tuple[Tensor, Tensor]:
         """What the model says of a noised text [1, L, ...], and its loss by position [1, L]."""
-        ...

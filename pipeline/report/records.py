@@ -55,7 +55,6 @@ class ModelConfig(Record):
     length: int
     width: int
     num_blocks: int
-    num_heads: int
 
 
 class Run(Record):
@@ -160,7 +159,6 @@ class Scores(Record):
     well_formed: Finite
     well_formed_stderr: Measured = None
     invalid_utf8: Finite
-    invalid_utf8_stderr: Measured = None
     nfe: Finite
     nfe_stderr: Measured = None
 
