@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.oxen.local.reading import log_of
+from pipeline.oxen.local.snapshot import log_of
 
 
 def in_oxen(code: str, *args: str, env: dict[str, str] | None = None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.errors import RepositoryError
 from pipeline.files import store
 from pipeline.oxen.folders import sha256
-from pipeline.oxen.local.process import run
+from pipeline.oxen.local.committing import run
 from pipeline.oxen.local.repository import LocalRepository
 from pipeline.oxen.repository import Entry
 

@@ -12,7 +12,7 @@ import pytest
 from tiny_project import PATIENCE
 
 from pipeline.errors import RepositoryError
-from pipeline.oxen.local.process import run
+from pipeline.oxen.local.committing import run
 from pipeline.oxen.opening import open_repository
 
 

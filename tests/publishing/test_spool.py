@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.config.params import Patience
 from pipeline.errors import RepositoryError, ServerError
-from pipeline.oxen.local.reading import log_of
+from pipeline.oxen.local.snapshot import log_of
 from pipeline.publishing import spool as spooling
 from pipeline.publishing.spool import Spool, spool_for, waiting_spools
 

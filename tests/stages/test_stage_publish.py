@@ -16,7 +16,7 @@ import pytest
 import yaml
 from pyarrow import parquet
 
-from pipeline.oxen.local.reading import log_of
+from pipeline.oxen.local.snapshot import log_of
 from pipeline.publishing.spool import waiting_spools
 from stages.publish import main
 

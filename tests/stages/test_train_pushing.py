@@ -15,7 +15,7 @@ from tiny_project import PROJECT, TINY, stage_command, write_params
 from benchmarks.oxen_server import free_port
 from pipeline.config.params import Patience
 from pipeline.files import read_json, read_jsonl
-from pipeline.oxen.local.reading import log_of
+from pipeline.oxen.local.snapshot import log_of
 from pipeline.oxen.opening import open_repository
 from pipeline.publishing.spool import waiting_spools
 

@@ -1,14 +1,15 @@
 """Committing to a local Oxen repository: one operation, in a process of its own.
 
-`pipeline.oxen.local.process.run` starts this file as a module, writes the operation to its standard
-input as JSON and reads the answer from its standard output. Oxen keeps a repository's databases
-open, and shut to others, until its process ends.
+`run` starts this file as a module, writes the operation to its standard input as JSON and reads the
+answer from its standard output. Oxen keeps a repository's databases open, and shut to others, until
+its process ends.
 """
 
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -16,13 +17,43 @@ from typing import Any
 
 import oxen
 
+from pipeline import errors
 from pipeline.errors import PipelineError, RepositoryError
 from pipeline.files import whole
 from pipeline.oxen.folders import in_place_of, scratch_folder
 from pipeline.oxen.local.bindings import configure, oxen_errors
-from pipeline.oxen.local.reading import log_of
-from pipeline.oxen.local.snapshot import Snapshot
+from pipeline.oxen.local.snapshot import Snapshot, log_of
 from pipeline.oxen.locks import locked, wait_for_strangers
+
+
+def run(operation: str, **arguments: Any) -> Any:
+    """What `seed` or `commit` returns for `arguments`, all plain JSON.
+
+    Raises:
+        PipelineError: whatever kind the operation raised.
+        OSError: it ran out of disk space or may not write.
+    """
+    root = str(Path(__file__).parents[3])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.oxen.local.committing"],
+        input=json.dumps({"operation": operation, "arguments": arguments}),
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    if done.returncode:
+        raise RepositoryError(
+            f"Oxen's process ended with status {done.returncode} during {operation}"
+        )
+    answer = json.loads(done.stdout)
+    if "errno" in answer:
+        raise OSError(answer["errno"], answer["message"], answer["filename"])
+    if "error" in answer:
+        raise getattr(errors, answer["error"])(answer["message"])
+    return answer["result"]
 
 
 def seed(repository: str, files: dict[str, str], message: str) -> str:

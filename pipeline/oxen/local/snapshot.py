@@ -10,11 +10,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import oxen
 
 from pipeline.errors import BusyError, RepositoryError
-from pipeline.oxen.folders import inside, oxen_hash
+from pipeline.oxen.folders import inside, oxen_hash, scratch_folder
+from pipeline.oxen.locks import locked
 
 # Content; one folder a commit; what is staged or being merged, which is nothing of a commit.
 _NOT_COPIED = ("versions", "history", "staged", "workspaces", "merge")
@@ -28,7 +30,7 @@ class Snapshot:
 
     def __init__(self, repository: Path, commit: str, folder: Path) -> None:
         """Copy the databases of `repository`; nothing of it is read afterwards but content."""
-        self._repository, self._commit, self._folder = repository, commit, folder
+        self._repository, self._commit, self.folder = repository, commit, folder
         copy_databases(repository, folder, commit)
         self._repo = oxen.Repo(str(folder))
 
@@ -46,7 +48,7 @@ class Snapshot:
         """
         path = inside(file)
         # Status names what lies in a folder only where that folder exists.
-        (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
         return path in self.missing()
 
     def missing(self) -> list[str]:
@@ -72,8 +74,8 @@ class Snapshot:
 
     def files(self) -> Iterator[Path]:
         """Restored files."""
-        for path in self._folder.rglob("*"):
-            if path.is_file() and ".oxen" not in path.relative_to(self._folder).parts[:1]:
+        for path in self.folder.rglob("*"):
+            if path.is_file() and ".oxen" not in path.relative_to(self.folder).parts[:1]:
                 yield path
 
     def check(self) -> None:
@@ -90,8 +92,16 @@ class Snapshot:
             if not (contents / name[:2] / name[2:]).is_dir():
                 raise RepositoryError(
                     f"{self._repository} holds damaged content of "
-                    f"{path.relative_to(self._folder)} at commit {self._commit}"
+                    f"{path.relative_to(self.folder)} at commit {self._commit}"
                 )
+
+
+def log_of(repository: Path) -> list[Any]:
+    """Commits of the current branch, newest first."""
+    with scratch_folder() as scratch:
+        with locked(repository):
+            copy_databases(repository, scratch)
+        return list(oxen.Repo(str(scratch)).log())
 
 
 def copy_databases(repository: Path, folder: Path, commit: str | None = None) -> None:
