@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from pipeline.errors import PipelineError, ServerError
@@ -13,14 +14,11 @@ T = TypeVar("T")
 class Asked(Generic[T]):
     """A question that a thread puts at once; one that is never answered ends with the process."""
 
-    def __init__(self, question: Callable[[], T], until: float) -> None:
-        """Ask, and give it until that time of `time.monotonic`."""
-        self._question, self._until = question, until
-        self._seconds = until - time.monotonic()
-        self._answers: list[T] = []
-        self._error: PipelineError | None = None
-        self._thread = threading.Thread(target=self._ask, daemon=True)
-        self._thread.start()
+    def __init__(self, question: Callable[[], T], until: float | None) -> None:
+        """Ask, and give it until that time of `time.monotonic`; None of one that always ends."""
+        self._until, self._seconds = until, left(until)
+        self._future: Future[T] = Future()
+        threading.Thread(target=self._ask, args=[question], daemon=True).start()
 
     def answer(self) -> T:
         """What was answered.
@@ -29,15 +27,18 @@ class Asked(Generic[T]):
             ServerError: nothing, in time.
             PipelineError: what the question raised.
         """
-        self._thread.join(max(0.0, self._until - time.monotonic()))
-        if self._error is not None:
-            raise self._error
-        if not self._answers:
-            raise ServerError(f"no answer within {self._seconds:.0f} s")
-        return self._answers[0]
-
-    def _ask(self) -> None:
         try:
-            self._answers.append(self._question())
+            return self._future.result(left(self._until))
+        except TimeoutError:
+            raise ServerError(f"no answer within {self._seconds:.0f} s") from None
+
+    def _ask(self, question: Callable[[], T]) -> None:
+        try:
+            self._future.set_result(question())
         except PipelineError as error:
-            self._error = error
+            self._future.set_exception(error)
+
+
+def left(until: float | None) -> float | None:
+    """Seconds until that time of `time.monotonic`; None if there is no end."""
+    return None if until is None else max(0.0, until - time.monotonic())

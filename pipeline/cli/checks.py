@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.cli.asking import Asked
-from pipeline.cli.probing import Probe
+from pipeline.cli.asking import Asked, left
+from pipeline.cli.probing import probe
 from pipeline.cli.project import check_python
 from pipeline.config.params import Data, Params, Patience, load_params
 from pipeline.errors import BusyError, ParamsError, PipelineError, RepositoryError, ServerError
@@ -113,11 +113,12 @@ def mlflow(params: Params, until: float) -> Callable[[], Finding]:
     if database_missing(uri):
         return lambda: _to_be_made("the database", store() / "mlflow")
     # A file answers, however slowly this machine imports MLflow.
-    probe = Probe(uri, None if uri.startswith(SQLITE) else until)
+    seconds = None if uri.startswith(SQLITE) else left(until)
+    asked = Asked(lambda: probe(uri, seconds), None)
 
     def finish() -> Finding:
         try:
-            probe.finish()
+            asked.answer()
         except ServerError as error:
             text = f"MLflow at {redact(uri)}: {error}: start it, or set tracking.uri to local"
             return Finding("FAIL", text)
@@ -145,7 +146,7 @@ def patience(asked: Patience) -> Patience:
 
 def data_repo(params: Params, until: float) -> Callable[[], Finding]:
     """Begin to look whether `data.repo` has the pinned commit."""
-    from pipeline.oxen.opening import open_repository
+    from pipeline.oxen.repository import open_repository
 
     data = params.data
 
@@ -182,7 +183,7 @@ def is_here(data: Data) -> bool:
 
 def publish_repo(params: Params, until: float) -> Callable[[], Finding]:
     """Begin to look whether `publish.repo` can be reached; only if strict must it be."""
-    from pipeline.oxen.opening import open_repository
+    from pipeline.oxen.repository import open_repository
 
     repo = params.publish.repo
 

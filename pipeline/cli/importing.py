@@ -156,8 +156,7 @@ def _opened(source: str, revision: str | None, path: str | None) -> Iterator[Pat
 def _fetch(source: str, revision: str | None, path: str | None, scratch: Path) -> Path:
     """The folder in `scratch` with the checkpoint's and the tokenizer's files of a repository."""
     from pipeline.checkpoints.reference.reading import LAYOUTS
-    from pipeline.oxen.opening import open_repository
-    from pipeline.oxen.repository import named
+    from pipeline.oxen.repository import named, open_repository
 
     with named("SRC"):
         repository = open_repository(
