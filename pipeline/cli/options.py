@@ -97,7 +97,7 @@ class Chosen:
     """Options of sampling, all with a value but a batch size that the model decides."""
 
     num_steps: int
-    predictor: PredictorName
+    predictor: str
     temperature: float
     top_p: float
     seed: int

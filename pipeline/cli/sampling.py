@@ -4,7 +4,7 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,9 @@ class Sampling:
 
     model: Model
     tokenizer: TextTokenizer
-    num_steps: int
-    predictor: str
-    temperature: float
-    top_p: float
-    seed: int
+    chosen: options.Chosen
     generator: torch.Generator
     batch_size: int
-    show_states: bool
     text_lengths: list[int] | None
     mode: Mode
 
@@ -73,24 +68,19 @@ class Sampling:
         return cls(
             model=model,
             tokenizer=tokenizer,
-            num_steps=chosen.num_steps,
-            predictor=predictor,
-            temperature=chosen.temperature,
-            top_p=chosen.top_p,
-            seed=chosen.seed,
+            chosen=replace(chosen, predictor=predictor),
             generator=torch.Generator(device).manual_seed(chosen.seed),
             batch_size=chosen.batch_size or default_batch_size(model),
-            show_states=chosen.show_states,
             text_lengths=checkpoint_config(folder)["text_lengths"],
             mode=block_mode(folder),
         )
 
     def announce(self) -> None:
         """Say on stderr how the model is sampled: what it takes to draw the same again."""
-        device = device_label(self.generator.device)
-        note(f"{self.predictor}, {self.num_steps} steps, seed {self.seed}, {device}")
-        if (self.temperature, self.top_p) != (1, 1):
-            note(f"temperature {self.temperature:g}, top-p {self.top_p:g}: not the model's own law")
+        how, device = self.chosen, device_label(self.generator.device)
+        note(f"{how.predictor}, {how.num_steps} steps, seed {how.seed}, {device}")
+        if (how.temperature, how.top_p) != (1, 1):
+            note(f"temperature {how.temperature:g}, top-p {how.top_p:g}: not the model's own law")
 
     def batches(self, indices: Sequence[int], fixed: tuple[int, ...] | None = None) -> list[Batch]:
         """Samples that share what is fixed, in batches of the chosen size."""
@@ -101,8 +91,8 @@ class Sampling:
 
     def draw(self, batches: Sequence[Batch]) -> Iterator[list[list[int]]]:
         """The samples of each batch as ids; states or progress go to stderr."""
-        total = len(batches) * (self.num_steps + 1)
-        show = self.show_states
+        how, show = self.chosen, self.chosen.show_states
+        total = len(batches) * (how.num_steps + 1)
         bar = nullcontext() if show else progress(total=total, desc="sampling", unit="step")
         with bar:
             for batch in batches:
@@ -111,10 +101,10 @@ class Sampling:
                     samples = method_of(self.model).sample(
                         self.model,
                         len(batch.indices),
-                        num_steps=self.num_steps,
-                        predictor=self.predictor,
-                        temperature=self.temperature,
-                        top_p=self.top_p,
+                        num_steps=how.num_steps,
+                        predictor=how.predictor,
+                        temperature=how.temperature,
+                        top_p=how.top_p,
                         generator=self.generator,
                         fixed=None if batch.fixed is None else torch.tensor(batch.fixed),
                         on_state=watch,
@@ -127,7 +117,7 @@ class Sampling:
         Raises:
             DataError: no training text is long enough, or the model does not know their lengths.
         """
-        source = random.Random(self.seed)
+        source = random.Random(self.chosen.seed)
         totals, weights = [template.num_tokens], [1]
         if template.num_unknown and template.num_tokens < template.length - 1:
             totals, weights = self._long_enough(template.num_tokens)

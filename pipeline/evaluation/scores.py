@@ -2,10 +2,16 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.config.params import Params
+from pipeline.data.splits import documents_among
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.device import memory_for, pick_device, pick_precision
 from pipeline.errors import PipelineError
 from pipeline.evaluation.bootstrap import bootstrap_weights, over_sets, spread
 from pipeline.evaluation.diversity import (
@@ -15,120 +21,151 @@ from pipeline.evaluation.diversity import (
     mean_of,
     uniqueness,
 )
-from pipeline.evaluation.gen_ppl import Likelihood
+from pipeline.evaluation.gen_ppl import Likelihood, likelihood
 from pipeline.evaluation.samples import Floats, Samples, Vocabulary
-from pipeline.evaluation.scorer import Scorer
+from pipeline.evaluation.scorer import Scorer, load_scorer
 
 
-def statistics(
-    samples: Samples,
-    likelihood: Likelihood,
-    *,
-    vocabulary: Vocabulary,
-    train: Collection[str],
-    held_out: Collection[str],
-) -> dict[str, Statistic]:
-    """All figures of a set of samples by name; entropies in nats.
+@dataclass(frozen=True)
+class Scored:
+    """Texts, and what is known of them.
 
-    Entropy and distinct-n see the tokens through the first eos, that eos included, and of running
-    text all; an n-gram lies within one sample. No window of running text is a document, so that
-    nothing is known of its novelty.
-
-    Args:
+    Attributes:
+        likelihood: what `scorer` makes of them.
         vocabulary: the samples' tokenizer.
         train: the texts among the samples' that the training split holds.
         held_out: those that the held-out split holds.
     """
-    num_tokens = samples.num_tokens(vocabulary.eos_id)
-    formed = samples.well_formed(vocabulary)
-    tokens = NGrams.of(samples.ids, num_tokens, 1)
-    novel = np.array([text not in train for text in samples.texts], np.float64)
-    known = np.array([text in held_out for text in samples.texts], np.float64)
-    whole = np.full(len(samples), samples.mode == "pad", np.int64)
-    invalid = np.array(
-        [vocabulary.is_invalid_utf8(ids, samples.mode) for ids in samples.ids], np.float64
+
+    samples: Samples
+    likelihood: Likelihood
+    scorer: Scorer
+    vocabulary: Vocabulary
+    train: Collection[str]
+    held_out: Collection[str]
+
+    def statistics(self) -> dict[str, Statistic]:
+        """All figures of a set of samples by name; entropies in nats.
+
+        Entropy and distinct-n see the tokens through the first eos, that eos included, and of
+        running text all; an n-gram lies within one sample. No window of running text is a document,
+        so that nothing is known of its novelty.
+        """
+        samples, vocabulary = self.samples, self.vocabulary
+        num_tokens = samples.num_tokens(vocabulary.eos_id)
+        formed = samples.well_formed(vocabulary)
+        tokens = NGrams.of(samples.ids, num_tokens, 1)
+        novel = np.array([text not in self.train for text in samples.texts], np.float64)
+        known = np.array([text in self.held_out for text in samples.texts], np.float64)
+        whole = np.full(len(samples), samples.mode == "pad", np.int64)
+        invalid = np.array(
+            [vocabulary.is_invalid_utf8(ids, samples.mode) for ids in samples.ids], np.float64
+        )
+        return {
+            "gen_ppl": self.likelihood.gen_ppl,
+            "gen_ppl_mean_of_exp": self.likelihood.gen_ppl_mean_of_exp,
+            "entropy": tokens.entropy,
+            "entropy_per_sample": mean_of(tokens.entropies()),
+            "distinct_1": tokens.distinct,
+            "distinct_2": NGrams.of(samples.ids, num_tokens, 2).distinct,
+            "distinct_3": NGrams.of(samples.ids, num_tokens, 3).distinct,
+            "uniqueness": uniqueness(samples.texts),
+            "novelty": mean_of(novel, whole),
+            "held_out": mean_of(known, whole),
+            "well_formed": mean_of(formed.astype(np.float64)),
+            "invalid_utf8": mean_of(invalid),
+            "nfe": mean_of(samples.nfe),
+        }
+
+    def by_sample(self) -> dict[str, list[Any]]:
+        """What is known of each sample by itself, in the samples' order.
+
+        Returns:
+            `nats` of its `scored_tokens` tokens, whether it is `well_formed`, and whether a split
+            has its text (`in_train`, `in_held_out`); None of windows of running text.
+        """
+        samples, documents = self.samples, self.samples.mode == "pad"
+        return {
+            "index": samples.index.tolist(),
+            "nats": self.likelihood.nats.tolist(),
+            "scored_tokens": self.likelihood.num_tokens.tolist(),
+            "well_formed": samples.well_formed(self.vocabulary).tolist(),
+            "in_train": [text in self.train if documents else None for text in samples.texts],
+            "in_held_out": [text in self.held_out if documents else None for text in samples.texts],
+        }
+
+    def over_samples(self, num_bootstrap: int, seed: int) -> dict[str, Any]:
+        """Each figure of all samples, with its bootstrap standard error over samples."""
+        figures, everything = self.statistics(), np.ones((1, len(self.samples)))
+        weights = bootstrap_weights(len(self.samples), num_bootstrap, seed)
+        # A resample repeats texts, so that uniqueness itself falls to about 63% in it. Whether a
+        # sample repeats an earlier one is resampled instead: the same mean, and an error that
+        # agrees with fresh sets of samples.
+        resampled = figures | {"uniqueness": mean_of(first_of_its_kind(self.samples.texts))}
+        row = self._counts(everything)
+        for name, statistic in figures.items():
+            value = float(statistic(everything)[0])
+            row |= _figure(name, value, spread(over_sets(resampled[name], weights)))
+        return row
+
+    def over_draws(self, draws: Floats) -> dict[str, Any]:
+        """Each figure averaged over `draws` [R, N] (1 where a text is in a draw).
+
+        The error is the standard deviation over draws: the spread that one such set of texts has.
+        """
+        row = self._counts(draws)
+        for name, statistic in self.statistics().items():
+            values = over_sets(statistic, draws)
+            row |= _figure(name, float(values.mean()), spread(values))
+        return row
+
+    def _counts(self, sets: Floats) -> dict[str, Any]:
+        """What was scored; counts are the mean over sets, to the nearest whole."""
+        found, scorer = self.likelihood, self.scorer
+        excluded = self.samples.index[(found.num_tokens == 0) & sets.any(axis=0)]
+        return {
+            "num_steps": self.samples.num_steps,
+            "num_samples": round(sets.sum(axis=1).mean()),
+            "num_scored": round((sets @ found.scored).mean()),
+            "excluded": excluded.tolist(),
+            "num_tokens": round((sets @ found.num_tokens).mean()),
+            "scorer": {
+                "name": scorer.name,
+                "sha256": scorer.sha256,
+                "precision": scorer.precision,
+            },
+        }
+
+
+def score(
+    samples: Samples,
+    params: Params,
+    tokenizer: TextTokenizer,
+    *,
+    data: Path,
+    baseline: Path,
+    desc: str,
+) -> Scored:
+    """Score `samples` as params.yaml says, and look for them among the documents in `data`.
+
+    Raises:
+        PipelineError: the scorer, or the documents, cannot be used.
+    """
+    settings, device = params.score, pick_device(params.device)
+    scorer = load_scorer(
+        settings.scorer,
+        baseline=baseline,
+        tokenizer=tokenizer.definition,
+        eos_id=tokenizer.eos_id,
+        device=device,
+        precision=pick_precision(settings.precision, device, "score.precision"),
     )
-    return {
-        "gen_ppl": likelihood.gen_ppl,
-        "gen_ppl_mean_of_exp": likelihood.gen_ppl_mean_of_exp,
-        "entropy": tokens.entropy,
-        "entropy_per_sample": mean_of(tokens.entropies()),
-        "distinct_1": tokens.distinct,
-        "distinct_2": NGrams.of(samples.ids, num_tokens, 2).distinct,
-        "distinct_3": NGrams.of(samples.ids, num_tokens, 3).distinct,
-        "uniqueness": uniqueness(samples.texts),
-        "novelty": mean_of(novel, whole),
-        "held_out": mean_of(known, whole),
-        "well_formed": mean_of(formed.astype(np.float64)),
-        "invalid_utf8": mean_of(invalid),
-        "nfe": mean_of(samples.nfe),
-    }
-
-
-def by_sample(
-    samples: Samples,
-    likelihood: Likelihood,
-    *,
-    vocabulary: Vocabulary,
-    train: Collection[str],
-    held_out: Collection[str],
-) -> dict[str, list[Any]]:
-    """What is known of each sample by itself, in the samples' order; the rest is as `statistics`.
-
-    Returns:
-        `nats` of its `scored_tokens` tokens, whether it is `well_formed`, and whether a split
-        has its text (`in_train`, `in_held_out`); None of windows of running text.
-    """
-    documents = samples.mode == "pad"
-    return {
-        "index": samples.index.tolist(),
-        "nats": likelihood.nats.tolist(),
-        "scored_tokens": likelihood.num_tokens.tolist(),
-        "well_formed": samples.well_formed(vocabulary).tolist(),
-        "in_train": [text in train if documents else None for text in samples.texts],
-        "in_held_out": [text in held_out if documents else None for text in samples.texts],
-    }
-
-
-def score_samples(
-    samples: Samples,
-    likelihood: Likelihood,
-    scorer: Scorer,
-    figures: dict[str, Statistic],
-    *,
-    num_bootstrap: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Each of `figures` for all samples, with its bootstrap standard error over samples."""
-    weights = bootstrap_weights(len(samples), num_bootstrap, seed)
-    # A resample repeats texts, so that uniqueness itself falls to about 63% in it. Whether a
-    # sample repeats an earlier one is resampled instead: the same mean, and an error that agrees
-    # with fresh sets of samples.
-    resampled = figures | {"uniqueness": mean_of(first_of_its_kind(samples.texts))}
-    row = _counts(samples, likelihood, scorer, np.ones((1, len(samples))))
-    for name, statistic in figures.items():
-        value = float(statistic(np.ones((1, len(samples))))[0])
-        row |= _figure(name, value, spread(over_sets(resampled[name], weights)))
-    return row
-
-
-def score_draws(
-    samples: Samples,
-    likelihood: Likelihood,
-    scorer: Scorer,
-    figures: dict[str, Statistic],
-    *,
-    draws: Floats,
-) -> dict[str, Any]:
-    """Each of `figures` averaged over `draws` [R, N] (1 where a text is in a draw).
-
-    The error is the standard deviation over draws: the spread that one such set of texts has.
-    """
-    row = _counts(samples, likelihood, scorer, draws)
-    for name, statistic in figures.items():
-        values = over_sets(statistic, draws)
-        row |= _figure(name, float(values.mean()), spread(values))
-    return row
+    eos_id, batch_size = tokenizer.eos_id, settings.batch_size
+    with memory_for("score.batch_size"):
+        found = likelihood(scorer, samples, eos_id=eos_id, batch_size=batch_size, desc=desc)
+    # No window of running text is a document: there is none to look for.
+    texts = samples.texts if samples.mode == "pad" else []
+    return Scored(samples, found, scorer, tokenizer, *documents_among(texts, data, params.data))
 
 
 def draw_weights(num_texts: int, num: int, num_draws: int, seed: int) -> Floats:
@@ -138,25 +175,6 @@ def draw_weights(num_texts: int, num: int, num_draws: int, seed: int) -> Floats:
     for row in weights:
         row[generator.choice(num_texts, size=num, replace=False)] = 1
     return weights
-
-
-def _counts(
-    samples: Samples, likelihood: Likelihood, scorer: Scorer, sets: Floats
-) -> dict[str, Any]:
-    """What was scored; counts are the mean over sets, to the nearest whole."""
-    excluded = samples.index[(likelihood.num_tokens == 0) & sets.any(axis=0)]
-    return {
-        "num_steps": samples.num_steps,
-        "num_samples": round(sets.sum(axis=1).mean()),
-        "num_scored": round((sets @ likelihood.scored).mean()),
-        "excluded": excluded.tolist(),
-        "num_tokens": round((sets @ likelihood.num_tokens).mean()),
-        "scorer": {
-            "name": scorer.name,
-            "sha256": scorer.sha256,
-            "precision": scorer.precision,
-        },
-    }
 
 
 def _figure(name: str, value: float, stderr: float) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pipeline.checkpoints.checkpoint import load_checkpoint
+from pipeline.cli.options import Chosen
 from pipeline.cli.sampling import Sampling
 from pipeline.cli.template import FREE, Gap, Template, _divide, parse_template
 from pipeline.errors import DataError
@@ -99,14 +100,9 @@ def test_fixed_ids_are_exact(make_model, tokenizer, variant, predictor):
     sampling = Sampling(
         model=load_checkpoint(make_model(*variant), torch.device("cpu")),
         tokenizer=tokenizer,
-        num_steps=3,
-        predictor=predictor,
-        temperature=1.0,
-        top_p=1.0,
-        seed=0,
+        chosen=Chosen(3, predictor, 1.0, 1.0, 0, None, "cpu", False),
         generator=torch.Generator().manual_seed(0),
         batch_size=5,
-        show_states=False,
         text_lengths=None,
         mode="pad",
     )

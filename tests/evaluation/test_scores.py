@@ -8,13 +8,7 @@ from tiny_scorers import EOS, PAD, UNK, samples_of
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.gen_ppl import Likelihood
-from pipeline.evaluation.scores import (
-    by_sample,
-    draw_weights,
-    score_draws,
-    score_samples,
-    statistics,
-)
+from pipeline.evaluation.scores import Scored, draw_weights
 
 VOCABULARY = SimpleNamespace(
     size=6, pad_id=PAD, eos_id=EOS, unk_id=UNK, is_invalid_utf8=lambda ids, mode: ids[0] == 5
@@ -40,16 +34,13 @@ METRICS = [
 ]
 
 
-def figures_of(samples, likelihood, train=("cd",), held_out=("ef",)):
-    return statistics(
-        samples, likelihood, vocabulary=VOCABULARY, train=set(train), held_out=set(held_out)
-    )
-
-
-def scored(samples=None, likelihood=FOUND, **options):
+def known(samples=None, likelihood=FOUND):
     samples = samples_of(IDS, TEXTS) if samples is None else samples
-    options = {"num_bootstrap": 200, "seed": 0} | options
-    return score_samples(samples, likelihood, SCORER, figures_of(samples, likelihood), **options)
+    return Scored(samples, likelihood, SCORER, VOCABULARY, {"cd"}, {"ef"})
+
+
+def scored(samples=None, likelihood=FOUND, *, num_bootstrap=200, seed=0):
+    return known(samples, likelihood).over_samples(num_bootstrap, seed)
 
 
 def test_every_figure_by_hand():
@@ -130,9 +121,9 @@ def test_draws_hold_no_text_twice():
 
 def test_draws_are_averaged_and_their_spread_is_the_error():
     samples = samples_of(IDS, TEXTS, nfe=0.0)
-    figures = figures_of(samples, FOUND)
+    figures = known(samples).statistics()
     draws = np.array([[1.0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 0]])
-    row = score_draws(samples, FOUND, SCORER, figures, draws=draws)
+    row = known(samples).over_draws(draws)
     gen_ppl = [math.exp(2), math.exp(2), math.exp(1)]
     assert row["gen_ppl"] == pytest.approx(np.mean(gen_ppl))
     assert row["gen_ppl_stderr"] == pytest.approx(np.std(gen_ppl, ddof=1))
@@ -146,16 +137,13 @@ def test_draws_are_averaged_and_their_spread_is_the_error():
 
 
 def test_draws_list_what_they_exclude():
-    samples = samples_of(IDS, TEXTS)
-    draws = np.array([[1.0, 0, 0, 1], [0, 1, 1, 0]])
-    row = score_draws(samples, FOUND, SCORER, figures_of(samples, FOUND), draws=draws)
+    row = known().over_draws(np.array([[1.0, 0, 0, 1], [0, 1, 1, 0]]))
     assert row["excluded"] == [3]
     assert row["num_scored"] == 2  # one and two
 
 
 def test_what_is_known_of_each_sample_by_itself():
-    known = {"vocabulary": VOCABULARY, "train": {"cd"}, "held_out": {"ef"}}
-    assert by_sample(samples_of(IDS, TEXTS), FOUND, **known) == {
+    assert known().by_sample() == {
         "index": [0, 1, 2, 3],
         "nats": [3.0, 9.0, 3.0, 0.0],
         "scored_tokens": [3, 3, 3, 0],

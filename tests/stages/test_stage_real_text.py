@@ -17,6 +17,7 @@ from pipeline.data.packed import Packed
 from pipeline.data.packing import pack
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import pick_device
+from pipeline.evaluation import scores
 
 ARGUMENTS = [
     "artifacts/data",
@@ -150,7 +151,7 @@ def test_out_of_memory_names_the_parameter(project, monkeypatch):
     def full(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(stages.real_text, "likelihood", full)
+    monkeypatch.setattr(scores, "likelihood", full)
     result = run()
     assert result.exit_code == 1
     assert "lower score.batch_size in params.yaml" in result.stderr

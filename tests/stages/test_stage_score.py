@@ -16,6 +16,7 @@ from pipeline.data.gpt2 import read_gpt2_tokenizer
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
 from pipeline.device import pick_device
+from pipeline.evaluation import scores as scoring
 from pipeline.files import write_jsonl
 
 ARGUMENTS = [
@@ -195,7 +196,7 @@ def test_out_of_memory_names_the_parameter(scored, monkeypatch):
     def full(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(stages.score, "likelihood", full)
+    monkeypatch.setattr(scoring, "likelihood", full)
     result = run()
     assert result.exit_code == 1
     assert "lower score.batch_size in params.yaml" in result.stderr
