@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and the place that all experiments share."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -46,6 +47,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read one JSON object a line."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def store() -> Path:

@@ -9,8 +9,8 @@ from tiny_clone import ALL, make_clone, ran, run
 from tiny_project import PATIENCE
 
 from pipeline.data.corpus import read_documents
+from pipeline.files import sha256
 from pipeline.oxen.bundled import SHIPPED
-from pipeline.oxen.folders import sha256
 from pipeline.oxen.repository import open_repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]

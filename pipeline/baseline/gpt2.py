@@ -1,7 +1,6 @@
 """The autoregressive baseline: transformers' GPT-2 on the same blocks, its likelihood exact."""
 
 import errno
-import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers.utils import logging
 
 from pipeline.config.params import Transformer
 from pipeline.errors import CheckpointError
-from pipeline.files import whole
+from pipeline.files import sha256, whole
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -148,7 +147,7 @@ def save_baseline(folder: Path, model: GPT2LMHeadModel, *, tokenizer: Path) -> s
         for name, path in [*files.items(), (WEIGHTS, weights)]:
             with whole(folder / name) as partial:
                 partial.write_bytes(path.read_bytes())
-    return _sha256(folder / WEIGHTS)
+    return sha256(folder / WEIGHTS)
 
 
 def load_baseline(folder: Path, device: torch.device) -> GPT2LMHeadModel:
@@ -180,7 +179,7 @@ def check_baseline(folder: Path, *, tokenizer_sha256: str, length: int) -> None:
         CheckpointError: the baseline is missing, or of another tokenizer or length.
     """
     try:
-        own = _sha256(folder / "tokenizer.json")
+        own = sha256(folder / "tokenizer.json")
         config = GPT2Config.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no baseline in {folder}: {error}") from None
@@ -243,8 +242,3 @@ def _on(device: torch.device, model: GPT2LMHeadModel) -> GPT2LMHeadModel:
 def _setting(model: GPT2LMHeadModel, name: str) -> Any:
     """A value of the model's config, which transformers types loosely."""
     return getattr(model.config, name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,17 +1,17 @@
 """Checkpoints of models: safetensors, a config and the tokenizer, in one folder."""
 
-import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save
 
 from pipeline.checkpoints.weights import check_weights, read_safetensors
+from pipeline.data.tokenizer import Mode
 from pipeline.errors import CheckpointError
-from pipeline.files import whole, write_json
+from pipeline.files import sha256, whole, write_json
 from pipeline.methods.protocol import Method, Model
 from pipeline.methods.registry import method_named, method_of
 
@@ -57,8 +57,7 @@ def weights_sha256(folder: Path) -> str:
         CheckpointError: there are none.
     """
     try:
-        with (folder / WEIGHTS).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(folder / WEIGHTS)
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint in {folder}: {WEIGHTS} is missing") from None
 
@@ -95,7 +94,7 @@ def _method_of(config: dict[str, Any], path: Path) -> Method:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def block_mode(folder: Path) -> Literal["pad", "concat"]:
+def block_mode(folder: Path) -> Mode:
     """What the blocks of the model in `folder` are: one text each, or windows of running text.
 
     Raises:

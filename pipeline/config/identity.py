@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.config.params import Params
 from pipeline.errors import DataError
+from pipeline.files import sha256
 
 # They say where and how often work is written down, not what comes out.
 OPERATIONAL = (
@@ -55,8 +56,7 @@ def file_sha256(path: Path) -> str:
         DataError: the file is missing.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: run dvc repro") from None
 

@@ -4,19 +4,18 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.tokenizer import Mode
 from pipeline.errors import DataError
 from pipeline.files import read_jsonl
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-# How blocks are packed: one text each, closed by eos, or windows of running text.
-Mode = Literal["pad", "concat"]
 
 
 class Vocabulary(Protocol):

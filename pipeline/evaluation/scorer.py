@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.evaluation.causal import CausalLM, load_causal
 from pipeline.files import from_root
+from pipeline.files import sha256 as file_sha256
 from pipeline.hub import from_hub
 from pipeline.kernels.precision import Precision
 
@@ -152,10 +153,7 @@ def weights_sha256(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"no model in {folder}: it has no *.safetensors file")
-    hashes = []
-    for path in files:
-        with path.open("rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    hashes = [file_sha256(path) for path in files]
     if len(hashes) == 1:
         return hashes[0]
     listing = "".join(f"{sha}  {path.name}\n" for sha, path in zip(hashes, files, strict=True))
@@ -164,7 +162,7 @@ def weights_sha256(folder: Path) -> str:
 
 def _check_tokenizer(folder: Path, tokenizer_sha256: str) -> None:
     try:
-        own = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+        own = file_sha256(folder / "tokenizer.json")
     except FileNotFoundError:
         raise CheckpointError(f"no baseline in {folder}: tokenizer.json is missing") from None
     if own != tokenizer_sha256:

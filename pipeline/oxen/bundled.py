@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import RepositoryError
-from pipeline.files import store
-from pipeline.oxen.folders import sha256
+from pipeline.files import sha256, store
 from pipeline.oxen.local.committing import run
 from pipeline.oxen.local.repository import LocalRepository
 from pipeline.oxen.repository import Entry

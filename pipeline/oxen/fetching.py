@@ -6,9 +6,9 @@ from typing import Any
 from pipeline.config.params import Data, Patience
 from pipeline.data.splits import files_of, is_pattern
 from pipeline.errors import DataError, RepositoryError
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json, sha256, write_json
 from pipeline.oxen.address import Address, parse_repo
-from pipeline.oxen.folders import count_rows, resumed_in_place_of, sha256
+from pipeline.oxen.folders import count_rows, resumed_in_place_of
 from pipeline.oxen.repository import Repository, named, open_repository
 
 

@@ -1,6 +1,5 @@
 """Folders that appear whole or not at all, and what their files are."""
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -75,12 +74,6 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
             time.sleep(0.05)
         else:
             shutil.rmtree(folder)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def oxen_hash(path: Path) -> str:

@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_nothing(spool, monkeypatch):
 
 def test_kill_9_leaves_whole_items_or_nothing(project, tmp_path):
     """And what a killed process left half-written is removed by the next."""
-    from pipeline.oxen.folders import sha256
+    from pipeline.files import sha256
 
     spool = spool_for("r")
     before = 0
