@@ -101,17 +101,17 @@ def likelihood(
 
 def _check_ids(scorer: Scorer, samples: Samples, sequences: Sequence[list[int]]) -> None:
     for index, tokens in zip(samples.index, sequences, strict=True):
-        unknown = [id for id in tokens if not 0 <= id < scorer.vocab_size]
+        unknown = [id for id in tokens if not 0 <= id < scorer.model.vocab_size]
         if unknown:
             raise DataError(
                 f"sample {index} holds the token id {unknown[0]}, and the scorer {scorer.name} "
-                f"knows 0 to {scorer.vocab_size - 1}"
+                f"knows 0 to {scorer.model.vocab_size - 1}"
             )
 
 
 def _windows(sample: int, tokens: list[int], scorer: Scorer) -> Iterator[_Window]:
     ids = [scorer.start_id, *tokens]
-    width = scorer.max_tokens or len(tokens)
+    width = scorer.model.max_tokens or len(tokens)
     done = 0
     while done < len(tokens):
         num_scored = min(len(tokens) - done, width if done == 0 else max(1, width // 2))

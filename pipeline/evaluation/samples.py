@@ -1,33 +1,20 @@
 """Texts to score, as token ids [N, L]: generated samples, or held-out blocks."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.tokenizer import Mode
+from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.errors import DataError
 from pipeline.files import read_jsonl
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-
-class Vocabulary(Protocol):
-    """What scoring needs to know of a tokenizer."""
-
-    size: int
-    pad_id: int
-    eos_id: int
-    unk_id: int | None
-
-    def is_invalid_utf8(self, ids: Iterable[int], mode: Mode) -> bool:
-        """Whether a block's text has bytes that are no UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,7 @@ class Samples:
             return np.full(len(self), self.ids.shape[1])
         return through_eos(self.ids, eos_id)
 
-    def well_formed(self, vocabulary: Vocabulary) -> Bools:
+    def well_formed(self, vocabulary: TextTokenizer) -> Bools:
         """Which hold nothing but text, and eos where the mode has it [N]."""
         if self.mode == "concat":
             allowed = _of_text(self.ids, vocabulary) | (self.ids == vocabulary.eos_id)
@@ -97,7 +84,7 @@ def through_eos(ids: Ints, eos_id: int) -> Ints:
     return np.where(is_eos.any(axis=1), is_eos.argmax(axis=1) + 1, ids.shape[1])
 
 
-def well_formed(ids: Ints, vocabulary: Vocabulary) -> Bools:
+def well_formed(ids: Ints, vocabulary: TextTokenizer) -> Bools:
     """Which rows [N, L] are one non-special token or more, eos, then only pad [N]."""
     v = vocabulary
     num_tokens = through_eos(ids, v.eos_id)[:, None]
@@ -107,7 +94,7 @@ def well_formed(ids: Ints, vocabulary: Vocabulary) -> Bools:
     return allowed.all(axis=1) & (num_tokens[:, 0] > 1)
 
 
-def _of_text(ids: Ints, vocabulary: Vocabulary) -> Bools:
+def _of_text(ids: Ints, vocabulary: TextTokenizer) -> Bools:
     """Which of `ids` [N, L] are tokens, and none of the special ones [N, L]."""
     v = vocabulary
     specials = [id for id in (v.pad_id, v.eos_id, v.unk_id) if id is not None]

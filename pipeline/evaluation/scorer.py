@@ -47,16 +47,6 @@ class Scorer:
     start_id: int
     tokenizer: Any | None
 
-    @property
-    def max_tokens(self) -> int | None:
-        """Longest input, start token included; None when there is no limit."""
-        return self.model.max_tokens
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids that the model knows."""
-        return self.model.vocab_size
-
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Each text in the scorer's own tokens, no special token added.
 

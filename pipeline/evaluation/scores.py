@@ -22,7 +22,7 @@ from pipeline.evaluation.diversity import (
     uniqueness,
 )
 from pipeline.evaluation.gen_ppl import Likelihood, likelihood
-from pipeline.evaluation.samples import Floats, Samples, Vocabulary
+from pipeline.evaluation.samples import Floats, Samples
 from pipeline.evaluation.scorer import Scorer, load_scorer
 
 
@@ -40,7 +40,7 @@ class Scored:
     samples: Samples
     likelihood: Likelihood
     scorer: Scorer
-    vocabulary: Vocabulary
+    vocabulary: TextTokenizer
     train: Collection[str]
     held_out: Collection[str]
 

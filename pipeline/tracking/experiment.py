@@ -16,7 +16,6 @@ from pipeline.config.params import Params
 from pipeline.tracking.record import (
     Record,
     as_text,
-    dataset_of,
     loss_points,
     metric_points,
     read_object,
@@ -57,7 +56,7 @@ def make_record(params: Params, artifacts: Path, reports: Path) -> Record:
         params=_redacted(result_params(params)),
         tags=_redacted(tags),
         points=[*metric_points(metrics, train_run), *loss_points(reports / "loss.csv")],
-        dataset=dataset_of(provenance),
+        provenance=provenance,
         files={f"samples/{path.name}": path for path in samples}
         | {f"report/{path.name}": path for path in _report_files(reports)}
         | {

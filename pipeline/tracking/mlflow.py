@@ -10,7 +10,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.tracking.record import Dataset, Point, Record
+from pipeline.tracking.record import Point, Record
 from pipeline.tracking.store import (
     artifact_root,
     connected,
@@ -32,6 +32,8 @@ from pipeline.tracking.store import (
 # MLflow's limits for one batch.
 MAX_METRICS = 1000
 MAX_PARAMS = 100
+# MLflow's too; an Oxen commit id has 32 characters, the SHA-256 of bundled files 64.
+MAX_DIGEST = 36
 # The metrics that this project logged; a user's own in the same run are left alone.
 METRICS_TAG = "metric_keys"
 
@@ -131,7 +133,7 @@ def _complete(client: Any, run: Any, record: Record) -> None:
     keys = {point.key for point in record.points} | set(history)
     _log_texts(client, run_id, record.params, record.tags | {METRICS_TAG: " ".join(sorted(keys))})
     _log_points(client, run_id, _news(record.points, history))
-    client.log_inputs(run_id, datasets=[_dataset_input(record.dataset)])
+    client.log_inputs(run_id, datasets=[dataset_input(record.provenance)])
     _log_artifacts(client, run_id, record)
     client.set_terminated(run_id, status="FINISHED")
 
@@ -204,24 +206,25 @@ def _log_points(client: Any, run_id: str, metrics: list[Any]) -> None:
         client.log_batch(run_id, metrics=part)
 
 
-def _dataset_input(dataset: Dataset) -> Any:
-    from mlflow.entities import Dataset as MlflowDataset
-    from mlflow.entities import DatasetInput, InputTag
+def dataset_input(provenance: Mapping[str, Any]) -> Any:
+    """A version of the data, named by its repository; its digest is the commit."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    repo = redact(dataset.repo)
+    repo = redact(provenance["repo"])
     on_server = repo.startswith(("http://", "https://"))
+    num_rows = {file["path"]: file["rows"] for file in provenance["files"]}
     return DatasetInput(
-        MlflowDataset(
-            name=dataset.name,
-            digest=dataset.digest,
+        Dataset(
+            name=provenance["repo"].rstrip("/").rpartition("/")[2],
+            digest=provenance["commit"][:MAX_DIGEST],
             source_type="http" if on_server else "local",
             source=json.dumps({"url" if on_server else "uri": repo}),
-            profile=json.dumps({"num_rows": dataset.num_rows}),
+            profile=json.dumps({"num_rows": num_rows}),
         ),
         tags=[
             InputTag("mlflow.data.context", "training"),
-            InputTag("data_commit", dataset.commit),
-            InputTag("data_revision", dataset.revision),
+            InputTag("data_commit", provenance["commit"]),
+            InputTag("data_revision", provenance["revision"]),
         ],
     )
 

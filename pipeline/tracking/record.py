@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 from pipeline.errors import DataError
 from pipeline.files import read_json
 
-# MLflow's limit; an Oxen commit id has 32 characters, the SHA-256 of bundled files 64.
-MAX_DIGEST = 36
-
 
 class Point(NamedTuple):
     """One value of a metric. Scalars stand at step 0."""
@@ -23,29 +20,18 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A version of the data, as MLflow names it."""
-
-    name: str
-    digest: str
-    repo: str
-    revision: str
-    commit: str
-    num_rows: dict[str, int]
-
-
-@dataclass(frozen=True)
 class Record:
     """Everything that one MLflow run holds.
 
-    `files` maps an artifact's path in the run to the file; `texts` to its content.
+    `provenance` is what provenance.json says of the data; `files` maps an artifact's path in the
+    run to the file, `texts` to its content.
     """
 
     fingerprint: str
     params: dict[str, str]
     tags: dict[str, str]
     points: list[Point]
-    dataset: Dataset
+    provenance: Mapping[str, Any]
     files: dict[str, Path]
     texts: dict[str, str]
 
@@ -100,19 +86,6 @@ def loss_points(path: Path) -> Iterator[Point]:
         raise DataError(f"{path} is missing: run dvc repro") from None
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no table of losses: {error!r}") from None
-
-
-def dataset_of(provenance: Mapping[str, Any]) -> Dataset:
-    """The dataset of a provenance.json: named by its repository, its digest is the commit."""
-    repo = str(provenance["repo"])
-    return Dataset(
-        name=repo.rstrip("/").rpartition("/")[2],
-        digest=provenance["commit"][:MAX_DIGEST],
-        repo=repo,
-        revision=provenance["revision"],
-        commit=provenance["commit"],
-        num_rows={file["path"]: file["rows"] for file in provenance["files"]},
-    )
 
 
 def as_text(values: Mapping[str, Any]) -> dict[str, str]:

@@ -189,7 +189,7 @@ def test_text_is_scored_in_the_scorers_own_tokens(model_folder):
 
 def test_long_text_is_scored_in_overlapping_windows(model_folder):
     scorer = text_scorer(model_folder.path)
-    assert scorer.max_tokens == 8
+    assert scorer.model.max_tokens == 8
     text = "xyzxyyzzxyzwxzyxwzyxyz"
     tokens = model_folder.tokenizer.encode(text)
     assert len(tokens) == 22

@@ -40,8 +40,8 @@ def load(name, folder, tokenizer=OTHER, eos_id=1, precision="float32"):
 def test_baseline_takes_ids(baseline):
     folder, tokenizer = baseline
     scorer = load("baseline", folder, tokenizer.definition)
-    assert (scorer.name, scorer.start_id, scorer.max_tokens) == ("baseline", 1, 16)
-    assert scorer.vocab_size == tokenizer.size
+    assert (scorer.name, scorer.start_id, scorer.model.max_tokens) == ("baseline", 1, 16)
+    assert scorer.model.vocab_size == tokenizer.size
     weights = (folder / "model.safetensors").read_bytes()
     assert scorer.sha256 == hashlib.sha256(weights).hexdigest()
     assert scorer.precision == "float32"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.record import Dataset, Point, Record
+from pipeline.tracking.record import Point, Record
 from pipeline.tracking.store import create_database, local_uri, locked
 
 BASELINE_SCORER = "baseline@0123456789ab"
@@ -70,7 +70,10 @@ def record(tmp_path: Path) -> Callable[..., Record]:
                 Point("train_loss", 10, 30.0),
                 Point("train_loss", 20, 25.0),
             ],
-            "dataset": Dataset("names", "c" * 32, "/data/names", "c" * 32, "c" * 32, {"t": 3}),
+            "provenance": {
+                **{"repo": "/data/names", "revision": "c" * 32, "commit": "c" * 32},
+                "files": [{"path": "t", "rows": 3}],
+            },
             "files": {"samples/4.jsonl": sample},
             "texts": {"config/params.yaml": "steps: 16\n"},
         }

@@ -1,14 +1,15 @@
 """Files of other stages become metrics, curves and a dataset."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import DataError
+from pipeline.tracking.mlflow import dataset_input
 from pipeline.tracking.record import (
     Point,
     as_text,
-    dataset_of,
     loss_points,
     metric_points,
     read_object,
@@ -95,9 +96,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 )
 def test_a_dataset_is_its_repository_at_a_commit(repo: str, name: str) -> None:
     files = [{"path": "train.parquet", "size": 1, "sha256": "x", "rows": 10}]
-    dataset = dataset_of({"repo": repo, "revision": "r", "commit": "a" * 64, "files": files})
-    assert (dataset.name, dataset.digest, dataset.commit) == (name, "a" * 36, "a" * 64)
-    assert dataset.num_rows == {"train.parquet": 10}
+    found = dataset_input({"repo": repo, "revision": "r", "commit": "a" * 64, "files": files})
+    assert (found.dataset.name, found.dataset.digest) == (name, "a" * 36)
+    assert {tag.key: tag.value for tag in found.tags}["data_commit"] == "a" * 64
+    assert json.loads(found.dataset.profile) == {"num_rows": {"train.parquet": 10}}
 
 
 def test_values_as_text() -> None:
