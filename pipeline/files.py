@@ -55,6 +55,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def with_library() -> dict[str, str]:
+    """The environment, such that another process's Python finds this library."""
+    places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+
+
 def store() -> Path:
     """The folder shared by all experiments, also by those that DVC runs in a copy of the tree."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve() / ".store"

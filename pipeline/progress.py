@@ -30,10 +30,12 @@ def progress(
     unit: str,
     done: int = 0,
     delay: float = 0,
+    hidden: bool = False,
 ) -> "tqdm[Any]":
     """A tqdm over `items`, or one to update by hand, on stderr; `done` of `total` come first.
 
-    Bytes (unit "B") are shown as kB, MB and so on. Work of less than `delay` seconds shows nothing.
+    Bytes (unit "B") are shown as kB, MB and so on. Work of less than `delay` seconds shows nothing,
+    nor does what is `hidden`.
     """
     on_terminal = sys.stderr.isatty()
     return tqdm(
@@ -44,6 +46,7 @@ def progress(
         unit_scale=unit == "B",
         initial=done,
         delay=delay,
+        disable=hidden,
         file=sys.stderr if on_terminal else _Lines(sys.stderr),
         mininterval=0.1 if on_terminal else 10,
         maxinterval=10 if on_terminal else 60,

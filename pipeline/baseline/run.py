@@ -50,8 +50,7 @@ def train(
         with products_in(settings.precision, device):
             return float(block_nats(model, held_out, batch_size=at_once)[0].mean())
 
-    # Evenly spread: a split in alphabetical order begins with names of one kind.
-    held_out = packed.test[:: max(1, len(packed.test) // params.eval_blocks)][: params.eval_blocks]
+    held_out = packed.some_held_out(params.eval_blocks)
     at_once = settings.batch_size // settings.accumulate
     fitted = fit(
         NextToken(model),

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -73,28 +74,26 @@ def device(params: Params) -> Finding:
 
 def flash_attn() -> Finding:
     """Whether the optional kernels are here."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return Finding("ok", version("flash-attn"))
-    except PackageNotFoundError:
-        return Finding("ok", "not installed, not needed")
+    return Finding("ok", _version("flash-attn") or "not installed, not needed")
 
 
 def dvc() -> Finding:
     """That DVC is here, and this folder is of a repository of its."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        installed = version("dvc")
-    except PackageNotFoundError:
+    installed, here = _version("dvc"), Path.cwd()
+    if installed is None:
         return Finding("FAIL", "not installed: pip install -e . again")
-    here = Path.cwd()
     if not (here / "dvc.yaml").is_file():
         return Finding("FAIL", f"{installed}, but {here} has no dvc.yaml: restore it with git")
     if not any((folder / ".dvc").is_dir() for folder in (here, *here.parents)):
         return Finding("FAIL", f"{installed}, but no repository of DVC: git init, then dvc init")
     return Finding("ok", f"{installed}, repository in {here}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def read_params() -> Params | str:

@@ -134,17 +134,12 @@ def choose(
         if params is None:
             raise ParamsError("how many steps? Say --steps N (there is no params.yaml here)")
         steps = params.steps
-    if predictor is None:
-        predictor = "auto" if params is None else params.sample.predictor
-    if temperature is None:
-        temperature = 1.0 if params is None else params.sample.temperature
-    if top_p is None:
-        top_p = 1.0 if params is None else params.sample.top_p
+    sample = params.sample if params else None
     return Chosen(
         num_steps=steps,
-        predictor=predictor,
-        temperature=temperature,
-        top_p=top_p,
+        predictor=predictor or (sample.predictor if sample else "auto"),
+        temperature=temperature or (sample.temperature if sample else 1.0),
+        top_p=top_p or (sample.top_p if sample else 1.0),
         seed=pick_seed(seed),
         batch_size=batch_size,
         device=pick_device_name(device),

@@ -1,11 +1,10 @@
 """Whether MLflow can be used, found out by a process that can be killed and imports beside us."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 from pipeline.errors import PipelineError, ServerError, reported
+from pipeline.files import with_library
 
 
 def probe(uri: str, seconds: float | None) -> None:
@@ -15,8 +14,6 @@ def probe(uri: str, seconds: float | None) -> None:
         ServerError: there is no answer in time.
         PipelineError: MLflow cannot be used.
     """
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pipeline.cli.probing"],
@@ -25,7 +22,7 @@ def probe(uri: str, seconds: float | None) -> None:
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": path},
+            env=with_library(),
             timeout=seconds,
             check=False,
         )

@@ -3,10 +3,8 @@
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -93,10 +91,14 @@ class Sampling:
         """The samples of each batch as ids; states or progress go to stderr."""
         how, show = self.chosen, self.chosen.show_states
         total = len(batches) * (how.num_steps + 1)
-        bar = nullcontext() if show else progress(total=total, desc="sampling", unit="step")
+        bar = progress(total=total, desc="sampling", unit="step", hidden=show)
+
+        def count(step: int, t: float, xt: torch.Tensor) -> None:
+            bar.update(min(step, 1))  # The first state comes before any step.
+
         with bar:
             for batch in batches:
-                watch = _Printer(self.tokenizer, batch.indices) if show else _Counter(bar)
+                watch = _Printer(self.tokenizer, batch.indices) if show else count
                 with memory_for("--batch-size"):
                     samples = method_of(self.model).sample(
                         self.model,
@@ -172,18 +174,6 @@ class _Printer:
             if self._shown.get(index) != text:
                 self._shown[index] = text
                 note(f"{index}\tstep {step}\tt {t:.4f}\t{text}")
-
-
-class _Counter:
-    """Counts steps on a progress bar."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-
-    def __call__(self, step: int, t: float, xt: torch.Tensor) -> None:
-        # The first state comes before any step.
-        if step:
-            self._bar.update()
 
 
 def note(text: str) -> None:

@@ -1,5 +1,6 @@
 """Values of a YAML file replaced where they stand; layout, comments and the rest stay."""
 
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -105,7 +106,7 @@ def _replaced(text: str, start: int, end: int, written: str) -> str:
 def _written(value: Scalar) -> str:
     """`value` as one line of YAML that stands anywhere."""
     if isinstance(value, str) and not _stands_bare(value):
-        return yaml.safe_dump(value, default_style='"', width=float("inf"), allow_unicode=True)[:-1]
+        return yaml.safe_dump(value, default_style='"', width=math.inf, allow_unicode=True)[:-1]
     return yaml.safe_dump(value, allow_unicode=True).split("\n")[0]
 
 
@@ -114,11 +115,8 @@ def _stands_bare(value: str) -> bool:
     # 1e5 is text in YAML 1.1 and a number in 1.2, which DVC reads.
     if _is_number(value):
         return False
-    try:
-        read = yaml.safe_load(f"{{key: {value} , other: 1}}")
-    except yaml.YAMLError:
-        return False
-    return read == {"key": value, "other": 1}
+    inside = yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=True)
+    return inside == f"[{value}]\n"
 
 
 def _is_number(text: str) -> bool:

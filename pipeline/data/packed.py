@@ -62,6 +62,10 @@ class Packed:
             raise DataError(f"the packed data in {folder} are damaged: {error}") from error
         return cls(train, test, meta)
 
+    def some_held_out(self, num: int) -> np.ndarray[Any, np.dtype[Any]]:
+        """At most `num` held-out blocks, evenly spread: neighbours may be of one kind."""
+        return self.test[:: max(1, len(self.test) // num)][:num]
+
 
 def _map_blocks(folder: Path, split: str, meta: Meta) -> np.ndarray[Any, np.dtype[Any]]:
     path, dtype = folder / f"{split}.bin", np.dtype(meta.dtype).newbyteorder("<")

@@ -6,7 +6,6 @@ with training, however that ends.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_json
+from pipeline.files import with_library, write_json
 
 PUSHER = "pipeline.publishing.pushing"
 END_SECONDS = 20.0
@@ -49,14 +48,12 @@ def pushing(on: bool, state: Path, request: dict[str, Any]) -> Iterator[Push]:
 
 
 def _start(request: dict[str, Any]) -> "subprocess.Popen[bytes]":
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-m", PUSHER],
         stdin=subprocess.PIPE,
         bufsize=0,
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
+        env=with_library(),
     )
     assert process.stdin is not None
     line = json.dumps({**request, "end_seconds": END_SECONDS}) + "\n"

@@ -104,9 +104,7 @@ def train(
     if params.train.compile:
         check_compile(params.train.compile, device)
         model.network.compile_blocks(as_graphs=params.train.compile == "graphs")
-    # Evenly spread: a split in alphabetical order begins with names of one kind.
-    stride = max(1, len(packed.test) // params.train.eval_blocks)
-    blocks = packed.test[::stride][: params.train.eval_blocks]
+    blocks = packed.some_held_out(params.train.eval_blocks)
     held_out = torch.from_numpy(blocks.astype("int64"))
     settings = settings_of(params, device)
     watched = {"batch_size": settings.batch_size // settings.accumulate, "seed": settings.seed}

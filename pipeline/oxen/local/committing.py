@@ -19,7 +19,7 @@ import oxen
 
 from pipeline import errors
 from pipeline.errors import PipelineError, RepositoryError
-from pipeline.files import whole
+from pipeline.files import whole, with_library
 from pipeline.oxen.folders import in_place_of, scratch_folder
 from pipeline.oxen.local.bindings import configure, oxen_errors
 from pipeline.oxen.local.snapshot import Snapshot, log_of
@@ -33,15 +33,13 @@ def run(operation: str, **arguments: Any) -> Any:
         PipelineError: whatever kind the operation raised.
         OSError: it ran out of disk space or may not write.
     """
-    root = str(Path(__file__).parents[3])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.oxen.local.committing"],
         input=json.dumps({"operation": operation, "arguments": arguments}),
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": path},
+        env=with_library(),
         check=False,
     )
     if done.returncode:
