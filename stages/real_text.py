@@ -10,7 +10,7 @@ from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError, reported
 from pipeline.evaluation.real_text import held_out_blocks
-from pipeline.evaluation.scores import draw_weights, score
+from pipeline.evaluation.scores import draw_weights, score, score_draws
 from pipeline.files import write_json
 
 
@@ -32,7 +32,7 @@ def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -
     drawn = held_out_blocks(blocks, index, text)
     desc = "score real text"
     scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc)
-    write_json(out, scored.over_draws(draws[:, index]))
+    write_json(out, score_draws(scored, draws[:, index]))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pipeline.config.params import load_params
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
 from pipeline.evaluation.samples import Samples
-from pipeline.evaluation.scores import score
+from pipeline.evaluation.scores import by_sample, score, score_samples
 from pipeline.files import write_json
 
 
@@ -20,8 +20,8 @@ def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) 
     drawn = Samples.read(samples, params.pack.mode)
     desc = f"score {samples.stem}"
     scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc)
-    row = scored.over_samples(params.score.num_bootstrap, params.score.seed)
-    write_json(out, row | {"by_sample": scored.by_sample()})
+    row = score_samples(scored, params.score.num_bootstrap, params.score.seed)
+    write_json(out, row | {"by_sample": by_sample(scored)})
 
 
 if __name__ == "__main__":

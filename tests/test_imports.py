@@ -219,7 +219,7 @@ ROOMS = {
     "checkpoints": "config methods kernels",
     "training": "config data checkpoints methods kernels",
     "baseline": "config data training kernels",
-    "evaluation": "data methods kernels",
+    "evaluation": "config data methods kernels",
     "report": "",
     "tracking": "config",
     "publishing": "config oxen",

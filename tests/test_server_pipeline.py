@@ -11,7 +11,7 @@ from tiny_project import PATIENCE
 from pipeline.data.corpus import read_documents
 from pipeline.files import sha256
 from pipeline.oxen.bundled import SHIPPED
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 TOKEN = "-".join(("sesame", "opens", "everything"))  # not whole in this file, which is cloned

@@ -3,13 +3,12 @@
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save
 
 from pipeline.checkpoints.weights import check_weights, read_safetensors
-from pipeline.data.tokenizer import Mode
 from pipeline.errors import CheckpointError
 from pipeline.files import sha256, whole, write_json
 from pipeline.methods.protocol import Method, Model
@@ -94,7 +93,7 @@ def _method_of(config: dict[str, Any], path: Path) -> Method:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def block_mode(folder: Path) -> Mode:
+def block_mode(folder: Path) -> Literal["pad", "concat"]:
     """What the blocks of the model in `folder` are: one text each, or windows of running text.
 
     Raises:

@@ -145,7 +145,7 @@ def patience(asked: Patience) -> Patience:
 
 def data_repo(params: Params, until: float) -> Callable[[], Finding]:
     """Begin to look whether `data.repo` has the pinned commit."""
-    from pipeline.oxen.repository import open_repository
+    from pipeline.oxen.opening import open_repository
 
     data = params.data
 
@@ -182,7 +182,7 @@ def is_here(data: Data) -> bool:
 
 def publish_repo(params: Params, until: float) -> Callable[[], Finding]:
     """Begin to look whether `publish.repo` can be reached; only if strict must it be."""
-    from pipeline.oxen.repository import open_repository
+    from pipeline.oxen.opening import open_repository
 
     repo = params.publish.repo
 

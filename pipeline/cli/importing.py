@@ -156,7 +156,8 @@ def _opened(source: str, revision: str | None, path: str | None) -> Iterator[Pat
 def _fetch(source: str, revision: str | None, path: str | None, scratch: Path) -> Path:
     """The folder in `scratch` with the checkpoint's and the tokenizer's files of a repository."""
     from pipeline.checkpoints.reference.reading import LAYOUTS
-    from pipeline.oxen.repository import named, open_repository
+    from pipeline.oxen.opening import open_repository
+    from pipeline.oxen.repository import named
 
     with named("SRC"):
         repository = open_repository(

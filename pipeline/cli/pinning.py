@@ -26,7 +26,8 @@ def pin(
     from pipeline.config.edits import edit_yaml
     from pipeline.config.params import load_params
     from pipeline.data.splits import files_of
-    from pipeline.oxen.repository import named, open_repository
+    from pipeline.oxen.opening import open_repository
+    from pipeline.oxen.repository import named
 
     params = load_params(PARAMS)
     data = params.data

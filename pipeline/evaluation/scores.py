@@ -44,97 +44,102 @@ class Scored:
     train: Collection[str]
     held_out: Collection[str]
 
-    def statistics(self) -> dict[str, Statistic]:
-        """All figures of a set of samples by name; entropies in nats.
 
-        Entropy and distinct-n see the tokens through the first eos, that eos included, and of
-        running text all; an n-gram lies within one sample. No window of running text is a document,
-        so that nothing is known of its novelty.
-        """
-        samples, vocabulary = self.samples, self.vocabulary
-        num_tokens = samples.num_tokens(vocabulary.eos_id)
-        formed = samples.well_formed(vocabulary)
-        tokens = NGrams.of(samples.ids, num_tokens, 1)
-        novel = np.array([text not in self.train for text in samples.texts], np.float64)
-        known = np.array([text in self.held_out for text in samples.texts], np.float64)
-        whole = np.full(len(samples), samples.mode == "pad", np.int64)
-        invalid = np.array(
-            [vocabulary.is_invalid_utf8(ids, samples.mode) for ids in samples.ids], np.float64
-        )
-        return {
-            "gen_ppl": self.likelihood.gen_ppl,
-            "gen_ppl_mean_of_exp": self.likelihood.gen_ppl_mean_of_exp,
-            "entropy": tokens.entropy,
-            "entropy_per_sample": mean_of(tokens.entropies()),
-            "distinct_1": tokens.distinct,
-            "distinct_2": NGrams.of(samples.ids, num_tokens, 2).distinct,
-            "distinct_3": NGrams.of(samples.ids, num_tokens, 3).distinct,
-            "uniqueness": uniqueness(samples.texts),
-            "novelty": mean_of(novel, whole),
-            "held_out": mean_of(known, whole),
-            "well_formed": mean_of(formed.astype(np.float64)),
-            "invalid_utf8": mean_of(invalid),
-            "nfe": mean_of(samples.nfe),
-        }
+def statistics(scored: Scored) -> dict[str, Statistic]:
+    """All figures of a set of samples by name; entropies in nats.
 
-    def by_sample(self) -> dict[str, list[Any]]:
-        """What is known of each sample by itself, in the samples' order.
+    Entropy and distinct-n see the tokens through the first eos, that eos included, and of running
+    text all; an n-gram lies within one sample. No window of running text is a document, so that
+    nothing is known of its novelty.
+    """
+    samples, vocabulary = scored.samples, scored.vocabulary
+    num_tokens = samples.num_tokens(vocabulary.eos_id)
+    formed = samples.well_formed(vocabulary)
+    tokens = NGrams.of(samples.ids, num_tokens, 1)
+    novel = np.array([text not in scored.train for text in samples.texts], np.float64)
+    known = np.array([text in scored.held_out for text in samples.texts], np.float64)
+    whole = np.full(len(samples), samples.mode == "pad", np.int64)
+    invalid = np.array(
+        [vocabulary.is_invalid_utf8(ids, samples.mode) for ids in samples.ids], np.float64
+    )
+    return {
+        "gen_ppl": scored.likelihood.gen_ppl,
+        "gen_ppl_mean_of_exp": scored.likelihood.gen_ppl_mean_of_exp,
+        "entropy": tokens.entropy,
+        "entropy_per_sample": mean_of(tokens.entropies()),
+        "distinct_1": tokens.distinct,
+        "distinct_2": NGrams.of(samples.ids, num_tokens, 2).distinct,
+        "distinct_3": NGrams.of(samples.ids, num_tokens, 3).distinct,
+        "uniqueness": uniqueness(samples.texts),
+        "novelty": mean_of(novel, whole),
+        "held_out": mean_of(known, whole),
+        "well_formed": mean_of(formed.astype(np.float64)),
+        "invalid_utf8": mean_of(invalid),
+        "nfe": mean_of(samples.nfe),
+    }
 
-        Returns:
-            `nats` of its `scored_tokens` tokens, whether it is `well_formed`, and whether a split
-            has its text (`in_train`, `in_held_out`); None of windows of running text.
-        """
-        samples, documents = self.samples, self.samples.mode == "pad"
-        return {
-            "index": samples.index.tolist(),
-            "nats": self.likelihood.nats.tolist(),
-            "scored_tokens": self.likelihood.num_tokens.tolist(),
-            "well_formed": samples.well_formed(self.vocabulary).tolist(),
-            "in_train": [text in self.train if documents else None for text in samples.texts],
-            "in_held_out": [text in self.held_out if documents else None for text in samples.texts],
-        }
 
-    def over_samples(self, num_bootstrap: int, seed: int) -> dict[str, Any]:
-        """Each figure of all samples, with its bootstrap standard error over samples."""
-        figures, everything = self.statistics(), np.ones((1, len(self.samples)))
-        weights = bootstrap_weights(len(self.samples), num_bootstrap, seed)
-        # A resample repeats texts, so that uniqueness itself falls to about 63% in it. Whether a
-        # sample repeats an earlier one is resampled instead: the same mean, and an error that
-        # agrees with fresh sets of samples.
-        resampled = figures | {"uniqueness": mean_of(first_of_its_kind(self.samples.texts))}
-        row = self._counts(everything)
-        for name, statistic in figures.items():
-            value = float(statistic(everything)[0])
-            row |= _figure(name, value, spread(over_sets(resampled[name], weights)))
-        return row
+def by_sample(scored: Scored) -> dict[str, list[Any]]:
+    """What is known of each sample by itself, in the samples' order.
 
-    def over_draws(self, draws: Floats) -> dict[str, Any]:
-        """Each figure averaged over `draws` [R, N] (1 where a text is in a draw).
+    Returns:
+        `nats` of its `scored_tokens` tokens, whether it is `well_formed`, and whether a split
+        has its text (`in_train`, `in_held_out`); None of windows of running text.
+    """
+    samples, documents = scored.samples, scored.samples.mode == "pad"
+    return {
+        "index": samples.index.tolist(),
+        "nats": scored.likelihood.nats.tolist(),
+        "scored_tokens": scored.likelihood.num_tokens.tolist(),
+        "well_formed": samples.well_formed(scored.vocabulary).tolist(),
+        "in_train": [text in scored.train if documents else None for text in samples.texts],
+        "in_held_out": [text in scored.held_out if documents else None for text in samples.texts],
+    }
 
-        The error is the standard deviation over draws: the spread that one such set of texts has.
-        """
-        row = self._counts(draws)
-        for name, statistic in self.statistics().items():
-            values = over_sets(statistic, draws)
-            row |= _figure(name, float(values.mean()), spread(values))
-        return row
 
-    def _counts(self, sets: Floats) -> dict[str, Any]:
-        """What was scored; counts are the mean over sets, to the nearest whole."""
-        found, scorer = self.likelihood, self.scorer
-        excluded = self.samples.index[(found.num_tokens == 0) & sets.any(axis=0)]
-        return {
-            "num_steps": self.samples.num_steps,
-            "num_samples": round(sets.sum(axis=1).mean()),
-            "num_scored": round((sets @ found.scored).mean()),
-            "excluded": excluded.tolist(),
-            "num_tokens": round((sets @ found.num_tokens).mean()),
-            "scorer": {
-                "name": scorer.name,
-                "sha256": scorer.sha256,
-                "precision": scorer.precision,
-            },
-        }
+def score_samples(scored: Scored, num_bootstrap: int, seed: int) -> dict[str, Any]:
+    """Each figure of all samples, with its bootstrap standard error over samples."""
+    figures, everything = statistics(scored), np.ones((1, len(scored.samples)))
+    weights = bootstrap_weights(len(scored.samples), num_bootstrap, seed)
+    # A resample repeats texts, so that uniqueness itself falls to about 63% in it. Whether a
+    # sample repeats an earlier one is resampled instead: the same mean, and an error that
+    # agrees with fresh sets of samples.
+    resampled = figures | {"uniqueness": mean_of(first_of_its_kind(scored.samples.texts))}
+    row = _counts(scored, everything)
+    for name, statistic in figures.items():
+        value = float(statistic(everything)[0])
+        row |= _figure(name, value, spread(over_sets(resampled[name], weights)))
+    return row
+
+
+def score_draws(scored: Scored, draws: Floats) -> dict[str, Any]:
+    """Each figure averaged over `draws` [R, N] (1 where a text is in a draw).
+
+    The error is the standard deviation over draws: the spread that one such set of texts has.
+    """
+    row = _counts(scored, draws)
+    for name, statistic in statistics(scored).items():
+        values = over_sets(statistic, draws)
+        row |= _figure(name, float(values.mean()), spread(values))
+    return row
+
+
+def _counts(scored: Scored, sets: Floats) -> dict[str, Any]:
+    """What was scored; counts are the mean over sets, to the nearest whole."""
+    found, scorer = scored.likelihood, scored.scorer
+    excluded = scored.samples.index[(found.num_tokens == 0) & sets.any(axis=0)]
+    return {
+        "num_steps": scored.samples.num_steps,
+        "num_samples": round(sets.sum(axis=1).mean()),
+        "num_scored": round((sets @ found.scored).mean()),
+        "excluded": excluded.tolist(),
+        "num_tokens": round((sets @ found.num_tokens).mean()),
+        "scorer": {
+            "name": scorer.name,
+            "sha256": scorer.sha256,
+            "precision": scorer.precision,
+        },
+    }
 
 
 def score(

@@ -9,7 +9,8 @@ from pipeline.errors import DataError, RepositoryError
 from pipeline.files import read_json, sha256, write_json
 from pipeline.oxen.address import Address, parse_repo
 from pipeline.oxen.folders import count_rows, resumed_in_place_of
-from pipeline.oxen.repository import Repository, named, open_repository
+from pipeline.oxen.opening import open_repository
+from pipeline.oxen.repository import Repository, named
 
 
 def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> None:

@@ -1,4 +1,4 @@
-"""What everyone knows of a repository of versioned files, and how its name becomes one."""
+"""What everyone knows of a repository of versioned files."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.config.params import Patience
 from pipeline.errors import RepositoryError
-from pipeline.oxen.address import Address, parse_repo
 
 
 @dataclass(frozen=True)
@@ -70,30 +68,3 @@ def named(key: str) -> Iterator[None]:
         yield
     except RepositoryError as error:
         raise type(error)(f"{key}: {error}") from None
-
-
-def open_repository(repo: str, patience: Patience, *, create: bool = False) -> Repository:
-    """The repository that an address, a path or `bundled` names; no server is asked anything yet.
-
-    Args:
-        repo: as `parse_repo` reads it.
-        patience: patience with a server.
-        create: whether the first commit may make it.
-    Raises:
-        RepositoryError: the name is none, or there is no Oxen repository at the path.
-    """
-    # Late: Oxen is slow to import.
-    address = parse_repo(repo)
-    if address == "bundled":
-        from pipeline.oxen.bundled import BundledRepository
-
-        if create:
-            raise RepositoryError("bundled names can only be read: give the path of a repository")
-        return BundledRepository()
-    if isinstance(address, Address):
-        from pipeline.oxen.server.repository import ServerRepository
-
-        return ServerRepository(address, patience, create=create)
-    from pipeline.oxen.local.repository import LocalRepository
-
-    return LocalRepository(Path(address), create=create)

@@ -16,7 +16,8 @@ from pipeline.config.identity import (
 from pipeline.config.params import Params
 from pipeline.errors import DataError, RepositoryError, ServerError
 from pipeline.files import read_json, read_jsonl
-from pipeline.oxen.repository import Repository, named, open_repository
+from pipeline.oxen.opening import open_repository
+from pipeline.oxen.repository import Repository, named
 from pipeline.publishing.publication import checkpoint_files, without_wall_clock, write_publication
 from pipeline.publishing.spool import Failure, Flushed, Item, Spool, is_passing, spool_for, waits
 

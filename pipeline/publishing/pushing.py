@@ -19,7 +19,8 @@ from typing import Any
 from pipeline.config.params import Patience
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
-from pipeline.oxen.repository import named, open_repository
+from pipeline.oxen.opening import open_repository
+from pipeline.oxen.repository import named
 from pipeline.publishing.publication import write_snapshot
 from pipeline.publishing.spool import Spool, spool_for, waits
 

@@ -20,7 +20,7 @@ from pipeline.errors import BusyError, RepositoryError, ServerError
 from pipeline.files import read_json, sha256, store, whole, write_json
 from pipeline.oxen.folders import in_place_of, inside
 from pipeline.oxen.locks import locked
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 
 Failure = RepositoryError | BusyError
 

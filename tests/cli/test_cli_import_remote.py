@@ -16,7 +16,7 @@ from tiny_project import PATIENCE
 from benchmarks.oxen_server import free_port
 from pipeline.checkpoints.checkpoint import load_checkpoint, weights_sha256
 from pipeline.config.edits import edit_yaml
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 from pipeline.publishing.publication import checkpoint_files
 
 # Oxen repositories.

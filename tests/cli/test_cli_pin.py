@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.config.edits import edit_yaml
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,14 @@ from tiny_scorers import EOS, PAD, UNK, samples_of
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.gen_ppl import Likelihood
-from pipeline.evaluation.scores import Scored, draw_weights
+from pipeline.evaluation.scores import (
+    Scored,
+    by_sample,
+    draw_weights,
+    score_draws,
+    score_samples,
+    statistics,
+)
 
 VOCABULARY = SimpleNamespace(
     size=6, pad_id=PAD, eos_id=EOS, unk_id=UNK, is_invalid_utf8=lambda ids, mode: ids[0] == 5
@@ -40,7 +47,7 @@ def known(samples=None, likelihood=FOUND):
 
 
 def scored(samples=None, likelihood=FOUND, *, num_bootstrap=200, seed=0):
-    return known(samples, likelihood).over_samples(num_bootstrap, seed)
+    return score_samples(known(samples, likelihood), num_bootstrap, seed)
 
 
 def test_every_figure_by_hand():
@@ -121,9 +128,9 @@ def test_draws_hold_no_text_twice():
 
 def test_draws_are_averaged_and_their_spread_is_the_error():
     samples = samples_of(IDS, TEXTS, nfe=0.0)
-    figures = known(samples).statistics()
+    figures = statistics(known(samples))
     draws = np.array([[1.0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 0]])
-    row = known(samples).over_draws(draws)
+    row = score_draws(known(samples), draws)
     gen_ppl = [math.exp(2), math.exp(2), math.exp(1)]
     assert row["gen_ppl"] == pytest.approx(np.mean(gen_ppl))
     assert row["gen_ppl_stderr"] == pytest.approx(np.std(gen_ppl, ddof=1))
@@ -137,13 +144,13 @@ def test_draws_are_averaged_and_their_spread_is_the_error():
 
 
 def test_draws_list_what_they_exclude():
-    row = known().over_draws(np.array([[1.0, 0, 0, 1], [0, 1, 1, 0]]))
+    row = score_draws(known(), np.array([[1.0, 0, 0, 1], [0, 1, 1, 0]]))
     assert row["excluded"] == [3]
     assert row["num_scored"] == 2  # one and two
 
 
 def test_what_is_known_of_each_sample_by_itself():
-    assert known().by_sample() == {
+    assert by_sample(known()) == {
         "index": [0, 1, 2, 3],
         "nats": [3.0, 9.0, 3.0, 0.0],
         "scored_tokens": [3, 3, 3, 0],

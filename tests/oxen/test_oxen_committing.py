@@ -13,7 +13,7 @@ from tiny_project import PATIENCE
 
 from pipeline.errors import RepositoryError
 from pipeline.oxen.local.committing import run
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 
 
 def sources(folder: Path, **texts: str) -> dict[str, Path]:

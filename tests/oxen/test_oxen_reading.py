@@ -11,7 +11,8 @@ import xxhash
 from tiny_project import PATIENCE
 
 from pipeline.errors import RepositoryError
-from pipeline.oxen.repository import Entry, open_repository
+from pipeline.oxen.opening import open_repository
+from pipeline.oxen.repository import Entry
 
 FIRST = b'{"text": "first"}\n'
 
@@ -151,7 +152,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from pipeline.config.params import Patience
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 PATIENCE = Patience(connect_seconds=1, stall_seconds=1, retries=1)
 Path(sys.argv[3]).mkdir()
 open_repository(sys.argv[1], PATIENCE).fetch(sys.argv[2], {"a": "a.jsonl"}, Path(sys.argv[3]))

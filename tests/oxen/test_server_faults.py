@@ -19,7 +19,7 @@ from tiny_project import PROJECT
 from benchmarks.oxen_server import free_port
 from pipeline.config.params import Patience
 from pipeline.errors import RepositoryError, ServerError
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 from pipeline.oxen.server.connection import Server, waits
 
 PATIENCE = Patience(connect_seconds=0.5, stall_seconds=0.5, retries=2)
@@ -274,7 +274,7 @@ FETCH = f"""
 import signal, sys
 from pathlib import Path
 from pipeline.config.params import Patience
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 # Shells let what they start in their background ignore Ctrl-C, and so what is started from there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 patient = Patience(connect_seconds=10, stall_seconds=60, retries=4)

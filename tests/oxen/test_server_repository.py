@@ -18,7 +18,8 @@ from faulty_server import Request, serving
 from tiny_project import PATIENCE, PROJECT
 
 from pipeline.errors import RepositoryError, ServerError
-from pipeline.oxen.repository import Entry, Repository, open_repository
+from pipeline.oxen.opening import open_repository
+from pipeline.oxen.repository import Entry, Repository
 from pipeline.oxen.server import sending
 
 _NAMES = itertools.count()
@@ -165,7 +166,7 @@ COMMIT = """
 import sys
 from pathlib import Path
 from pipeline.config.params import Patience
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 repository = open_repository(sys.argv[1], Patience(connect_seconds=5, stall_seconds=20, retries=4),
                              create=True)
 names = [name.split("=") for name in sys.argv[3:]]

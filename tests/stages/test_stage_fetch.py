@@ -11,7 +11,7 @@ import yaml
 from pyarrow import parquet
 from tiny_project import PATIENCE
 
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 from stages.fetch import main
 
 PROJECT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from benchmarks.oxen_server import free_port
 from pipeline.config.params import Patience
 from pipeline.files import read_json, read_jsonl
 from pipeline.oxen.local.snapshot import log_of
-from pipeline.oxen.repository import open_repository
+from pipeline.oxen.opening import open_repository
 from pipeline.publishing.spool import waiting_spools
 
 PATIENCE = Patience(connect_seconds=1, stall_seconds=5, retries=0)
