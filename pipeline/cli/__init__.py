@@ -10,7 +10,6 @@ from pipeline.cli import (
     login,
     pinning,
     project,
-    publishing,
     tune,
     verify,
 )
@@ -33,7 +32,7 @@ for command in (
     project.check,
     project.clean,
     pinning.pin,
-    publishing.publish,
+    project.publish,
     verify.verify,
     tune.tune,
     login.login,

@@ -9,8 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from pipeline.cli.asking import Asked, left
-from pipeline.cli.probing import probe
+from pipeline.cli.asking import Asked, left, probe
 from pipeline.cli.project import check_python
 from pipeline.config.params import Data, Params, Patience, load_params
 from pipeline.errors import BusyError, ParamsError, PipelineError, RepositoryError, ServerError

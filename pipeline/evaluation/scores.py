@@ -13,7 +13,6 @@ from pipeline.data.splits import documents_among
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import memory_for, pick_device, pick_precision
 from pipeline.errors import PipelineError
-from pipeline.evaluation.bootstrap import bootstrap_weights, over_sets, spread
 from pipeline.evaluation.diversity import (
     NGrams,
     Statistic,
@@ -24,6 +23,9 @@ from pipeline.evaluation.diversity import (
 from pipeline.evaluation.gen_ppl import Likelihood, likelihood
 from pipeline.evaluation.samples import Floats, Samples
 from pipeline.evaluation.scorer import Scorer, load_scorer
+
+# So many resamples at once keep a statistic's own tables small.
+ROWS_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,30 @@ def score(
     # No window of running text is a document: there is none to look for.
     texts = samples.texts if samples.mode == "pad" else []
     return Scored(samples, found, scorer, tokenizer, *documents_among(texts, data, params.data))
+
+
+def bootstrap_weights(num_samples: int, num_bootstrap: int, seed: int) -> Floats:
+    """How often each sample is in each resample with replacement [num_bootstrap, num_samples]."""
+    generator = np.random.default_rng(seed)
+    shares = np.full(num_samples, 1 / num_samples)
+    return generator.multinomial(num_samples, shares, size=num_bootstrap).astype(np.float64)
+
+
+def over_sets(statistic: Statistic, weights: Floats) -> Floats:
+    """`statistic` of each set [R] of `weights` [R, N]."""
+    pieces = np.split(weights, range(ROWS_AT_ONCE, len(weights), ROWS_AT_ONCE))
+    return np.concatenate([statistic(piece) for piece in pieces])
+
+
+def spread(values: Floats) -> float:
+    """Standard deviation of `values` [R] (one degree of freedom used).
+
+    Sets that leave nothing to measure do not count. NaN for fewer than two, infinite if one is.
+    """
+    values = values[~np.isnan(values)]
+    if np.isinf(values).any():
+        return float("inf")
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
 def draw_weights(num_texts: int, num: int, num_draws: int, seed: int) -> Floats:

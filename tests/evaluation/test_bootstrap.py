@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.evaluation.bootstrap import bootstrap_weights, over_sets, spread
 from pipeline.evaluation.diversity import NGrams, mean_of, ratio_of
+from pipeline.evaluation.scores import bootstrap_weights, over_sets, spread
 
 
 def test_resamples_have_as_many_samples():
