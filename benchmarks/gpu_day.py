@@ -35,7 +35,7 @@ from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.methods.sedd.reveal import masked_chances, place_reveals
 from pipeline.methods.sedd.sampler import sample
-from pipeline.training.gradient import accumulate_gradient
+from pipeline.training.gradient import accumulate_gradient, pieces_of
 from pipeline.training.loop import Trainer
 from pipeline.training.schedule import Order
 
@@ -142,7 +142,7 @@ def gradients(day: Day) -> None:
         objective = ScoreEntropy(exact)
         x0 = torch.randint(config.vocab_size, (rows, length))
         drawn = objective.draw(x0, torch.Generator().manual_seed(2))
-        loss = accumulate_gradient(objective, drawn, 1).item()
+        loss = accumulate_gradient(objective, pieces_of(drawn, 1)).item()
         expected = {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
         for precision in ("float32", "bfloat16"):
             for how in ("eager", "checkpointing", "compiled"):
@@ -156,7 +156,9 @@ def gradients(day: Day) -> None:
                 if how == "compiled":
                     model.network.compile_blocks()
                 moved = tuple(each.to(day.device) for each in drawn)
-                found = accumulate_gradient(ScoreEntropy(model), moved, 1, precision).item()
+                found = accumulate_gradient(
+                    ScoreEntropy(model), pieces_of(moved, 1), precision
+                ).item()
                 errors = {
                     name: float((p.grad.cpu() - expected[name]).norm() / expected[name].norm())
                     for name, p in model.named_parameters()

@@ -79,6 +79,9 @@ class AnsweringNetwork(nn.Module):
         # An infinity times a 0 of the head would be no number.
         return self(xt, sigma, at).clamp(min=-1e300)
 
+    def outputs(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden)
+
 
 class ExactNetwork(AnsweringNetwork):
     """The exact score, or conditional distribution, of a toy distribution under a graph."""

@@ -78,6 +78,10 @@ class NextToken:
         """Nothing is random; x0 [B, L] itself."""
         return (x0,)
 
+    def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:
+        """The blocks x0 [b, L]."""
+        return drawn
+
     def loss(self, *drawn: Tensor) -> Tensor:
         """Nats, a scalar: the sum over the scored tokens of x0 [b, L]."""
         (x0,) = drawn

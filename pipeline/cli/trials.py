@@ -100,6 +100,9 @@ class _Noted:
         self.losses.append(torch.zeros((), device=x0.device))
         return self.objective.draw(x0, generator)
 
+    def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:
+        return self.objective.located(*drawn)
+
     def loss(self, *drawn: Tensor) -> Tensor:
         loss = self.objective.loss(*drawn)
         self.losses[-1] += loss.detach()

@@ -38,6 +38,13 @@ class Objective(Protocol):
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """All randomness of a step for the whole batch x0 [B, L]; each tensor is [B, ...]."""
 
+    def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:
+        """Some rows of what `draw` returned, with what a card would have to be asked for.
+
+        Still on the CPU; `loss` takes either.
+        """
+        ...
+
     def loss(self, *drawn: Tensor) -> Tensor:
         """Nats, a scalar: the sum over rows of what `draw` returned."""
 

@@ -94,15 +94,15 @@ class Block(nn.Module):
         return taken(self._asked(query, key, value, attention), at)
 
     def finished(
-        self, x: Tensor, attended: Tensor, modulation: Tensor | None, at: Tensor | None = None
+        self, x: Tensor, attended: Tensor, modulation: Tensor | None, row: Tensor | None = None
     ) -> Tensor:
-        """The block's output from its x and `attended`, all [B, L, D], or [N, 1, D] at `at`.
+        """The block's output from its x and `attended`, all [B, L, D], or [N, 1, D] of rows [N].
 
         Without a gradient x may be overwritten.
         """
         gate1 = shift2 = scale2 = gate2 = None
         if modulation is not None:
-            gate1, shift2, scale2, gate2 = by_row(modulation, at).chunk(6, -1)[2:]
+            gate1, shift2, scale2, gate2 = by_row(modulation, row).chunk(6, -1)[2:]
         x = self._added(x, gate1, self.attn_out, attended)
         inner = self.mlp.inner(self.norm2(x, shift2, scale2))
         return self._added(x, gate2, self.mlp.down, inner)
@@ -174,9 +174,9 @@ class Head(nn.Module):
         if cond_dim is not None:
             self.adaLN_modulation = zeroed(nn.Linear(cond_dim, 2 * width))
 
-    def hidden(self, x: Tensor, cond: Tensor | None, at: Tensor | None = None) -> Tensor:
-        """What the linear map takes; x is [N, 1, D] where `at` [B, L] says which positions."""
+    def hidden(self, x: Tensor, cond: Tensor | None, row: Tensor | None = None) -> Tensor:
+        """What the linear map takes of x [B, L, D], or of x [N, 1, D] in rows [N]."""
         if self.adaLN_modulation is None or cond is None:
             return self.norm_final(x)
-        shift, scale = by_row(self.adaLN_modulation(cond), at).chunk(2, -1)
+        shift, scale = by_row(self.adaLN_modulation(cond), row).chunk(2, -1)
         return self.norm_final(x, shift, scale)

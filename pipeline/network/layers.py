@@ -130,21 +130,29 @@ def looked_up(x: Tensor, ids: Tensor | None) -> Tensor:
     return x if ids is None else F.embedding(ids, x[0])
 
 
+def places(at: Tensor) -> Tensor:
+    """Places [N] among B * L positions: those that `at` [B, L] marks, or `at` [N] as it is.
+
+    A card must be waited for to learn how many are marked.
+    """
+    return at if at.dtype == torch.int64 else at.flatten().nonzero().squeeze(-1)
+
+
 def taken(x: Tensor, at: Tensor | None) -> Tensor:
-    """x [B, L, D] as it is, or [N, 1, D] of the N positions that `at` [B, L] marks."""
+    """x [B, L, D] as it is, or [N, 1, D] at N `places`."""
     if at is None:
         return x
     # Its gradient is a plain sum of rows; that of a boolean index sorts first.
-    return x.flatten(0, 1).index_select(0, at.flatten().nonzero().squeeze(-1))[:, None]
+    return x.flatten(0, 1).index_select(0, places(at))[:, None]
 
 
-def by_row(modulation: Tensor, at: Tensor | None) -> Tensor:
-    """Modulation [B, C] of rows, or [1, C] of all, as [B, 1, C], or [N, 1, C] as `taken` would."""
-    if at is not None and len(modulation) > 1:
+def by_row(modulation: Tensor, row: Tensor | None) -> Tensor:
+    """Modulation [B, C] of rows, or [1, C] of all, as [B, 1, C], or [N, 1, C] of each row [N]."""
+    if row is not None and len(modulation) > 1:
         if torch.is_autocast_enabled(modulation.device.type):
             # Its gradient is a sum over positions, which in bfloat16 stops growing.
             modulation = widened(modulation)
-        modulation = modulation.index_select(0, at.nonzero()[:, 0])
+        modulation = modulation.index_select(0, row)
     return modulation[:, None]
 
 

@@ -1,6 +1,7 @@
 """Blocks and a head over embedded positions: what a network is once its input is numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.kernels.attention import Attention
+from pipeline.kernels.recorded import Recorded
 from pipeline.network.block import Block, Head
-from pipeline.network.layers import Rotary, taken
+from pipeline.network.layers import Rotary, places, taken
 
 
 class Trunk(nn.Module):
@@ -25,6 +27,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.attention: Attention = "sdpa"
         self.activation_checkpointing = False
+        self._recorded: Recorded | None = None
         self._compiled: Callable[..., tuple[Tensor, Tensor, Tensor | None]] | None = None
 
     def add_blocks(
@@ -72,29 +75,48 @@ class Trunk(nn.Module):
     def through(
         self, x: Tensor, cond: Tensor | None, at: Tensor | None = None, ids: Tensor | None = None
     ) -> Tensor:
-        """What the head takes, [B, L, D], or [N, D] at the N positions that `at` [B, L] marks.
+        """What the head takes, [B, L, D], or [N, D] at N positions.
 
         Args:
             x: positions [B, L, D], in float32 or wider; without a gradient they may be overwritten.
             cond: what shifts, scales and gates come from [B, C], or [1, C] of all rows.
-            at: positions that alone are asked for.
+            at: positions that alone are asked for: marked [B, L], or as `places` [N] among B * L,
+                for which a card need not be waited for.
             ids: then x [1, V, D] holds what ids [B, L] name.
         """
         compiled = self._compiled if torch.is_grad_enabled() else None
-        turns = self.rotary_emb.turns((x if ids is None else ids).shape[1])
+        length = (x if ids is None else ids).shape[1]
+        turns = self.rotary_emb.turns(length)
         if compiled is None:
             # torch.compile fuses no complex numbers; without it they are the quicker way.
             turns = torch.complex(*turns)
-        # The last block works for the positions that are asked for alone; with a gradient, its
-        # attention works for every position, so that shapes stay the same.
-        early = None if torch.is_grad_enabled() else at
-        x, attended, modulation = (compiled or self._to_last)(x, turns, cond, early, ids)
+        # The last block works for the positions that are asked for alone; with a gradient, and on
+        # a card, its attention works for every position, so that shapes stay the same.
+        early = at
+        if at is None or torch.is_grad_enabled() or at.dtype == torch.int64:
+            early = None
+        to_last = compiled or self._recorded or self._to_last
+        x, attended, modulation = to_last(x, turns, cond, early, ids)
+        here = None if at is None else places(at)
+        row = None if here is None else here // length
         if early is None:
-            attended = taken(attended, at)
+            attended = taken(attended, here)
         last: Any = self.blocks[-1]
-        x = self._kept(last.finished, taken(x, at), attended, modulation, at)
-        hidden = self.output_layer.hidden(x, cond, at)
+        x = self._kept(last.finished, taken(x, here), attended, modulation, row)
+        hidden = self.output_layer.hidden(x, cond, row)
         return hidden if at is None else hidden.squeeze(1)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Let a card record what blocks do, for many calls in few shapes without a gradient.
+
+        Weights, and the type of products, stay as they are meanwhile.
+        """
+        self._recorded = Recorded(self._to_last)
+        try:
+            yield
+        finally:
+            self._recorded = None
 
     def _to_last(
         self,

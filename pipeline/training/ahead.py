@@ -1,19 +1,31 @@
 """What a training step works on: made on the CPU, for a GPU while it is at the step before."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.training.gradient import pieces_of
 from pipeline.training.schedule import Order, step_seed
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
 
-Drawn = tuple[Tensor, ...]
+Piece = tuple[Tensor, ...]
+
+
+class Sizes(Protocol):
+    """What is asked of the settings of a training."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def accumulate(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
 
 
 class Ahead:
@@ -22,29 +34,32 @@ class Ahead:
     A GPU is never waited for: copies to it start from memory that it reads by itself.
     """
 
-    def __init__(
-        self, objective: "Objective", batch_size: int, seed: int, device: torch.device
-    ) -> None:
-        self._objective, self._device = objective, device
-        self._batch_size, self._seed = batch_size, seed
+    def __init__(self, objective: "Objective", sizes: Sizes, device: torch.device) -> None:
+        self._objective, self._sizes, self._device = objective, sizes, device
         self._thread = ThreadPoolExecutor(1) if device.type == "cuda" else None
-        self._next: tuple[int, Future[Drawn]] | None = None
+        self._next: tuple[int, Future[list[Piece]]] | None = None
 
-    def take(self, step: int, blocks: npt.NDArray[Any], order: Order) -> Drawn:
-        """What the objective draws for `step`, each [B, ...], on the device."""
+    def take(self, step: int, blocks: npt.NDArray[Any], order: Order) -> list[Piece]:
+        """What the objective's loss takes in `step`, piece by piece, on the device."""
         if self._thread is None:
             return self._draw(step, blocks, order)
         if self._next is not None and self._next[0] == step:
-            drawn = self._next[1].result()
+            pieces = self._next[1].result()
         else:
-            drawn = self._draw(step, blocks, order)
-        self._next = step + 1, self._thread.submit(self._draw, step + 1, blocks, order)
-        return tuple(each.to(self._device, non_blocking=True) for each in drawn)
+            pieces = self._pinned(step, blocks, order)
+        self._next = step + 1, self._thread.submit(self._pinned, step + 1, blocks, order)
+        return [
+            tuple(each.to(self._device, non_blocking=True) for each in piece) for piece in pieces
+        ]
 
-    def _draw(self, step: int, blocks: npt.NDArray[Any], order: Order) -> Drawn:
+    def _draw(self, step: int, blocks: npt.NDArray[Any], order: Order) -> list[Piece]:
         # In the order drawn: a method may give neighbouring rows neighbouring times.
-        indices = order.batch(step, self._batch_size)
+        indices = order.batch(step, self._sizes.batch_size)
         x0 = torch.from_numpy(blocks[indices].astype(np.int64))
-        generator = torch.Generator().manual_seed(step_seed(self._seed, "step", step))
-        drawn = self._objective.draw(x0, generator)
-        return drawn if self._thread is None else tuple(each.pin_memory() for each in drawn)
+        generator = torch.Generator().manual_seed(step_seed(self._sizes.seed, "step", step))
+        return pieces_of(self._objective.draw(x0, generator), self._sizes.accumulate)
+
+    def _pinned(self, step: int, blocks: npt.NDArray[Any], order: Order) -> list[Piece]:
+        pieces = self._draw(step, blocks, order)
+        located = (self._objective.located(*piece) for piece in pieces)
+        return [tuple(each.pin_memory() for each in piece) for piece in located]

@@ -1,5 +1,6 @@
 """The gradient of a loss, in pieces of a batch, and its norm."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,23 +17,27 @@ AT_ONCE = 2**20
 
 def accumulate_gradient(
     objective: "Objective",
-    drawn: tuple[Tensor, ...],
-    pieces: int,
+    pieces: Sequence[tuple[Tensor, ...]],
     precision: Precision = "float32",
 ) -> Tensor:
-    """Gradient of the mean loss over the whole batch, computed in `pieces`; returns that mean.
+    """Gradient of the mean loss over a batch, of which each piece holds some rows; that mean.
 
     Weights, sums of gradients and losses are in float32 whatever the precision of products.
     """
-    num_rows, device = len(drawn[0]), drawn[0].device
+    num_rows, device = sum(len(piece[0]) for piece in pieces), pieces[0][0].device
     total = torch.zeros((), device=device)
-    for piece in zip(*(torch.chunk(tensor, pieces) for tensor in drawn), strict=True):
+    for piece in pieces:
         with products_in(precision, device):
             loss = objective.loss(*piece) / num_rows
         with products_in("tf32" if precision == "tf32" else "float32", device):
             torch.autograd.backward(loss)
         total += loss.detach()
     return total
+
+
+def pieces_of(drawn: tuple[Tensor, ...], num: int) -> list[tuple[Tensor, ...]]:
+    """What `draw` returned for a batch, each [B, ...], in `num` pieces of rows."""
+    return list(zip(*(torch.chunk(tensor, num) for tensor in drawn), strict=True))
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:

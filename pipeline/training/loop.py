@@ -114,7 +114,7 @@ class Trainer:
         # Losses stay on the device until they are logged: reading one waits for the step.
         self._window = torch.zeros((), device=device)
         self._window_steps = 0
-        self._ahead = Ahead(objective, settings.batch_size, settings.seed, device)
+        self._ahead = Ahead(objective, settings, device)
 
     def train_step(self, blocks: npt.NDArray[Any], order: Order) -> None:
         """One optimiser step."""
@@ -123,11 +123,9 @@ class Trainer:
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        drawn = self._ahead.take(self.step, blocks, order)
+        pieces = self._ahead.take(self.step, blocks, order)
         with same_bytes(settings.deterministic, self.device):
-            self._window += accumulate_gradient(
-                self.objective, drawn, settings.accumulate, settings.precision
-            )
+            self._window += accumulate_gradient(self.objective, pieces, settings.precision)
         parameters = list(self.objective.module.parameters())
         nn.utils.clip_grads_with_norm_(
             parameters, settings.clip, gradient_norm(parameters), foreach=True

@@ -14,7 +14,7 @@ from pipeline.kernels.gradient_memory import clear_gradients, free_gradient_memo
 from pipeline.kernels.tiled import tiled_nats
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.network.layers import Embedding
-from pipeline.training.gradient import accumulate_gradient
+from pipeline.training.gradient import accumulate_gradient, pieces_of
 from pipeline.training.loop import Trainer
 from pipeline.training.schedule import Order
 
@@ -50,13 +50,13 @@ def spoil(model):
 def test_gradients_stand_in_the_memory_of_the_last_step(graph, parameterization, pieces, precision):
     model = random_model(graph, parameterization, torch.float32)
     drawn = drawn_for(model)
-    accumulate_gradient(ScoreEntropy(model), drawn, pieces, precision)
+    accumulate_gradient(ScoreEntropy(model), pieces_of(drawn, pieces), precision)
     fresh = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     places = gradient_places(model)
     spoil(model)
     # What was freed would be given to them.
     others = [torch.empty_like(weight) for weight in model.parameters()]
-    accumulate_gradient(ScoreEntropy(model), drawn, pieces, precision)
+    accumulate_gradient(ScoreEntropy(model), pieces_of(drawn, pieces), precision)
     again = gradient_places(model)
     for name in HANDED_ON:
         assert again[name] == places[name], name
@@ -68,7 +68,7 @@ def test_gradients_stand_in_the_memory_of_the_last_step(graph, parameterization,
 def test_two_gradients_of_a_step_share_no_memory():
     model = random_model("absorb", "raw", torch.float32)
     drawn = drawn_for(model)
-    accumulate_gradient(ScoreEntropy(model), drawn, 1)
+    accumulate_gradient(ScoreEntropy(model), pieces_of(drawn, 1))
     clear_gradients(model.parameters())
     method = ScoreEntropy(model)
     first, second = (
@@ -101,7 +101,7 @@ def test_looking_up_has_pytorchs_gradient(dtype):
 
 def test_memory_is_held_for_weights_that_ask_alone_and_while_they_live():
     model, other = random_model("absorb", "raw", torch.float32), nn.Linear(2, 2)
-    accumulate_gradient(ScoreEntropy(model), drawn_for(model), 1)
+    accumulate_gradient(ScoreEntropy(model), pieces_of(drawn_for(model), 1))
     other(torch.ones(1, 2)).sum().backward()
     clear_gradients([*model.parameters(), *other.parameters()])
     assert all(weight.grad is None for weight in [*model.parameters(), *other.parameters()])
@@ -126,13 +126,13 @@ def test_training_steps_hand_it_on():
 
 def test_memory_of_another_type_is_not_used():
     model = random_model("absorb", "raw", torch.float32)
-    accumulate_gradient(ScoreEntropy(model), drawn_for(model), 1)
+    accumulate_gradient(ScoreEntropy(model), pieces_of(drawn_for(model), 1))
     clear_gradients(model.parameters())
     model.double()
-    accumulate_gradient(ScoreEntropy(model), drawn_for(model), 1)
+    accumulate_gradient(ScoreEntropy(model), pieces_of(drawn_for(model), 1))
     again = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     free_gradient_memory()
     model.zero_grad()
-    accumulate_gradient(ScoreEntropy(model), drawn_for(model), 1)
+    accumulate_gradient(ScoreEntropy(model), pieces_of(drawn_for(model), 1))
     for name, weight in model.named_parameters():
         assert torch.equal(weight.grad, again[name]), name

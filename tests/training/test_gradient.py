@@ -6,7 +6,7 @@ import torch
 from regression import BLOCKS, Regression
 from torch import nn
 
-from pipeline.training.gradient import accumulate_gradient, gradient_norm
+from pipeline.training.gradient import accumulate_gradient, gradient_norm, pieces_of
 
 
 @pytest.mark.parametrize("pieces", [2, 4, 8])
@@ -16,10 +16,10 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(pieces):
     x0 = torch.from_numpy(BLOCKS[:8].astype(np.float64))
     drawn = method.draw(x0, torch.Generator().manual_seed(0))
     drawn = tuple(tensor.double() for tensor in drawn)
-    whole_loss = accumulate_gradient(method, drawn, 1)
+    whole_loss = accumulate_gradient(method, pieces_of(drawn, 1))
     whole = [p.grad.clone() for p in method.module.parameters()]
     method.module.zero_grad()
-    loss = accumulate_gradient(method, drawn, pieces)
+    loss = accumulate_gradient(method, pieces_of(drawn, pieces))
     torch.testing.assert_close(loss, whole_loss, rtol=1e-6, atol=0)
     for parameter, expected in zip(method.module.parameters(), whole, strict=True):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-12)

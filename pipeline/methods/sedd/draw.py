@@ -1,6 +1,7 @@
 """Drawing states at some positions: the network and its head, in pieces that fit in memory."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from pipeline.kernels.precision import widened
 from pipeline.methods.draws import Sharpening, categorical
 from pipeline.methods.sedd.model import SEDD
+from pipeline.network.layers import places
 
 Predictor = Literal["analytic", "euler", "cached", "first_hitting"]
 Weigh = Callable[[Tensor, Tensor], Tensor]
@@ -45,7 +47,7 @@ def draw_at(
         model: the score model.
         xt: tokens [B, L].
         sigma: total noise [1] of all rows; None for the conditional parameterisation.
-        at: which positions.
+        at: which positions; on the CPU where a card need not be asked for them.
         weigh: turns outputs there into weights.
         u: a uniform for each position [N], float64.
         sharpening: of the weights.
@@ -53,17 +55,34 @@ def draw_at(
         the states drawn [N], and how often the network was called.
     """
     num_rows = max(1, ACTIVATIONS[xt.device.type] // (4 * model.config.width * xt.shape[1]))
-    parts, places = torch.split(xt, num_rows), torch.split(at, num_rows)
-    here, drawn = xt[at], torch.empty_like(u, dtype=torch.int64)
+    parts, drawn = torch.split(xt, num_rows), torch.empty_like(u, dtype=torch.int64)
     most = CHUNK[xt.device.type] // model.network.head.out_features
     size, first = max(1, most), 0
-    for part, place in zip(parts, places, strict=True):
-        for hidden in torch.split(hidden_at(model, part, sigma, place), size):
+    for part, asked in zip(parts, torch.split(at, num_rows), strict=True):
+        here = moved(places(asked), xt.device)
+        # A card would be waited for longer than rows that are alike take it.
+        on_card = xt.device.type == "cuda"
+        if on_card:
+            found = model.network.hidden(part, sigma, here)
+        else:
+            found = hidden_at(model, part, sigma, asked)
+        states = part.flatten().index_select(0, here)
+        for hidden, state in zip(torch.split(found, size), torch.split(states, size), strict=True):
             now = slice(first, first + len(hidden))
-            weights = weigh(widened(model.network.outputs(hidden)), here[now])
+            weights = weigh(widened(model.network.outputs(hidden)), state)
             drawn[now] = categorical(weights, u[now], sharpening)
             first += len(hidden)
     return drawn, len(parts)
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """x on a device, without waiting for that."""
+    return x if x.device.type == device.type else x.pin_memory().to(device, non_blocking=True)
+
+
+def recording(model: SEDD, device: torch.device) -> AbstractContextManager[None]:
+    """In which a card records what the network's blocks do, since all calls are alike."""
+    return model.network.recording() if device.type == "cuda" else nullcontext()
 
 
 def hidden_at(model: SEDD, xt: Tensor, sigma: Tensor | None, at: Tensor) -> Tensor:

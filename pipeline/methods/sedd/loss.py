@@ -9,9 +9,12 @@ from pipeline.kernels.tiled import Nats, tiled_nats
 from pipeline.methods.estimates import stratified_times
 from pipeline.methods.sedd.graph import log_expm1
 from pipeline.methods.sedd.model import SEDD
+from pipeline.network.layers import places
 
 GROUP = 64
 """The head is asked at a multiple of this many positions where products are compiled for each."""
+NUM_GROUPS = 32
+"""How many numbers of positions a card meets at most: it keeps memory of each size."""
 
 
 def score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
@@ -36,10 +39,10 @@ def score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
         return _weighted_score_entropy(model, x0, xt, t)
     sigma = model.noise.sigma(t)
     weight = model.noise.dsigma(t) * torch.exp(-log_expm1(sigma))
-    return _weighted_cross_entropy(model, x0, xt, weight)
+    return _weighted_cross_entropy(model, x0, xt, weight, None)
 
 
-def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor) -> Nats:
+def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, at: Tensor | None = None) -> Nats:
     """Integral over the move chance m in (0, 1] of the conditional loss, from one draw of xt.
 
     With m uniform and L positions masked by m, the weight 1 / m of the cross-entropy (arXiv
@@ -51,21 +54,25 @@ def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor) -> Nats:
         model: a model with the conditional parameterisation.
         x0: clean tokens [B, L], int64, no mask.
         xt: noised tokens [B, L], each position a mask with the row's own chance m ~ U(0, 1].
+        at: places of the masks [N], where they are known, and perhaps others.
     Returns:
         nats by position [B, L].
     """
     num_masks = (xt == model.graph.num_states - 1).sum(-1).clamp(min=1)
-    return _weighted_cross_entropy(model, x0, xt, (x0.shape[1] + 1) / num_masks.double())
+    return _weighted_cross_entropy(model, x0, xt, (x0.shape[1] + 1) / num_masks.double(), at)
 
 
-def _weighted_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, weight: Tensor) -> Nats:
+def _weighted_cross_entropy(
+    model: SEDD, x0: Tensor, xt: Tensor, weight: Tensor, at: Tensor | None
+) -> Nats:
     """Cross-entropy of x0 [B, L] at the masks of xt [B, L], each row's times weight [B]."""
     is_mask = xt == model.graph.num_states - 1
-    at = _in_groups(is_mask)
-    by_position = x0[at], (weight[:, None] * is_mask)[at].to(model.dtype)
+    at = _in_groups(is_mask) if at is None else at
+    here = places(at)
+    by_position = _at(here, x0, (weight[:, None] * is_mask).to(model.dtype))
     hidden = model.network.hidden(xt, at=at)
-    head = model.network.head
-    return _placed(tiled_nats(hidden, head, cross_entropy_, by_position, whole_rows=True), at)
+    nats = tiled_nats(hidden, model.network.head, cross_entropy_, by_position, whole_rows=True)
+    return _placed(nats, here, x0)
 
 
 def cross_entropy_(outputs: Tensor, columns: slice, target: Tensor, scale: Tensor) -> Tensor:
@@ -81,19 +88,30 @@ def cross_entropy_(outputs: Tensor, columns: slice, target: Tensor, scale: Tenso
     return scale * (total.squeeze(-1).log() - at_target)
 
 
-def _weighted_score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
+def _weighted_score_entropy(
+    model: SEDD, x0: Tensor, xt: Tensor, t: Tensor, at: Tensor | None = None
+) -> Nats:
     """Score entropy times dsigma, from the raw network's output."""
     sigma, dsigma = model.noise.sigma(t), model.noise.dsigma(t)
-    has_loss = torch.ones_like(xt, dtype=torch.bool)
-    if model.graph.mask_id is not None:
-        # Where absorb left a token, the score entropy is 0 whatever the score.
-        has_loss = xt == model.graph.mask_id
-    at = _in_groups(has_loss)
+    has_loss = _has_loss(model, xt)
+    at = _in_groups(has_loss) if at is None else at
+    here = places(at)
     by_row = sigma[:, None], dsigma[:, None] * has_loss, model.log_shift(sigma)[:, None]
-    real = (each.expand_as(xt)[at].to(model.dtype) for each in by_row)
+    real = (each.expand_as(xt).to(model.dtype) for each in by_row)
     hidden = model.network.hidden(xt, sigma.to(model.dtype), at)
-    head, criterion = model.network.head, model.graph.score_entropy_
-    return _placed(tiled_nats(hidden, head, criterion, (x0[at], xt[at], *real)), at)
+    criterion, by_position = model.graph.score_entropy_, _at(here, x0, xt, *real)
+    return _placed(tiled_nats(hidden, model.network.head, criterion, by_position), here, x0)
+
+
+def _has_loss(model: SEDD, xt: Tensor) -> Tensor:
+    """Where the loss need not be 0 [B, L]: where absorb left a token, it is, whatever the score."""
+    mask_id = model.graph.mask_id
+    return torch.ones_like(xt, dtype=torch.bool) if mask_id is None else xt == mask_id
+
+
+def _at(here: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """Values [B, L] at some places: each [N]."""
+    return tuple(each.flatten().index_select(0, here) for each in values)
 
 
 def _in_groups(at: Tensor) -> Tensor:
@@ -109,10 +127,10 @@ def _in_groups(at: Tensor) -> Tensor:
     return more.view(at.shape)
 
 
-def _placed(nats: Nats, at: Tensor) -> Nats:
-    """Nats of the positions that `at` [B, L] marks, as [B, L] with 0 elsewhere."""
-    positions = nats.positions.new_zeros(at.shape).masked_scatter(at, nats.positions)
-    return Nats(nats.total, positions)
+def _placed(nats: Nats, here: Tensor, like: Tensor) -> Nats:
+    """Nats of positions at some places, as [B, L] with 0 elsewhere."""
+    positions = nats.positions.new_zeros(like.numel()).index_copy_(0, here, nats.positions)
+    return Nats(nats.total, positions.view(like.shape))
 
 
 def mask_by_chance(
@@ -141,12 +159,22 @@ class ScoreEntropy:
         xt = self.module.graph.sample_transition(x0, self.module.noise.sigma(t), generator)
         return x0, xt, t
 
+    def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:
+        """With the places [N] that have a loss, and others up to one of few numbers N."""
+        x0, xt, t = drawn
+        has_loss = _has_loss(self.module, xt).flatten()
+        group = max(GROUP, has_loss.numel() // NUM_GROUPS)
+        others = (~has_loss).nonzero().squeeze(-1)
+        has_loss[others[: -int(has_loss.sum()) % group]] = True
+        return x0, xt, t, places(has_loss)
+
     def loss(self, *drawn: Tensor) -> Tensor:
         """Nats, a scalar: the sum over the rows of what `draw` returned, and over L."""
-        x0, xt, t = drawn
+        x0, xt, t, *located = drawn
+        at = located[0] if located else None
         if self.module.conditional:
-            return masked_cross_entropy(self.module, x0, xt).total
-        return _weighted_score_entropy(self.module, x0, xt, t).total
+            return masked_cross_entropy(self.module, x0, xt, at).total
+        return _weighted_score_entropy(self.module, x0, xt, t, at).total
 
     def clear_gradients(self) -> None:
         """Clear the gradients of the weights; embedding's and head's leave memory to the next."""

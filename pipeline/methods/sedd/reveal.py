@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
-from pipeline.methods.sedd.draw import Predictor, draw_at
+from pipeline.methods.sedd.draw import Predictor, draw_at, moved, recording
 from pipeline.methods.sedd.model import SEDD
 
 
@@ -84,26 +84,31 @@ def sample_by_reveals(
     mask_id = model.graph.num_states - 1
     free = fixed == FREE
     xt = torch.where(free, mask_id, fixed).repeat(num, 1)
-    turn, reveal_step = (torch.full_like(xt, -1) for _ in range(2))
-    turn[:, free], reveal_step[:, free] = place_reveals(
+    placed = place_reveals(
         (num, int(free.sum())), masked_chances(model, times, predictor), predictor, generator
     )
-    nfe = torch.zeros(num, dtype=torch.int64, device=xt.device)
+    # What is revealed when, and so what is asked for, is known before the first call: a card is
+    # not waited for to learn it.
+    turn, reveal_step = (torch.full(xt.shape, -1) for _ in range(2))
+    turn[:, free.cpu()], reveal_step[:, free.cpu()] = (each.cpu() for each in placed)
+    nfe = torch.zeros(num, dtype=torch.int64)
     calls = 0
     states = _States(times, reveal_step, mask_id, on_state)
-    turns: list[int] = torch.unique(turn[:, free]).tolist()
-    for k in turns:
-        states.show(xt, turn >= k)
-        rows = (turn == k).any(-1).nonzero().squeeze(-1)
-        now = turn[rows] == k
-        revealed = xt[rows]
-        u = uniform((int(now.sum()),), generator)
-        drawn, num_calls = draw_at(model, revealed, None, now, token_weights, u, sharpening)
-        xt[rows] = revealed.masked_scatter(now, drawn)
-        nfe[rows] += 1
-        calls += num_calls
+    turns: list[int] = torch.unique(turn[:, free.cpu()]).tolist()
+    positions = torch.arange(xt.numel()).view(xt.shape)
+    with recording(model, xt.device):
+        for k in turns:
+            states.show(xt, turn >= k)
+            rows = (turn == k).any(-1).nonzero().squeeze(-1)
+            now = turn[rows] == k
+            revealed = xt.index_select(0, moved(rows, xt.device))
+            u = uniform((int(now.sum()),), generator)
+            drawn, num_calls = draw_at(model, revealed, None, now, token_weights, u, sharpening)
+            xt.view(-1).index_copy_(0, moved(positions[rows][now], xt.device), drawn)
+            nfe[rows] += 1
+            calls += num_calls
     states.show(xt, turn > max(turns, default=-1))
-    return Samples(xt, nfe, calls)
+    return Samples(xt, nfe.to(xt.device), calls)
 
 
 def token_weights(outputs: Tensor, _: Tensor) -> Tensor:
@@ -138,6 +143,7 @@ class _States:
         last = len(self._times) - 1
         settled = int(torch.where(pending, self._reveal_step, last).min())
         for step in range(self._num_shown, settled + 1):
-            state = torch.where(self._reveal_step < step, xt, self._mask_id)
+            is_shown = moved(self._reveal_step < step, xt.device)
+            state = torch.where(is_shown, xt, self._mask_id)
             self._on_state(step, self._times[step], state)
         self._num_shown = settled + 1

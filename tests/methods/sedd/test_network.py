@@ -14,7 +14,7 @@ from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.network import cast_weights
 from pipeline.methods.sedd.sampler import denoise_weights, step_weights
 from pipeline.network.layers import by_row
-from pipeline.training.gradient import accumulate_gradient
+from pipeline.training.gradient import accumulate_gradient, pieces_of
 
 
 def inputs_of(module):
@@ -213,7 +213,7 @@ def test_compiled_blocks_in_bfloat16_are_as_near_to_float32_as_plain_ones():
             model.network.compile_blocks()
         method = ScoreEntropy(model)
         drawn = method.draw(x0, torch.Generator().manual_seed(2))
-        accumulate_gradient(method, drawn, 1, precision)
+        accumulate_gradient(method, pieces_of(drawn, 1), precision)
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
     exact = gradients("float32", is_compiled=False)
@@ -237,7 +237,7 @@ def test_gradients_of_modulation_in_bfloat16_are_near_those_in_float64(graph):
             parameter.data.copy_(0.1 * drawn)
         method = ScoreEntropy(model)
         drawn = method.draw(x0, torch.Generator().manual_seed(2))
-        accumulate_gradient(method, drawn, 1, precision)
+        accumulate_gradient(method, pieces_of(drawn, 1), precision)
         return {name: each.grad for name, each in model.named_parameters() if "adaLN" in name}
 
     exact, ours = gradients(torch.float64, "float32"), gradients(torch.float32, "bfloat16")
@@ -247,8 +247,8 @@ def test_gradients_of_modulation_in_bfloat16_are_near_those_in_float64(graph):
 
 
 def test_modulation_of_positions_is_wide_where_its_gradient_is_a_narrow_sum():
-    modulation, at = torch.ones(2, 4, dtype=torch.bfloat16), torch.ones(2, 3, dtype=torch.bool)
-    assert by_row(modulation, at).dtype == torch.bfloat16
+    modulation, row = torch.ones(2, 4, dtype=torch.bfloat16), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert by_row(modulation, row).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
-        assert by_row(modulation, at).dtype == torch.float32
-        assert by_row(modulation.double(), at).dtype == torch.float64
+        assert by_row(modulation, row).dtype == torch.float32
+        assert by_row(modulation.double(), row).dtype == torch.float64
