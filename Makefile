@@ -3,7 +3,7 @@ BIN := .venv/bin
 # DVC starts stages as `python`: it must be the environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow test-gpu bench bench-quick profile ui clean
+.PHONY: repro test test-slow test-gpu gpu-day bench bench-quick profile ui clean
 
 repro: .venv/installed
 	$(BIN)/sedd check
@@ -18,8 +18,12 @@ test: .venv/installed-dev
 test-slow: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
-test-gpu: .venv/installed-dev
-	$(BIN)/pytest -m gpu
+# On a GPU's own Python, with whatever it has installed: PyTorch is enough for the second.
+test-gpu:
+	$(PYTHON) -m pytest -m gpu -o filterwarnings=default tests/test_gpu.py
+
+gpu-day:
+	$(PYTHON) -m benchmarks.gpu_day
 
 bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks bench

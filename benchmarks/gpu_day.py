@@ -90,10 +90,10 @@ class Day:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
-    def milliseconds(self, work: Step, repeats: int = TIMED) -> float:
+    def milliseconds(self, work: Step) -> float:
         """Median time of `work`."""
         times = []
-        for _ in range(repeats):
+        for _ in range(2 if self.tiny else TIMED):
             started = time.perf_counter()
             work()
             self.wait()
@@ -390,25 +390,27 @@ def _write_calls(day: Day, name: str, seen: list[float], calls: int) -> None:
 
 def names(day: Day) -> None:
     """The size of names, where starting kernels takes longer than running them."""
-    tokens = 64 * 16
-    flops = TRAINING * shape_of(config_of("char", "conditional")).forward(64, tokens / 2)
+    size = "tiny" if day.tiny else "char"
+    config = config_of(size, "conditional")
+    tokens = 64 * config.length
+    flops = TRAINING * shape_of(config).forward(64, tokens / 2)
     for compiled in (False,) if day.tiny else (False, True, "graphs"):
         name = {False: "eager", True: "compiled", "graphs": "graphs"}[compiled]
         make = lambda compiled=compiled: ours(  # noqa: E731
-            day, "char", "conditional", compiled, batch_size=64, precision="float32"
+            day, size, "conditional", compiled, batch_size=64, precision="float32"
         )
         measure(day, "names", name, make, tokens, flops)
     day.clear()
-    model = day.model(config_of("char", "conditional")).eval()
+    model, num = day.model(config).eval(), 2 if day.tiny else 128
     for _ in range(2):
         started = time.perf_counter()
         samples = sample(
-            model, 128, num_steps=day.num_steps, predictor="cached",
+            model, num, num_steps=day.num_steps, predictor="cached",
             generator=torch.Generator(day.device).manual_seed(0),
         )  # fmt: skip
         day.wait()
         seconds = time.perf_counter() - started
-    day.write("names", name="sampling", samples_per_s=128 / seconds, calls=samples.calls)
+    day.write("names", name="sampling", samples_per_s=num / seconds, calls=samples.calls)
 
 
 SECTIONS = (environment, training, sampling, gradients, same_bytes, names)

@@ -25,10 +25,10 @@ from pipeline.training.ema import Ema
 from pipeline.training.gradient import accumulate_gradient, gradient_norm
 from pipeline.training.interrupts import stop_requested
 from pipeline.training.schedule import Order, learning_rate, step_seed
-from pipeline.training.state import TrainingState
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
+    from pipeline.training.state import TrainingState
 
 Row = dict[str, Any]
 
@@ -215,7 +215,7 @@ def fit(
     watch: Watch,
     *,
     device: torch.device,
-    state: TrainingState,
+    state: "TrainingState",
     desc: str,
 ) -> Fitted:
     """Train on blocks [N, L] from where `state` stands; the module ends with the averages.
