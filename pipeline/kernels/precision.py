@@ -1,5 +1,6 @@
 """Narrow numbers and wide ones."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -21,6 +22,8 @@ def same_bytes(asked: bool, device: torch.device) -> Iterator[None]:
     if not asked or device.type != "cuda":
         yield
         return
+    # cuBLAS reads it at its first product.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True)

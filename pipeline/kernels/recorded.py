@@ -47,6 +47,7 @@ class Recorded:
         first = x.new_zeros(rows, *x.shape[1:])
         kept = [None if each is None else each.clone() for each in others]
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Another thread may be copying to the card meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = self._compute(first, *kept)
         return graph, [first, *(each for each in kept if each is not None)], results

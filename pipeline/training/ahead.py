@@ -1,7 +1,7 @@
 """What a training step works on: made on the CPU, for a GPU while it is at the step before."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,25 +17,23 @@ if TYPE_CHECKING:
 Piece = tuple[Tensor, ...]
 
 
-class Sizes(Protocol):
-    """What is asked of the settings of a training."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def accumulate(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-
-
 class Ahead:
     """Batches with all randomness of their steps, which is the same for every device.
 
     A GPU is never waited for: copies to it start from memory that it reads by itself.
     """
 
-    def __init__(self, objective: "Objective", sizes: Sizes, device: torch.device) -> None:
-        self._objective, self._sizes, self._device = objective, sizes, device
+    def __init__(
+        self,
+        objective: "Objective",
+        device: torch.device,
+        *,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+    ) -> None:
+        self._objective, self._device = objective, device
+        self._batch_size, self._num_pieces, self._seed = batch_size, accumulate, seed
         self._thread = ThreadPoolExecutor(1) if device.type == "cuda" else None
         self._next: tuple[int, Future[list[Piece]]] | None = None
 
@@ -54,10 +52,10 @@ class Ahead:
 
     def _draw(self, step: int, blocks: npt.NDArray[Any], order: Order) -> list[Piece]:
         # In the order drawn: a method may give neighbouring rows neighbouring times.
-        indices = order.batch(step, self._sizes.batch_size)
+        indices = order.batch(step, self._batch_size)
         x0 = torch.from_numpy(blocks[indices].astype(np.int64))
-        generator = torch.Generator().manual_seed(step_seed(self._sizes.seed, "step", step))
-        return pieces_of(self._objective.draw(x0, generator), self._sizes.accumulate)
+        generator = torch.Generator().manual_seed(step_seed(self._seed, "step", step))
+        return pieces_of(self._objective.draw(x0, generator), self._num_pieces)
 
     def _pinned(self, step: int, blocks: npt.NDArray[Any], order: Order) -> list[Piece]:
         pieces = self._draw(step, blocks, order)

@@ -114,7 +114,13 @@ class Trainer:
         # Losses stay on the device until they are logged: reading one waits for the step.
         self._window = torch.zeros((), device=device)
         self._window_steps = 0
-        self._ahead = Ahead(objective, settings, device)
+        self._ahead = Ahead(
+            objective,
+            device,
+            batch_size=settings.batch_size,
+            accumulate=settings.accumulate,
+            seed=settings.seed,
+        )
 
     def train_step(self, blocks: npt.NDArray[Any], order: Order) -> None:
         """One optimiser step."""
@@ -234,7 +240,8 @@ def fit(
         Interrupted: SIGTERM or SIGINT came; the state is saved.
         PipelineError: the loss is not finite.
     """
-    trainer = Trainer(objective, settings, device)
+    with same_bytes(settings.deterministic, device):
+        trainer = Trainer(objective, settings, device)
     saved = state.load(device)
     if saved is not None:
         trainer.load_state_dict(saved)

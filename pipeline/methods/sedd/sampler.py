@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
-from pipeline.methods.sedd.draw import Predictor, Weigh, draw_at
+from pipeline.methods.sedd.draw import Predictor, Weigh, draw_at, recording
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.reveal import sample_by_reveals, token_weights
 
@@ -175,26 +175,27 @@ def sample_by_steps(
     xt = torch.where(fixed == FREE, xt, fixed)
     nfe = torch.zeros(num, dtype=torch.int64, device=xt.device)
     calls = 0
-    for step in range(len(times)):
-        if on_state is not None:
-            on_state(step, float(times[step]), xt)
-        unfinished = _unfinished(model, xt)
-        rows = unfinished.nonzero().squeeze(-1)
-        if not len(rows):
-            continue
-        nfe += unfinished
-        now = xt[rows]
-        if model.graph.mask_id is None:
-            weigh = moves(model, times[step:], predictor)
-            at = (fixed == FREE).expand_as(now)
-        else:
-            weigh = reveals(model, times[step:], predictor)
-            at = now == model.graph.mask_id
-        sigma = model.noise.sigma(times[step : step + 1]).to(model.dtype)
-        u = uniform(tuple(now.shape), generator)[at]
-        drawn, num_calls = draw_at(model, now, sigma, at, weigh, u, sharpening)
-        xt = xt.index_copy(0, rows, now.masked_scatter(at, drawn))
-        calls += num_calls
+    with recording(model, xt.device):
+        for step in range(len(times)):
+            if on_state is not None:
+                on_state(step, float(times[step]), xt)
+            unfinished = _unfinished(model, xt)
+            rows = unfinished.nonzero().squeeze(-1)
+            if not len(rows):
+                continue
+            nfe += unfinished
+            now = xt[rows]
+            if model.graph.mask_id is None:
+                weigh = moves(model, times[step:], predictor)
+                at = (fixed == FREE).expand_as(now)
+            else:
+                weigh = reveals(model, times[step:], predictor)
+                at = now == model.graph.mask_id
+            sigma = model.noise.sigma(times[step : step + 1]).to(model.dtype)
+            u = uniform(tuple(now.shape), generator)[at]
+            drawn, num_calls = draw_at(model, now, sigma, at, weigh, u, sharpening)
+            xt = xt.index_copy(0, rows, now.masked_scatter(at, drawn))
+            calls += num_calls
     if on_state is not None:
         on_state(len(times), 0.0, xt)
     return Samples(xt, nfe, calls)
