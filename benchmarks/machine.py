@@ -4,12 +4,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from benchmarks.measure import Measured
 
 SIZE = 1024
 REPEATS = 20
@@ -27,9 +23,9 @@ class Machine:
     flops: float
     bytes: float
 
-    def during(self, measured: "Measured") -> "Machine":
-        """With the rate of matrix products that was measured between a side's runs."""
-        return self if measured.flops is None else replace(self, flops=measured.flops)
+    def during(self, flops: float | None) -> "Machine":
+        """With the rate of matrix products that was measured between a side's runs, if it was."""
+        return self if flops is None else replace(self, flops=flops)
 
     def floor(self, flops: float, moved: float) -> tuple[float, float]:
         """Seconds that so much arithmetic, and so many bytes moved, take at least."""

@@ -102,7 +102,9 @@ def times_better(plain: float, ours: float, less_is_better: bool) -> float:
 
 def rate(measured: Measured, amount: float, machine: Machine, flops: float | None = None) -> Figure:
     """Units a second of runs that handle `amount` of them with so many operations each."""
-    share = None if flops is None else flops / measured.median / machine.during(measured).flops
+    share = (
+        None if flops is None else flops / measured.median / machine.during(measured.flops).flops
+    )
     return Figure([amount / second for second in measured.seconds], measured.peak_mb, share)
 
 

@@ -108,7 +108,9 @@ def row_of(
     done = calls * shape_of(raw).forward(NUM[size])
     with torch.device("meta"):
         weights = sum(p.nbytes for p in SEDD(own).parameters())
-    floor = floor_text(machine.during(ours), needed, ours.facts["calls"] * weights, ours.median)
+    floor = floor_text(
+        machine.during(ours.flops), needed, ours.facts["calls"] * weights, ours.median
+    )
     ratio = plain.median / ours.median
     return Row(
         name,

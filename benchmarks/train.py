@@ -186,7 +186,7 @@ def speed_row(
     notes: tuple[str, ...] = (),
 ) -> Row:
     """A row of tokens a second. Half of the positions are masks, and need the head."""
-    tokens, machine = BATCH[size] * config_of(size, "raw").length, machine.during(ours_side)
+    tokens, machine = BATCH[size] * config_of(size, "raw").length, machine.during(ours_side.flops)
     flops = step_flops(size, "raw", head_share=0.5)
     return Row(
         name,
@@ -272,7 +272,7 @@ def train_char(plan: Plan, machine: Machine) -> list[Row]:
         sides["eager"] = side_of("ours", size="char", compiled=False)
     found = interleaved(sides, plan.runs(40, 8), on_run=plan.on_run)
     plain, ours = found["plain"], found["ours"]
-    share = step_flops("char", "raw", 0.5) / ours.median / machine.during(ours).flops
+    share = step_flops("char", "raw", 0.5) / ours.median / machine.during(ours.flops).flops
     ratio = plain.median / ours.median
     reached = Check("1.3x or 75% of the matrix rate", ratio >= 1.3 or share >= 0.75)
     notes = (compiled_note(found),)

@@ -162,3 +162,13 @@ def test_a_missing_or_broken_file_is_said(tmp_path):
 )
 def test_variants_are_valid_with_one_key_changed(tmp_path, changes):
     assert load(tmp_path, changes)
+
+
+def test_a_section_that_was_called_otherwise_is_named_with_its_new_name(tmp_path):
+    values = shipped_params()
+    values["network"] = values.pop("oxen")
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ParamsError) as said:
+        load_params(path)
+    assert str(said.value) == f"{path}: network: this section is called oxen now: rename it"
