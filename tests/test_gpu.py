@@ -1,12 +1,15 @@
 """What must hold on a CUDA device."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_project import TINY, write_params
 
+from benchmarks.train import settings_of
 from pipeline.checkpoints.reference.fixture import read_fixture
 from pipeline.checkpoints.reference.verify import format_errors, verify
 from pipeline.kernels import tiles
@@ -16,6 +19,8 @@ from pipeline.methods.sedd.graph import Absorb, Uniform
 from pipeline.methods.sedd.loss import ScoreEntropy, cross_entropy_
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.methods.sedd.sampler import sample
+from pipeline.training.loop import Trainer
+from pipeline.training.schedule import Order
 
 pytestmark = pytest.mark.gpu
 GOLDEN = Path(__file__).parent / "golden"
@@ -144,17 +149,61 @@ def test_sampling(graph, parameterization, predictor):
     assert torch.equal(tokens, draw())
 
 
-def test_training_resumes(tiny, run_stage):
+def recorded_calls(made: SEDD) -> int:
+    """Graphs that a sampler's calls were replayed from."""
+    replayed = []
+    original = torch.cuda.CUDAGraph.replay
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch.cuda.CUDAGraph, "replay", lambda graph: (replayed.append(1), original(graph))[1]
+        )
+        generator = torch.Generator("cuda").manual_seed(0)
+        made_once = sample(made, 64, num_steps=64, predictor="cached", generator=generator)
+    assert int(made_once.nfe.max()) <= 16
+    return len(replayed)
+
+
+def test_a_sampler_draws_the_same_tokens_from_recorded_blocks(monkeypatch):
+    made = model("absorb", "conditional").cuda().eval()
+
+    def draw() -> torch.Tensor:
+        generator = torch.Generator("cuda").manual_seed(0)
+        return sample(made, 64, num_steps=64, predictor="cached", generator=generator).tokens
+
+    assert recorded_calls(made) > 0
+    with_graphs = draw()
+    monkeypatch.setattr("pipeline.methods.sedd.reveal.recording", lambda *_: nullcontext())
+    assert torch.equal(with_graphs, draw())
+
+
+@pytest.mark.parametrize(("graph", "parameterization"), VARIANTS)
+def test_a_training_step_never_waits(graph, parameterization):
+    objective = ScoreEntropy(model(graph, parameterization).cuda().train())
+    settings = settings_of("char", batch_size=32, precision="bfloat16")
+    trainer = Trainer(objective, settings, torch.device("cuda"))
+    blocks, order = np.random.default_rng(0).integers(20, size=(256, 16)), Order(256, 0)
+    for _ in range(3):
+        trainer.train_step(blocks, order)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.train_step(blocks, order)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_training_resumes(tiny, run_stage, deterministic):
     inputs = ("artifacts/packed", "artifacts/tokenizer")
     outs = ("artifacts/checkpoint", "artifacts/snapshots.jsonl", "artifacts/run.json", "loss.csv")
 
-    def last_loss() -> float:
-        return float(Path("loss.csv").read_text().splitlines()[-1].split(",")[1])
+    def ended() -> tuple[float, str]:
+        loss = float(Path("loss.csv").read_text().splitlines()[-1].split(",")[1])
+        return loss, json.loads(Path("artifacts/run.json").read_text())["sha256"]
 
-    write_params(tiny, TINY | {"device": "cuda"})
+    write_params(tiny, TINY | {"device": "cuda", "train.deterministic": deterministic})
     assert run_stage("train", *inputs, *outs).returncode == 0
     assert json.loads(Path("artifacts/run.json").read_text())["device"] != "cpu"
-    whole = last_loss()
+    whole = ended()
     # A file in the place of the checkpoint's folder ends the run after its last step.
     blocked = Path("blocked")
     blocked.touch()
@@ -162,4 +211,5 @@ def test_training_resumes(tiny, run_stage):
     done = run_stage("train", *inputs, *outs)
     assert done.returncode == 0, done.stderr
     assert "40/40" in done.stderr
-    assert last_loss() == pytest.approx(whole, rel=0.02)
+    assert ended()[0] == pytest.approx(whole[0], rel=0.02)
+    assert not deterministic or ended()[1] == whole[1]

@@ -63,7 +63,7 @@ def nucleus(weights: Tensor, top_p: float) -> Tensor:
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Multiples of 2^-53 in [0, 1), on the generator's device."""
+    """Multiples of 2^-53 in [0, 1), on the generator's device; on a card, halves between them."""
     return torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator)
 
 
@@ -72,7 +72,8 @@ def categorical(weights: Tensor, u: Tensor, sharpening: Sharpening | None = None
 
     The cumulative distribution in float64 is inverted at a uniform multiple of 2^-53, the smallest
     probability that is resolved: each outcome's chance is its share of the weights, as their dtype
-    holds them, to within 2^-51. Negative weights count as 0.
+    holds them, to within 2^-51. Negative weights count as 0. A card sums in parallel, and may draw a
+    state of weight 0 about once in 10^12 draws.
     """
     weights = weights.clamp(min=0)
     if sharpening is not None:
