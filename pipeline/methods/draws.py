@@ -72,8 +72,8 @@ def categorical(weights: Tensor, u: Tensor, sharpening: Sharpening | None = None
 
     The cumulative distribution in float64 is inverted at a uniform multiple of 2^-53, the smallest
     probability that is resolved: each outcome's chance is its share of the weights, as their dtype
-    holds them, to within 2^-51. Negative weights count as 0. A card sums in parallel, and may draw a
-    state of weight 0 about once in 10^12 draws.
+    holds them, to within 2^-51. Negative weights count as 0. A card, which sums in parallel, may
+    draw a state of weight 0 about once in 10^12 draws.
     """
     weights = weights.clamp(min=0)
     if sharpening is not None:
