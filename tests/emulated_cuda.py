@@ -8,6 +8,7 @@ It knows nothing of numbers that differ on a GPU, of kernels, of streams, of how
 is, or of torch.compile. Its random numbers are those of the CPU.
 """
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -151,6 +152,9 @@ class Emulated(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if _is_composite(func):
+            # Autograd takes these apart; in inference mode there is none.
+            return func.decompose(*args, **kwargs)
         _refuse_mixed(func, args, kwargs)
         if why := _why_wait(func, args, kwargs):
             _count(why)
@@ -195,6 +199,23 @@ class Emulated(Tensor):
             raise NotImplementedError("a parameter of the emulated device stays there")
         Tensor.data.__set__(self, value)
         self.elem = value.elem
+
+    # In inference mode PyTorch reads a number from where the CPU has it, past the dispatcher.
+    def item(self) -> Any:
+        _count("item")
+        return self.elem.item()
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
 
     def tolist(self) -> Any:
         _count("tolist")
@@ -337,6 +358,13 @@ def _is_ours(device: Any) -> bool:
     if device.type == "cuda" and device.index:
         raise RuntimeError("CUDA error: invalid device ordinal")
     return device.type == "cuda"
+
+
+@functools.cache
+def _is_composite(func: Any) -> bool:
+    """Whether an operation is no more than a sequence of others."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
 def _refuse_mixed(func: Any, args: Any, kwargs: Any) -> None:
