@@ -217,6 +217,9 @@ class Emulated(Tensor):
     def __float__(self) -> float:
         return float(self.item())
 
+    def __format__(self, spec: str) -> str:
+        return super().__format__(spec) if self.dim() else format(self.item(), spec)
+
     def tolist(self) -> Any:
         _count("tolist")
         return self.elem.tolist()
@@ -260,7 +263,9 @@ class _Factories(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if kwargs.pop("pin_memory", False):
+            return func(*args, **kwargs).pin_memory()
         device, generator = kwargs.get("device"), kwargs.get("generator")
         if device is None and generator is None:
             return func(*args, **kwargs)
@@ -300,7 +305,9 @@ def _moved(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if args and isinstance(args[0], Tensor):
         args = args[0].device, args[0].dtype, *args[1:]
     copy = kwargs.pop("copy", False)
-    device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+    # Else the first would find itself, and the second _Factories.
+    with torch._C.DisableTorchFunction():
+        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
     if device is not None and _is_ours(device) != isinstance(self, Emulated):
         if isinstance(self, Emulated):
             _count("copy to the host")
@@ -311,7 +318,6 @@ def _moved(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     elif isinstance(self, Emulated):
         device = None
     how = {} if memory_format is None else {"memory_format": memory_format}
-    # Else it would look itself up, and find this function.
     with torch._C.DisableTorchFunction():
         return _to(self, device, self.dtype if dtype is None else dtype, non_blocking, copy, **how)
 

@@ -1,15 +1,30 @@
 """What the code does on a device that only says it is CUDA: no device mix-ups, and few waits."""
 
+import csv
+import json
+import shutil
 from collections import Counter
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from emulated_cuda import DEVICE, emulated_cuda, waits
+import typer
+from emulated_cuda import DEVICE, NAME, emulated_cuda, waits
+from tiny_project import TINY, write_params
 from torch.utils.checkpoint import checkpoint
+from typer.testing import CliRunner
 
 from pipeline.baseline.gpt2 import NextToken, block_nats, new_baseline
+from pipeline.checkpoints.checkpoint import save_checkpoint
+from pipeline.cli import app
+from pipeline.data.tokenizer import TextTokenizer
 from pipeline.methods.draws import Samples
 from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.loss import ScoreEntropy
@@ -18,6 +33,7 @@ from pipeline.methods.sedd.sampler import sample
 from pipeline.training.loop import Settings, Trainer
 from pipeline.training.run import held_out_loss
 from pipeline.training.schedule import Order
+from pipeline.training.state import TrainingState
 
 pytestmark = pytest.mark.skipif(
     torch.version.cuda is not None, reason="the emulation is of PyTorch's build for CPUs"
@@ -333,3 +349,134 @@ def test_the_baseline(cuda):
         return [trainer._window.item(), *block_nats(made, BLOCKS, batch_size=24)[0]]
 
     assert numbers(DEVICE) == pytest.approx(numbers(CPU), rel=1e-5)
+
+
+def stage(name: str, *arguments: object) -> str:
+    """Run a stage in this process; what it says on stderr."""
+    command = typer.Typer()
+    command.command()(import_module(f"stages.{name}").main)
+    result = CliRunner().invoke(command, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stderr
+
+
+def values(path: str) -> dict[str, Any]:
+    """What a JSON file holds."""
+    return json.loads(Path(path).read_text())
+
+
+def losses_of(path: str) -> list[float]:
+    """Training losses of a curve."""
+    with Path(path).open() as file:
+        return [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+
+
+def sedd(*arguments: object) -> str:
+    """What a command prints."""
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def project(tiny):
+    """The tiny project, with the names as data too."""
+    Path("artifacts/data").mkdir()
+    for split, names in (("train", ["Ada", "Ben", "Anna"]), ("test", ["Ada", "Ida", "Ed"])):
+        pq.write_table(pa.table({"Names": names}), f"artifacts/data/{split}.parquet")
+    return tiny
+
+
+TRAIN = ("artifacts/checkpoint", "artifacts/snapshots.jsonl", "artifacts/run.json", "loss.csv")
+INPUTS = ("artifacts/packed", "artifacts/tokenizer")
+
+
+def run_stages(project: Path, changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All that computes on a device, after one another; the figures of each."""
+    write_params(project, TINY | changes)
+    assert "40/40" in stage("train", *INPUTS, *TRAIN)
+    stage("baseline", *INPUTS, "artifacts/baseline", "baseline.json", "baseline.csv")
+    stage("evaluate", "artifacts/checkpoint", "artifacts/baseline", INPUTS[0], "likelihood.json")
+    stage("sample", 8, "artifacts/checkpoint", INPUTS[1], "samples")
+    scoring = "artifacts/data", INPUTS[1]
+    stage("score", "samples/8.jsonl", *scoring, "artifacts/baseline", "scores.json")
+    stage("real_text", *scoring, INPUTS[0], "artifacts/baseline", "real_text.json")
+    names = ("artifacts/run", "baseline", "likelihood", "samples/8.timing", "scores", "real_text")
+    return {name: values(f"{name}.json") for name in names}
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-3), ("auto", 0.03)], ids=["float32", "bfloat16"]
+)
+def test_stages(project, cuda, precision, tolerance):
+    theirs = run_stages(project, {"device": "cpu"})
+    losses = losses_of("loss.csv"), losses_of("baseline.csv")
+    shutil.rmtree("artifacts/checkpoint")
+    ours = run_stages(
+        project,
+        {f"{name}.precision": precision for name in ("train", "baseline", "evaluate", "sample")}
+        | {"device": "cuda", "score.precision": precision}
+        | {"train.activation_checkpointing": precision == "auto"},
+    )
+    for name in ("artifacts/run", "baseline", "samples/8.timing"):
+        assert ours[name]["device"] == NAME
+        assert ours[name]["precision"] == precision.replace("auto", "bfloat16")
+    for expected, path in zip(losses, ("loss.csv", "baseline.csv"), strict=True):
+        assert losses_of(path) == pytest.approx(expected, rel=tolerance)
+    for name, figure in (
+        ("likelihood", "bound_nats_per_char"),
+        ("likelihood", "baseline_nats_per_char"),
+        ("real_text", "gen_ppl"),
+    ):
+        assert ours[name][figure] == pytest.approx(theirs[name][figure], rel=tolerance)
+    assert ours["scores"]["num_samples"] == 16
+
+
+@pytest.mark.parametrize("variant", [CONDITIONAL, RAW, UNIFORM], ids="-".join)
+def test_commands(project, cuda, variant):
+    made = model(*variant)
+    tokenizer = TextTokenizer.load(Path("artifacts/tokenizer"))
+    made = SEDD(replace(made.config, vocab_size=tokenizer.size))
+    made.network.output_layer.linear.weight.data.normal_()
+    save_checkpoint(
+        Path("model"),
+        made,
+        tokenizer=Path("artifacts/tokenizer"),
+        tokenizer_sha256=tokenizer.sha256,
+        text_lengths=[1] * 16,
+    )
+    on_model = ("--model", "model", "--seed", 1)
+    for command in (
+        ("sample", "--num", 3, "--steps", 4),
+        ("infill", "--prefix", "A", "--gap", 2, "--num", 3, "--steps", 4),
+    ):
+        on_cpu, on_cuda = (sedd(*command, *on_model, "--device", d) for d in ("cpu", "cuda"))
+        assert on_cuda == on_cpu
+        assert len(on_cpu.splitlines()) == 3
+    on_cpu, on_cuda = (
+        sedd("loss", "Ada", "-t", 0.5, *on_model, "--device", d).split() for d in ("cpu", "cuda")
+    )
+    assert float(on_cuda[-1]) == pytest.approx(float(on_cpu[-1]), rel=1e-5)
+    assert len(on_cuda) == len(on_cpu) > 4 * 16
+    assert "xt" in sedd("perturb", "Ada", "-t", 0.5, *on_model)
+
+
+@pytest.mark.parametrize("variant", [CONDITIONAL, RAW, UNIFORM], ids="-".join)
+def test_training_resumes(cuda, tmp_path, variant):
+    order, state = Order(len(BLOCKS), SETTINGS.seed), TrainingState(tmp_path)
+
+    def trainer() -> Trainer:
+        return Trainer(ScoreEntropy(model(*variant, DEVICE)), SETTINGS, DEVICE)
+
+    def trained(by: Trainer) -> list[list[float]]:
+        for _ in range(2):
+            by.train_step(BLOCKS, order)
+        return [parameter.tolist() for parameter in (*by.ema.averages, by._window)]
+
+    first, second = trainer(), trainer()
+    trained(first)
+    state.save(first.state_dict())
+    saved = state.load(DEVICE)
+    assert saved is not None
+    second.load_state_dict(saved)
+    assert trained(second) == trained(first)
