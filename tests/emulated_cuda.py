@@ -98,6 +98,8 @@ def emulated_cuda() -> Iterator[None]:
         *((torch.cuda, name, Mock(return_value=answer)) for name, answer in answers.items()),
         (torch.cuda, "synchronize", lambda *_: _count("synchronize")),
         (torch.cuda, "device", lambda *_: nullcontext()),
+        (torch.cuda, "CUDAGraph", Graph),
+        (torch.cuda, "graph", Graph.recording),
         (torch, "Generator", Generator),
         (torch, "load", _load_to),
         (Tensor, "to", _moved),
@@ -179,13 +181,9 @@ class Emulated(Tensor):
 
         writes_to_host = func.overloadpacket is aten.copy_ and not isinstance(args[0], Emulated)
         args, kwargs = tree_map(inward, (args, kwargs))
-        with torch._C.DisableTorchFunction():
-            if func is aten.mm.dtype:
-                # PyTorch has it for CUDA alone.
-                a, b, dtype = args
-                found = a.to(dtype) @ b.to(dtype)
-            else:
-                found = func(*args, **kwargs)
+        found = _compute(func, args, kwargs)
+        if Graph.recorded is not None:
+            Graph.recorded.operations.append((func, args, kwargs, found))
         return tree_map(outward, found)
 
     @property
@@ -244,6 +242,31 @@ class Emulated(Tensor):
     @staticmethod
     def __tensor_unflatten__(inner: dict[str, Tensor], *_: Any) -> "Emulated":
         return Emulated.of(inner["elem"])
+
+
+class Graph:
+    """Operations that were recorded: a replay does them again, in the memory that they had."""
+
+    recorded: "Graph | None" = None
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+
+    @contextmanager
+    def recording(self, **_: Any) -> Iterator[None]:
+        """Record what is done meanwhile; it is done too, which on a GPU it is not."""
+        Graph.recorded = self
+        try:
+            yield
+        finally:
+            Graph.recorded = None
+
+    def replay(self) -> None:
+        for func, args, kwargs, found in self.operations:
+            again = tree_leaves(_compute(func, args, kwargs))
+            for kept, new in zip(tree_leaves(found), again, strict=True):
+                if isinstance(kept, Tensor) and kept.data_ptr() != new.data_ptr():
+                    kept.copy_(new)
 
 
 class Generator(torch.Generator):
@@ -366,6 +389,16 @@ def _is_ours(device: Any) -> bool:
     return device.type == "cuda"
 
 
+def _compute(func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operation gives on the CPU."""
+    with torch._C.DisableTorchFunction():
+        if func is aten.mm.dtype:
+            # PyTorch has it for CUDA alone.
+            a, b, dtype = args
+            return a.to(dtype) @ b.to(dtype)
+        return func(*args, **kwargs)
+
+
 @functools.cache
 def _is_composite(func: Any) -> bool:
     """Whether an operation is no more than a sequence of others."""
@@ -426,6 +459,8 @@ def _why_wait(func: Any, args: Any, kwargs: Any) -> str | None:
 
 def _count(why: str) -> None:
     """Count a wait for the innermost line of the project's code."""
+    if Graph.recorded is not None:
+        raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing ({why})")
     frame: Any = sys._getframe(1)
     while frame is not None and not frame.f_code.co_filename.startswith(ROOMS):
         frame = frame.f_back

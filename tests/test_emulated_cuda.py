@@ -258,6 +258,17 @@ def test_other_work_is_not_counted(cuda):
     assert not waits
 
 
+def test_recorded_operations_are_done_again(cuda):
+    x, graph = torch.ones(3, device="cuda"), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        y = torch.cat([x * 2, x]).view(2, 3).sum(0).add_(1.0)
+    x.copy_(torch.arange(3.0, device="cuda"))
+    graph.replay()
+    assert y.tolist() == [1, 4, 7]
+    with torch.cuda.graph(graph), pytest.raises(RuntimeError, match="capturing"):
+        x.nonzero()
+
+
 def test_a_wait_is_counted_where_the_project_causes_it(cuda):
     from pipeline.network.layers import taken
 
