@@ -42,18 +42,18 @@ CPU = torch.device("cpu")
 CONDITIONAL, RAW, UNIFORM = ("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")
 STEPWISE = ("analytic", "euler")
 MOST_WAITS = {
-    ("train", *CONDITIONAL): 4,
-    ("train", *RAW): 9,
-    ("train", *UNIFORM): 9,
+    ("train", *CONDITIONAL): 0,
+    ("train", *RAW): 0,
+    ("train", *UNIFORM): 0,
     ("train", "baseline"): 15,
-    ("cached", *CONDITIONAL): 7,
-    ("first_hitting", *CONDITIONAL): 7,
-    ("analytic", *CONDITIONAL): 7,
-    ("euler", *CONDITIONAL): 7,
-    ("analytic", *RAW): 8,
-    ("euler", *RAW): 8,
-    ("analytic", *UNIFORM): 7,
-    ("euler", *UNIFORM): 7,
+    ("cached", *CONDITIONAL): 0,
+    ("first_hitting", *CONDITIONAL): 0,
+    ("analytic", *CONDITIONAL): 0,
+    ("euler", *CONDITIONAL): 0,
+    ("analytic", *RAW): 4,
+    ("euler", *RAW): 4,
+    ("analytic", *UNIFORM): 3,
+    ("euler", *UNIFORM): 3,
 }
 """How often a training step may wait for the device, and each network call of a sampler."""
 SETTINGS = Settings(
