@@ -74,7 +74,7 @@ WIDEST = {"addcmul", "addcdiv", "dot", "index_put", "scatter_add"}
 waits: Counter[str] = Counter()
 """How often the host waited for the device, by line of the project's code and by why."""
 
-_to, _pin_memory, _load = Tensor.to, Tensor.pin_memory, torch.load
+_to, _load = Tensor.to, torch.load
 _group_tensors = torch._C._group_tensors_by_device_and_dtype
 _run_backward = torch.autograd._engine_run_backward
 

@@ -161,6 +161,19 @@ def test_autograd_optimisers_and_checkpoints_work(cuda):
         torch.testing.assert_close(ours, theirs)
 
 
+def test_autocast_casts_as_on_cuda(cuda):
+    x = torch.ones(3, 3, device="cuda")
+    assert (x @ x).dtype == torch.float32
+    with torch.autocast("cuda", torch.bfloat16):
+        assert not torch.is_autocast_enabled("cpu")
+        narrow = x @ x
+        assert narrow.dtype == torch.nn.functional.linear(x, x).dtype == torch.bfloat16
+        assert (narrow + narrow).dtype == torch.bfloat16
+        assert narrow.softmax(-1).dtype == narrow.sum().dtype == torch.float32
+        assert torch.addcmul(x, narrow, narrow).dtype == torch.float32
+        assert (x.cpu() @ x.cpu()).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     "mixed",
     [
