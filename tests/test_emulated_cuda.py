@@ -50,10 +50,10 @@ MOST_WAITS = {
     ("first_hitting", *CONDITIONAL): 0,
     ("analytic", *CONDITIONAL): 0,
     ("euler", *CONDITIONAL): 0,
-    ("analytic", *RAW): 4,
-    ("euler", *RAW): 4,
-    ("analytic", *UNIFORM): 3,
-    ("euler", *UNIFORM): 3,
+    ("analytic", *RAW): 3,
+    ("euler", *RAW): 3,
+    ("analytic", *UNIFORM): 0,
+    ("euler", *UNIFORM): 0,
 }
 """How often a training step may wait for the device, and each network call of a sampler."""
 SETTINGS = Settings(

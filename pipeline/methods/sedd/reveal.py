@@ -84,9 +84,8 @@ def sample_by_reveals(
     mask_id = model.graph.num_states - 1
     free = fixed == FREE
     xt = torch.where(free, mask_id, fixed).repeat(num, 1)
-    placed = place_reveals(
-        (num, int(free.sum())), masked_chances(model, times, predictor), predictor, generator
-    )
+    masked = masked_chances(model, times, predictor).to(xt.device)
+    placed = place_reveals((num, int(free.sum())), masked, predictor, generator)
     # What is revealed when, and so what is asked for, is known before the first call: a card is
     # not waited for to learn it.
     turn, reveal_step = (torch.full(xt.shape, -1) for _ in range(2))

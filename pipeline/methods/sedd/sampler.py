@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
-from pipeline.methods.sedd.draw import Predictor, Weigh, draw_at, recording
+from pipeline.methods.sedd.draw import Predictor, Weigh, draw_at, moved, recording
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.reveal import sample_by_reveals, token_weights
+from pipeline.network.layers import places
 
 
 def resolve(
@@ -100,7 +101,7 @@ def sample(
     fixed = fixed.to(generator.device)
     predictor = resolve(model, predictor, temperature, top_p)
     sharpening = Sharpening(model.config.vocab_size, temperature, top_p)
-    times = torch.linspace(1, model.t_min, num_steps + 1, dtype=torch.float64).to(generator.device)
+    times = torch.linspace(1, model.t_min, num_steps + 1, dtype=torch.float64)
     by = sample_by_reveals if model.conditional else sample_by_steps
     return by(model, num, times, predictor, generator, fixed, sharpening, on_state)
 
@@ -171,30 +172,34 @@ def sample_by_steps(
     on_state: OnState | None,
 ) -> Samples:
     """Draw as `sample` says; every row that a step can change is evaluated."""
+    device, free = fixed.device, (fixed == FREE).cpu()
     xt = model.graph.sample_limit((num, len(fixed)), generator)
     xt = torch.where(fixed == FREE, xt, fixed)
-    nfe = torch.zeros(num, dtype=torch.int64, device=xt.device)
-    calls = 0
-    with recording(model, xt.device):
+    nfe = torch.zeros(num, dtype=torch.int64, device=device)
+    calls, times_there = 0, times.to(device)
+    with recording(model, device):
         for step in range(len(times)):
             if on_state is not None:
                 on_state(step, float(times[step]), xt)
-            unfinished = _unfinished(model, xt)
-            rows = unfinished.nonzero().squeeze(-1)
-            if not len(rows):
-                continue
-            nfe += unfinished
-            now = xt[rows]
             if model.graph.mask_id is None:
-                weigh = moves(model, times[step:], predictor)
-                at = (fixed == FREE).expand_as(now)
+                rows, now, at = None, xt, free.expand_as(xt)
+                weigh = moves(model, times_there[step:], predictor)
+                nfe += 1
             else:
-                weigh = reveals(model, times[step:], predictor)
+                unfinished = (xt == model.graph.mask_id).any(-1)
+                rows = unfinished.nonzero().squeeze(-1)
+                if not len(rows):
+                    continue
+                now = xt[rows]
                 at = now == model.graph.mask_id
-            sigma = model.noise.sigma(times[step : step + 1]).to(model.dtype)
-            u = uniform(tuple(now.shape), generator)[at]
+                weigh = reveals(model, times[step:], predictor)
+                nfe += unfinished
+            here = moved(places(at), device)
+            sigma = moved(model.noise.sigma(times[step : step + 1]).to(model.dtype), device)
+            u = uniform(tuple(now.shape), generator).flatten().index_select(0, here)
             drawn, num_calls = draw_at(model, now, sigma, at, weigh, u, sharpening)
-            xt = xt.index_copy(0, rows, now.masked_scatter(at, drawn))
+            after = now.flatten().index_copy(0, here, drawn).view_as(now)
+            xt = after if rows is None else xt.index_copy(0, rows, after)
             calls += num_calls
     if on_state is not None:
         on_state(len(times), 0.0, xt)
@@ -241,10 +246,3 @@ def reveals(model: SEDD, times: Tensor, predictor: Predictor) -> Weigh:
         return weights
 
     return weigh
-
-
-def _unfinished(model: SEDD, xt: Tensor) -> Tensor:
-    """Which rows [B] a step can still change: with absorb, those that hold a mask."""
-    if model.graph.mask_id is None:
-        return torch.ones_like(xt[:, 0], dtype=torch.bool)
-    return (xt == model.graph.mask_id).any(-1)
