@@ -17,6 +17,7 @@ import torch
 from pipeline.errors import ParamsError, PipelineError
 
 if TYPE_CHECKING:
+    from pipeline.config.params import Params
     from pipeline.kernels.precision import Precision
 
 OUT_OF_MEMORY = (
@@ -85,10 +86,26 @@ def check_attention(attention: str, device: torch.device, dtype: torch.dtype) ->
     raise ParamsError(f"attention: flash cannot run, {cause}; use sdpa")
 
 
+def check_device(params: "Params") -> torch.device:
+    """The device of params.yaml, if it computes all that is asked of it there.
+
+    Raises:
+        ParamsError: it is not there, or lacks a precision or compiler.
+    """
+    device = pick_device(params.device)
+    for section in ("train", "sample", "baseline", "evaluate", "score"):
+        pick_precision(getattr(params, section).precision, device, f"{section}.precision")
+    if params.train.compile:
+        check_compile(params.train.compile, device)
+    return device
+
+
 def check_compile(compile: bool | str, device: torch.device) -> None:
     """Raise ParamsError unless `train.compile` can be had on `device`."""
     if compile == "graphs" and device.type != "cuda":
-        raise ParamsError(f"train.compile: graphs are of CUDA devices (got graphs on {device})")
+        raise ParamsError(
+            f"train.compile: graphs are of CUDA devices (got graphs on {device}); use true or false"
+        )
     if reason := why_not_compiled(device):
         got = str(compile).lower()
         raise ParamsError(f"train.compile: {reason} (got {got}); mend that, or use false")

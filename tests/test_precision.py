@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from tiny_project import write_params
 
-from pipeline.device import check_compile, is_of_memory, pick_device, pick_precision
+from pipeline.config.params import load_params
+from pipeline.device import check_compile, check_device, is_of_memory, pick_device, pick_precision
 from pipeline.errors import ParamsError
 from pipeline.kernels.precision import products_in, same_bytes
 
@@ -103,3 +105,17 @@ def test_a_device_that_is_not_there(monkeypatch):
 )
 def test_memory_that_ran_out_is_known_by_its_words(error, told):
     assert is_of_memory(error) == told
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score.precision": "tf32"}, "score.precision: cpu computes in bfloat16 or float32"),
+        ({"evaluate.precision": "tf32"}, "evaluate.precision: cpu computes in"),
+        ({"train.compile": "graphs"}, "graphs are of CUDA devices"),
+    ],
+)
+def test_what_this_machine_cannot_is_said_before_anything_runs(tmp_path, changes, message):
+    write_params(tmp_path, {"device": "cpu"} | changes)
+    with pytest.raises(ParamsError, match=message):
+        check_device(load_params(tmp_path / "params.yaml"))

@@ -63,12 +63,9 @@ def torch() -> Finding:
 
 def device(params: Params) -> Finding:
     """That the device of params.yaml is there, and that what training needs of it works."""
-    from pipeline.device import check_compile, device_label, pick_device
+    from pipeline.device import check_device, device_label
 
-    picked = pick_device(params.device)
-    if params.train.compile:
-        check_compile(params.train.compile, picked)
-    return Finding("ok", f"{params.device}: {device_label(picked)}")
+    return Finding("ok", f"{params.device}: {device_label(check_device(params))}")
 
 
 def flash_attn() -> Finding:

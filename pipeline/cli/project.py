@@ -36,10 +36,11 @@ def ui() -> None:
 
 @reported
 def check() -> None:
-    """Check params.yaml, and that DVC will start this environment's Python."""
+    """Check params.yaml, this machine against it, and that DVC will start this Python."""
     from pipeline.config.params import load_params
+    from pipeline.device import check_device
 
-    load_params()
+    check_device(load_params())
     check_python()
     print("params.yaml is valid, and `python` is this environment's")
 

@@ -39,9 +39,10 @@ class Objective(Protocol):
         """All randomness of a step for the whole batch x0 [B, L]; each tensor is [B, ...]."""
 
     def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:
-        """Some rows of what `draw` returned, with what a card would have to be asked for.
+        """Rows of what `draw` returned, and behind them what only values can tell, as indices.
 
-        Still on the CPU; `loss` takes either.
+        A GPU would have to be waited for to learn it, so it is found on the CPU before the rows
+        are copied there (`training.ahead`); `loss` takes rows with it and without.
         """
         ...
 

@@ -10,6 +10,7 @@ from pipeline.config.params import Params
 from pipeline.data.packed import Meta, Packed
 from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.device import check_compile, pick_device, pick_precision
+from pipeline.errors import CheckpointError
 from pipeline.files import from_root
 from pipeline.kernels.gradient_memory import free_gradient_memory
 from pipeline.kernels.precision import Precision, products_in
@@ -32,8 +33,17 @@ def new_model(params: Params, meta: Meta, device: torch.device) -> Model:
 
 
 def init_sha256(params: Params) -> str | None:
-    """Hash of the weights that training starts from; None where they are random."""
-    return None if params.train.init is None else weights_sha256(from_root(params.train.init))
+    """Hash of the weights that training starts from; None where they are random.
+
+    Raises:
+        CheckpointError: there are none where `train.init` says.
+    """
+    if params.train.init is None:
+        return None
+    try:
+        return weights_sha256(from_root(params.train.init))
+    except CheckpointError as error:
+        raise CheckpointError(f"train.init: {error}") from None
 
 
 @torch.no_grad()
