@@ -4,13 +4,12 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pipeline.config.strict_yaml import compose, parse, read_text
 from pipeline.errors import PipelineError
 from pipeline.files import whole
 
@@ -25,13 +24,9 @@ def edit_yaml(path: Path, values: Mapping[str, Scalar]) -> None:
             replaced where it stands; the file is as it was.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        new = edited(read_text(path), values)
     except FileNotFoundError:
         raise PipelineError(f"{path} is missing") from None
-    except UnicodeDecodeError as error:
-        raise PipelineError(f"{path} is not valid YAML: {error}") from None
-    try:
-        new = edited(text, values)
     except PipelineError as error:
         raise PipelineError(f"{path}: {error}") from None
     # A link stays one, and the file keeps its mode.
@@ -47,8 +42,10 @@ def edited(text: str, values: Mapping[str, Scalar]) -> str:
     Raises:
         PipelineError: as `edit_yaml`.
     """
-    root = _composed(text)
-    expected = yaml.safe_load(text)
+    # libyaml's marks do not count a mark of byte order.
+    order = text[: text.startswith("\ufeff")]
+    text = text.removeprefix(order)
+    root, expected = compose(text), parse(text)
     places = {}
     for key, value in values.items():
         node = _node(root, key)
@@ -61,20 +58,13 @@ def edited(text: str, values: Mapping[str, Scalar]) -> str:
     new = text
     for (start, end), written in sorted(places.items(), reverse=True):
         new = _replaced(new, start, end, written)
-    # What is written over several lines, or shared by name, does not bear it.
+    # What is written over several lines does not bear it.
     if not _reads_as(new, expected):
         raise PipelineError(
             f"{', '.join(values)}: cannot be changed where it stands; write each value on the line "
-            "of its key, without & and *"
+            "of its key"
         )
-    return new
-
-
-def _composed(text: str) -> yaml.Node | None:
-    try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise PipelineError(f"not valid YAML: {error}") from None
+    return order + new
 
 
 def _node(root: yaml.Node | None, key: str) -> yaml.ScalarNode:
@@ -82,11 +72,9 @@ def _node(root: yaml.Node | None, key: str) -> yaml.ScalarNode:
     node = root
     for name in key.split("."):
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        # Of equal keys the last one counts, as it does when the file is read.
-        found = [value for at, value in pairs if at.value == name]
-        if not found:
+        node = next((value for at, value in pairs if at.value == name), None)
+        if node is None:
             raise PipelineError(f"{key} is not there, and its value cannot be replaced")
-        node = found[-1]
     if not isinstance(node, yaml.ScalarNode):
         raise PipelineError(f"{key} holds several values; name one of them")
     return node
@@ -111,25 +99,15 @@ def _written(value: Scalar) -> str:
 
 
 def _stands_bare(value: str) -> bool:
-    """Whether the plain text reads as the same text: between braces, and in YAML 1.2 too."""
-    # 1e5 is text in YAML 1.1 and a number in 1.2, which DVC reads.
-    if _is_number(value):
-        return False
+    """Whether the plain text reads as the same text, between braces too."""
     inside = yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=True)
-    return inside == f"[{value}]\n"
-
-
-def _is_number(text: str) -> bool:
-    for read in (float, partial(int, base=0)):
-        with suppress(ValueError):
-            read(text)
-            return True
-    return False
+    # 1e5 is text to PyYAML's writer.
+    return inside == f"[{value}]\n" and _reads_as(inside, [value])
 
 
 def _reads_as(text: str, expected: Any) -> bool:
     # By repr: 1 equals true and 1.0, and no nan equals another.
     try:
-        return repr(yaml.safe_load(text)) == repr(expected)
-    except yaml.YAMLError:
+        return repr(parse(text)) == repr(expected)
+    except PipelineError:
         return False

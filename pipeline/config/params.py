@@ -1,17 +1,18 @@
 """params.yaml as frozen models: it checks values and never computes or supplies one."""
 
 from pathlib import Path, PurePosixPath
+from reprlib import Repr
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from pipeline.errors import ParamsError
+from pipeline.config.strict_yaml import parse, read_text
+from pipeline.errors import ParamsError, PipelineError
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-# YAML 1.1 reads 1e-3 as text; a number was meant.
+# YAML reads .5e3 as text; a number was meant.
 Real = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 Fraction = Annotated[Real, Field(ge=0, lt=1)]
@@ -19,6 +20,10 @@ Text = Annotated[str, Field(min_length=1)]
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 RENAMED = {"network": "oxen"}
 """Keys of params.yaml that were called otherwise."""
+MOST_MISTAKES = 20
+SHORT = Repr()
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 80
+SHORT.maxlevel = 3
 
 
 class Section(BaseModel):
@@ -324,25 +329,33 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
             with its path in the file and the value got.
     """
     try:
-        values = yaml.safe_load(path.read_bytes())
+        values = parse(read_text(path))
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run from the project's folder") from None
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    except PipelineError as error:
+        raise ParamsError(f"{path}: {error}") from None
     for old, new in RENAMED.items():
         if isinstance(values, dict) and old in values:
             raise ParamsError(f"{path}: {old}: this section is called {new} now: rename it")
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [mistake_line(mistake) for mistake in error.errors()]
-        raise ParamsError("\n".join(f"{path}: {line}" for line in lines)) from None
+        raise ParamsError("\n".join(f"{path}: {line}" for line in mistakes(error))) from None
 
 
-def mistake_line(mistake: ErrorDetails) -> str:
-    """What is wrong at which key, and the value got."""
-    key = ".".join(map(str, mistake["loc"])) or "(top)"
+def mistakes(error: ValidationError) -> list[str]:
+    """A line for each of the first mistakes: what is wrong at which key, and the value got."""
+    found = error.errors()
+    lines = [_mistake(mistake) for mistake in found[:MOST_MISTAKES]]
+    more = len(found) - len(lines)
+    return [*lines, f"and {more:,} more mistakes"] if more else lines
+
+
+def _mistake(mistake: ErrorDetails) -> str:
+    key = ".".join(f"{part!s:.80}" for part in mistake["loc"]) or "(top)"
     message = mistake["msg"].removeprefix("Value error, ")
+    got = mistake["input"]
+    if mistake["type"] == "string_type" and isinstance(got, int | float):
+        return f"{key}: {message} (got {SHORT.repr(got)}: write it in quotes)"
     # A check across keys names their values itself; its input is the whole section.
-    got = "" if isinstance(mistake["input"], dict) else f" (got {mistake['input']!r})"
-    return f"{key}: {message}{got}"
+    return f"{key}: {message}" + ("" if isinstance(got, dict) else f" (got {SHORT.repr(got):.200})")

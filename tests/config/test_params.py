@@ -1,7 +1,10 @@
+import json
+
 import pytest
 import yaml
+from dvc.utils.serialize import load_yaml
 from pydantic import ValidationError
-from tiny_project import shipped_params, write_params
+from tiny_project import PROJECT, shipped_params, write_params
 
 from pipeline.config.params import Section, load_params
 from pipeline.errors import ParamsError
@@ -121,10 +124,11 @@ def test_a_wrong_value_is_named(tmp_path, changes, message):
     assert "params.yaml: " in str(error.value)
 
 
-def test_numbers_that_yaml_1_1_reads_as_text_are_numbers(tmp_path):
+@pytest.mark.parametrize("written", ["15e-4", ".15e-2", "+.0015", "1.5E-3"])
+def test_numbers_that_yaml_may_read_as_text_are_numbers(tmp_path, written):
     write_params(tmp_path, {})
     path = tmp_path / "params.yaml"
-    path.write_text(path.read_text().replace("lr: 0.0015", "lr: 15e-4"))
+    path.write_text(path.read_text().replace("lr: 0.0015", f"lr: {written}"))
     assert load_params(path).train.lr == 0.0015
 
 
@@ -143,8 +147,40 @@ def test_a_missing_or_broken_file_is_said(tmp_path):
     with pytest.raises(ParamsError, match="not valid YAML"):
         load_params(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("a: !!python/object/apply:os.getcwd []")
-    with pytest.raises(ParamsError, match="not valid YAML"):
+    with pytest.raises(ParamsError, match=r"params\.yaml: line 1: a: a tag is not read here"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_what_dvc_reads_is_read(tmp_path):
+    path = tmp_path / "params.yaml"
+    shipped = (PROJECT / "params.yaml").read_text()
+    path.write_text(shipped.replace("steps: 128 ", "steps: 010 ").replace("Names", "no"))
+    params = load_params(path)
+    there = load_yaml(str(path))
+    assert params.steps == there["steps"] == 10
+    assert params.data.column == there["data"]["column"] == "no"
+    path.write_text(shipped.replace("steps: 128 ", "steps: 128\nsteps: 64 "))
+    with pytest.raises(ParamsError, match=r"params\.yaml: line 5: steps: it is there twice"):
+        load_params(path)
+    path.write_bytes(shipped.encode("utf-16"))
+    with pytest.raises(ParamsError, match="no UTF-8"):
+        load_params(path)
+
+
+def test_a_number_where_text_belongs_is_said_to_need_quotes(tmp_path):
+    with pytest.raises(ParamsError, match=r"data\.revision: .*got 1234567: write it in quotes"):
+        load(tmp_path, {"data.revision": 1234567})
+
+
+def test_what_is_said_of_a_file_is_short_whatever_it_holds(tmp_path):
+    many = {f"key{number}": "x" * 500 for number in range(1000)}
+    nested = json.loads(json.dumps([[[[["y" * 50] * 9] * 9] * 9] * 9]))
+    with pytest.raises(ParamsError) as said:
+        load(tmp_path, {"sweep": nested, "train": many})
+    lines = str(said.value).splitlines()
+    assert len(lines) == 21
+    assert all(len(line) < 1000 for line in lines)
+    assert lines[-1].endswith("more mistakes")
 
 
 @pytest.mark.parametrize(

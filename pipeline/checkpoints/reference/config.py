@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.config.params import Count, Fraction, Positive, mistake_line
-from pipeline.errors import CheckpointError
+from pipeline.config.params import Count, Fraction, Positive, mistakes
+from pipeline.config.strict_yaml import parse, read_text
+from pipeline.errors import CheckpointError, PipelineError
 from pipeline.methods.sedd.model import SEDDConfig
 
 # Both are fixed in the reference's code; from T_MIN on its training draws t.
@@ -103,8 +103,7 @@ def read_config(path: Path) -> SEDDConfig:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        lines = "; ".join(mistake_line(mistake) for mistake in error.errors())
-        raise CheckpointError(f"{path}: {lines}") from None
+        raise CheckpointError(f"{path}: {'; '.join(mistakes(error))}") from None
     geometric = config.noise.type == "geometric"
     sizes = config.model
     return SEDDConfig(
@@ -128,9 +127,9 @@ def read_config(path: Path) -> SEDDConfig:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = read_text(path)
+        values = json.loads(text) if path.suffix == ".json" else parse(text)
+    except (OSError, ValueError, RecursionError, PipelineError) as error:
         raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is no config: it holds no keys")
