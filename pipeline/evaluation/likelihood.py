@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from pipeline.errors import PipelineError
 from pipeline.methods.estimates import Bound, Rate, rate
 
 
@@ -15,6 +16,8 @@ def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> di
         bound: the bound's terms [R, N], nats a text.
         exact: the baseline's nats a text [N].
         num_chars: characters a block [N], each eos counted as one.
+    Raises:
+        PipelineError: a perplexity is too large for a number.
     """
     ours, theirs = rate(bound.total, num_chars), rate(exact[None], num_chars)
     gap = rate(bound.total - exact, num_chars)
@@ -37,10 +40,17 @@ def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> di
 
 
 def _in_units(name: str, value: Rate, chars_per_name: float) -> dict[str, float]:
+    try:
+        perplexity = math.exp(value.value)
+    except OverflowError:
+        raise PipelineError(
+            f"the {name} is {value.value:g} nats a character, whose perplexity is no number: "
+            "this model has learned nothing; lower its lr"
+        ) from None
     return {
         f"{name}_nats_per_char": value.value,
         f"{name}_stderr": value.stderr,
         f"{name}_nats_per_name": value.value * chars_per_name,
         f"{name}_bits_per_char": value.value / math.log(2),
-        f"{name}_perplexity": math.exp(value.value),
+        f"{name}_perplexity": perplexity,
     }

@@ -58,7 +58,7 @@ class Rate:
     Attributes:
         value: total nats over total symbols.
         mc_stderr: from the spread between replicates.
-        data_stderr: from the spread between texts.
+        data_stderr: from the spread between texts; a lone one shows none.
     """
 
     value: float
@@ -78,6 +78,11 @@ def rate(nats: Tensor, num_symbols: Tensor) -> Rate:
     per_text = nats.mean(0)
     value = per_text.sum() / total
     residual = per_text - value * num_symbols
-    mc = replicates.std() / math.sqrt(len(replicates)) if len(replicates) > 1 else torch.tensor(0.0)
-    data = residual.std() * math.sqrt(len(residual)) / total
-    return Rate(value.item(), mc.item(), data.item())
+    mc = _spread(replicates) / math.sqrt(len(replicates))
+    data = _spread(residual) * math.sqrt(len(residual)) / total.item()
+    return Rate(value.item(), mc, data)
+
+
+def _spread(values: Tensor) -> float:
+    """Standard deviation of values [R]; a single one has none."""
+    return values.std().item() if len(values) > 1 else 0.0

@@ -156,7 +156,7 @@ class Trainer:
         """Evaluate, log and sample where this step asks for it; returns the loss if it was logged.
 
         Raises:
-            PipelineError: the loss is not finite.
+            PipelineError: a loss or a weight is not finite.
         """
         settings = self.settings
         last = self.step == settings.num_steps
@@ -178,10 +178,18 @@ class Trainer:
     def _log(self, eval_loss: float | None) -> float | None:
         """Add a row with the mean loss of the steps since the last one; returns that mean."""
         train_loss = self._window.item() / self._window_steps if self._window_steps else None
-        if train_loss is not None and not math.isfinite(train_loss):
-            raise PipelineError(
-                f"training diverged: the loss is {train_loss} at step {self.step}; lower lr or clip"
-            )
+        # What the last update made of the weights is in no training loss yet.
+        largest = torch.stack(torch._foreach_norm(self.ema.averages, math.inf)).max().item()
+        for what, value in (
+            ("loss", train_loss),
+            ("largest weight", largest),
+            ("held-out loss", eval_loss),
+        ):
+            if value is not None and not math.isfinite(value):
+                raise PipelineError(
+                    f"training diverged: the {what} is {value} at step {self.step}; "
+                    "lower lr or clip"
+                )
         lr = self.learning_rate(self.step - 1) if self.step else None
         row = {"step": self.step, "train_loss": train_loss, "eval_loss": eval_loss, "lr": lr}
         self.fitted.losses.append(row)
@@ -238,7 +246,7 @@ def fit(
         what was logged.
     Raises:
         Interrupted: SIGTERM or SIGINT came; the state is saved.
-        PipelineError: the loss is not finite.
+        PipelineError: a loss or a weight is not finite.
     """
     with same_bytes(settings.deterministic, device):
         trainer = Trainer(objective, settings, device)

@@ -1,10 +1,12 @@
 """The evaluate stage: the bound beside the baseline's exact value."""
 
+import json
 import math
 
 import pytest
 import torch
 
+from pipeline.errors import PipelineError
 from pipeline.evaluation.likelihood import likelihood
 from pipeline.methods.estimates import Bound
 
@@ -47,3 +49,21 @@ def test_the_error_of_the_gap_is_paired():
     assert values["gap_nats_per_char"] == pytest.approx(0.2)
     assert values["gap_stderr"] == pytest.approx(0, abs=1e-9)
     assert values["baseline_stderr"] > 0.05
+
+
+def one_text(nats, replicates=16):
+    zero = torch.zeros(1, dtype=torch.float64)
+    bound = Bound(torch.full((replicates, 1), nats).double(), zero, zero.expand(replicates, -1))
+    return likelihood(bound, torch.tensor([nats]).double(), torch.tensor([5]))
+
+
+def test_one_text_has_no_spread():
+    values = one_text(10.0)
+    assert values["bound_nats_per_char"] == pytest.approx(2)
+    assert values["bound_data_stderr"] == values["baseline_stderr"] == values["gap_stderr"] == 0
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_a_perplexity_beyond_all_numbers_is_said():
+    with pytest.raises(PipelineError, match=r"the bound is 20000 nats a character, whose perpl"):
+        one_text(1e5)

@@ -216,6 +216,16 @@ def test_parameters_are_checked_first(tiny, run_stage):
     assert not Path(".store").exists()
 
 
+def test_an_update_that_breaks_the_weights_leaves_no_checkpoint(tiny, run_stage):
+    broken = {"train.lr": 1e30, "train.num_steps": 1, "train.warmup_steps": 0}
+    write_params(tiny, TINY | broken)
+    done = run_stage("train", *INPUTS, *OUTS)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert re.match(r"error: training diverged: the .* is \w+ at step 1; lower lr or clip$", last)
+    assert not any(Path(out).exists() for out in OUTS)
+
+
 def test_activation_checkpointing_changes_no_byte_and_precision_does(tiny):
     finish()
     expected = results()

@@ -198,6 +198,30 @@ def test_a_loss_that_is_not_finite_ends_training(tmp_path):
         train(TrainingState(tmp_path), method=Diverging())
 
 
+@pytest.mark.parametrize("step", [7, 15, 30])
+def test_an_update_that_breaks_the_weights_ends_training_where_it_is_looked_at(tmp_path, step):
+    class Breaking(Regression):
+        calls = 0
+
+        def clear_gradients(self):
+            super().clear_gradients()
+            self.calls += 1
+            if self.calls == step:
+                with torch.no_grad():
+                    next(self.module.parameters()).view(-1)[0] = float("inf")
+
+    state = TrainingState(tmp_path)
+    with pytest.raises(PipelineError, match=rf"diverged: the largest weight is .* at step {step};"):
+        train(state, method=Breaking())
+    assert state.load(CPU)["step"] < step
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_held_out_loss_that_is_not_finite_ends_training_before_samples(tmp_path, loss):
+    with pytest.raises(PipelineError, match=rf"diverged: the held-out loss is {loss} at step 10;"):
+        train(TrainingState(tmp_path), evaluate=lambda: loss, sample_every=10)
+
+
 def test_two_trainers_of_one_fingerprint_are_kept_apart(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     with training_state("train", {"lr": 1}) as state:
