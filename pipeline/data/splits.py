@@ -79,16 +79,16 @@ def split_documents(folder: Path, split: Split, data: Data) -> Iterator[str]:
     test = data.files.test if split == "test" else None
     chosen = _chosen(held, split, test or data.files.train)
     documents = (text for name in chosen for text in read_documents(folder / name, data.column))
-    if data.files.test is not None:
-        yield from documents
-        return
     is_empty = True
     for text in documents:
-        if is_held_out(text, data.holdout) == (split == "test"):
-            is_empty = False
-            yield text
-    if is_empty:
+        if data.files.test is None and is_held_out(text, data.holdout) != (split == "test"):
+            continue
+        is_empty = False
+        yield text
+    if is_empty and data.files.test is None:
         raise DataError(f"data.holdout: no document is in {split} (got {data.holdout:g})")
+    if is_empty:
+        raise DataError(f"data.files.{split}: no document in {', '.join(chosen)}")
 
 
 def documents_among(texts: Iterable[str], folder: Path, data: Data) -> tuple[set[str], set[str]]:

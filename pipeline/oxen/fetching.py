@@ -18,7 +18,7 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
 
     Raises:
         RepositoryError: the repository, the revision or a file is missing or unusable.
-        DataError: a file is damaged or has no rows.
+        DataError: a file is damaged, or a split has no rows.
     """
     with named("data.repo"):
         repository = open_repository(params.repo, patience)
@@ -31,6 +31,12 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
         described = [
             _described(folder, path, split) for split, paths in files.items() for path in paths
         ]
+        for split, paths in files.items():
+            if not any(file["rows"] for file in described if file["split"] == split):
+                raise DataError(
+                    f"data.files.{split}: {', '.join(paths)} has no rows, "
+                    "and an empty dataset trains nothing"
+                )
     write_json(
         provenance,
         {
@@ -104,10 +110,6 @@ def _described(folder: Path, path: str, split: str) -> dict[str, Any]:
         rows = count_rows(folder / path)
     except DataError as error:
         raise DataError(f"data.files.{split}: {error}") from None
-    if rows == 0:
-        raise DataError(
-            f"data.files.{split}: {path} has no rows, and an empty dataset trains nothing"
-        )
     size = (folder / path).stat().st_size
     content = sha256(folder / path)
     return {"path": path, "split": split, "size": size, "sha256": content, "rows": rows}

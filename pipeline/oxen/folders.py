@@ -118,5 +118,6 @@ def count_rows(path: Path) -> int:
 
     try:
         return int(parquet.read_metadata(path).num_rows)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path.name} is no whole parquet file: {error}") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise DataError(f"{path.name} is no whole parquet file: {said}") from None

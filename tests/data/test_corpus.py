@@ -31,7 +31,9 @@ def refusal(path, column="Names"):
 
 
 @pytest.mark.parametrize(
-    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())], ids=str
+    "kind",
+    [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())],
+    ids=str,
 )
 def test_parquet_text_comes_in_order(tmp_path, kind):
     path = parquet(tmp_path / "a.parquet", NAMES, kind, row_group_size=3)
@@ -80,9 +82,11 @@ def test_unknown_format(tmp_path):
 
 def test_missing_column_lists_those_there(tmp_path):
     path = parquet(tmp_path / "a.parquet", NAMES)
-    assert "no column 'names' (data.column); its columns: Names, Count" in refusal(path, "names")
+    assert "no column 'names' (data.column); its columns: 'Names', 'Count'" in refusal(
+        path, "names"
+    )
     path = jsonl(tmp_path / "a.jsonl", [{"Names": "Ann", "Count": 1}])
-    assert "no key 'names' (data.column); its keys: Names, Count" in refusal(path, "names")
+    assert "no key 'names' (data.column); its keys: 'Names', 'Count'" in refusal(path, "names")
 
 
 def test_column_of_another_type(tmp_path):
@@ -118,14 +122,55 @@ def test_jsonl_of_something_else(tmp_path):
     assert "line 1 is no JSON object but [1]" in refusal(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl").write_bytes(b'{"Names": "\xff"}\n')
     assert "line 1 is not valid JSON" in refusal(tmp_path / "a.jsonl")
-    (tmp_path / "a.jsonl").write_text('{"Names": "\\ud800"}\n')
-    assert "line 1 is not valid JSON" in refusal(tmp_path / "a.jsonl")
+    deep = "[" * 100_000 + "]" * 100_000
+    (tmp_path / "a.jsonl").write_text(f'{{"Names": "Ann"}}\n{{"Names": "Bea", "more": {deep}}}\n')
+    assert "line 2 is not valid JSON" in refusal(tmp_path / "a.jsonl")
 
 
-def test_no_document_at_all(tmp_path):
-    assert "is empty" in refusal(parquet(tmp_path / "a.parquet", [], pa.string()))
+def test_half_a_surrogate_pair_is_refused_by_line_where_it_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    for half in (b"\\ud83d", b"\\udc69\\ud83d", b"\xed\xa0\xbd"):
+        path.write_bytes(b'{"Names": "Ann"}\n{"Names": "Ada%b"}\n' % half)
+        assert "line 2 " in refusal(path)
+    path.write_bytes(b'{"Names": "\\ud83d\\udc69", "more\\ud83d": "\\ud83d"}\n')
+    assert list(read_documents(path, "Names")) == ["👩"]
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_line(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"Names": "Ann"}\n')
+    assert list(read_documents(tmp_path / "a.jsonl", "Names")) == ["Ann"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.null()], ids=str)
+def test_a_file_without_rows_adds_nothing(tmp_path, kind):
+    assert not list(read_documents(parquet(tmp_path / "a.parquet", [], kind), "Names"))
     (tmp_path / "a.jsonl").write_text("\n")
-    assert "is empty" in refusal(tmp_path / "a.jsonl")
+    assert not list(read_documents(tmp_path / "a.jsonl", "Names"))
+
+
+def test_two_columns_of_the_name_are_said(tmp_path):
+    columns = [pa.array(["Ann"]), pa.array(["Bea"]), pa.array([1])]
+    table = pa.table(columns, names=["Names", "Names", "Count"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert "more than one column 'Names' (data.column)" in refusal(tmp_path / "a.parquet")
+
+
+def test_a_dotted_name_is_the_column_and_no_field_of_another(tmp_path):
+    fields = pa.array([{"b": "field", "c": "x"}])
+    for order in (["a", "a.b"], ["a.b", "a"]):
+        table = pa.table({"a": fields, "a.b": ["column"]}).select(order)
+        pq.write_table(table, tmp_path / "a.parquet")
+        assert list(read_documents(tmp_path / "a.parquet", "a.b")) == ["column"]
+    assert "holds struct" in refusal(tmp_path / "a.parquet", "a")
+    assert "has no column 'a.c'" in refusal(tmp_path / "a.parquet", "a.c")
+
+
+def test_names_that_look_alike_are_told_apart_and_many_are_cut(tmp_path):
+    path = parquet(tmp_path / "a.parquet", NAMES, column="\ufeffNames")
+    assert "its columns: '\\ufeffNames', 'Count'" in refusal(path)
+    path = jsonl(tmp_path / "a.jsonl", [{"Names ": "Ann"} | dict.fromkeys(map(str, range(999)))])
+    assert "its keys: 'Names ', '0', " in refusal(path)
+    assert refusal(path).endswith("'18' and 980 more")
 
 
 @given(names=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=20))

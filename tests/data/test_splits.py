@@ -98,6 +98,18 @@ def test_a_file_of_the_test_split_holds_nothing_out(shards):
     assert next(split_documents(shards, "test", data)) == "text 40"
 
 
+def test_a_file_without_rows_is_no_matter_beside_others(shards):
+    parquet.write_table(pa.table({"text": pa.array([], pa.string())}), shards / "test-0.parquet")
+    (shards / "test-1.jsonl").write_text("")
+    data = data_of("train-0.parquet", "test-*")
+    with pytest.raises(
+        DataError, match=r"data\.files\.test: no document in test-0\.parquet, test-1\.jsonl"
+    ):
+        list(split_documents(shards, "test", data))
+    (shards / "test-2.jsonl").write_text('{"text": "one"}\n')
+    assert list(split_documents(shards, "test", data)) == ["one"]
+
+
 def test_a_split_without_documents_is_said(shards):
     with pytest.raises(DataError, match=r"data\.holdout: no document is in test \(got 1e-09\)"):
         list(split_documents(shards, "test", data_of(holdout=1e-9)))

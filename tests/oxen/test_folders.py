@@ -36,5 +36,10 @@ def test_what_cannot_be_counted_is_said(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DataError, match=r"cut\.parquet is no whole parquet file"):
         count_rows(tmp_path / "cut.parquet")
+    footer = b"garbage of right length"
+    damaged = b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+    (tmp_path / "cut.parquet").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"cut\.parquet is no whole parquet file: .*thrift"):
+        count_rows(tmp_path / "cut.parquet")
     with pytest.raises(DataError, match=r"names\.csv must end in \.parquet or \.jsonl"):
         count_rows(tmp_path / "names.csv")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,27 @@ def test_a_missing_file_a_branch_and_an_empty_dataset(names, capsys):
     files = {"train": "empty.parquet", "test": "deep/test.parquet"}
     write_params(repo=repo, revision=pinned, files=files)
     assert "error: data.files.train: empty.parquet has no rows" in refused(capsys)
+
+
+def test_empty_and_damaged_files_are_no_matter_beside_good_ones(tmp_path, capsys):
+    """One that is asked for is named; a damaged one that nobody asked for is left alone."""
+    good, empty, damaged = (tmp_path / name for name in ("good", "empty", "damaged"))
+    parquet.write_table(pa.table({"Names": ["Ada", "Ben"]}), good)
+    parquet.write_table(pa.table({"Names": pa.array([], pa.string())}), empty)
+    footer = b"garbage of right length"
+    damaged.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    repository = open_repository("names", PATIENCE, create=True)
+    files = {"train-0.parquet": good, "train-1.parquet": empty, "test.parquet": good}
+    pinned = repository.commit(files | {"broken.parquet": damaged}, "all")
+    asked = {"train": "train-*.parquet", "test": "test.parquet"}
+    write_params(repo="names", revision=pinned, files=asked)
+    assert [file["rows"] for file in fetch()["files"]] == [2, 0, 2]
+    Path("artifacts/provenance.json").unlink()
+    shutil.rmtree("artifacts/data")
+    write_params(repo="names", revision=pinned, files={**asked, "test": "broken.parquet"})
+    message = refused(capsys)
+    assert message.startswith("error: data.files.test: broken.parquet is no whole parquet file")
+    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize(

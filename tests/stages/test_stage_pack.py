@@ -74,7 +74,7 @@ def test_too_long_name_is_one_message_and_nothing_written(project):
 def test_empty_split(project):
     result = run(["Bea"], [])
     assert result.exit_code == 1
-    assert "test.parquet is empty" in result.stderr
+    assert "data.files.test: no document in test.parquet" in result.stderr
     assert not any((project / "packed").iterdir())
 
 
