@@ -6,8 +6,9 @@ from pathlib import Path
 import typer
 
 from pipeline.config.params import load_params
+from pipeline.data.packed import check_comparable
 from pipeline.data.packing import blocks_line, pack, unknown_line
-from pipeline.data.splits import split_documents
+from pipeline.data.splits import Repeats, split_documents
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
 
@@ -16,16 +17,21 @@ from pipeline.errors import reported
 def main(data: Path, tokenizer: Path, packed: Path) -> None:
     """Write `packed`, the folder of blocks, from the files in `data`."""
     params = load_params()
+    train = split_documents(data, "train", params.data)
+    test = split_documents(data, "test", params.data)
+    # Without files of its own, a split is one by the text of each document.
+    again = split_documents(data, "test", params.data) if params.data.files.test else ()
+    repeats = Repeats(again)
     meta = pack(
         packed,
-        {
-            "train": split_documents(data, "train", params.data),
-            "test": split_documents(data, "test", params.data),
-        },
+        {"train": repeats.watching(train), "test": test},
         TextTokenizer.load(tokenizer),
         mode=params.pack.mode,
         length=params.pack.length,
     )
+    check_comparable(meta.num_blocks["test"], params.sample.num)
+    if repeated := repeats.line():
+        print(repeated, file=sys.stderr)
     if meta.mode == "concat":
         print(blocks_line(meta), file=sys.stderr)
     if any(meta.num_unknown.values()):

@@ -6,9 +6,9 @@ import numpy as np
 import typer
 
 from pipeline.config.params import load_params
-from pipeline.data.packed import Packed
+from pipeline.data.packed import Packed, check_comparable
 from pipeline.data.tokenizer import TextTokenizer
-from pipeline.errors import DataError, reported
+from pipeline.errors import reported
 from pipeline.evaluation.real_text import held_out_blocks
 from pipeline.evaluation.scores import draw_weights, score, score_draws
 from pipeline.files import write_json
@@ -20,11 +20,7 @@ def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -
     params = load_params()
     settings = params.score
     text, blocks = TextTokenizer.load(tokenizer), Packed.open(packed)
-    if len(blocks.test) < params.sample.num:
-        raise DataError(
-            f"the held-out split has {len(blocks.test)} blocks, fewer than sample.num "
-            f"(got {params.sample.num}): lower it, or real text cannot be compared"
-        )
+    check_comparable(len(blocks.test), params.sample.num)
     draws = draw_weights(
         len(blocks.test), params.sample.num, settings.num_real_draws, settings.seed
     )

@@ -74,3 +74,16 @@ def _map_blocks(folder: Path, split: str, meta: Meta) -> np.ndarray[Any, np.dtyp
     if path.stat().st_size != expected:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, not {expected}")
     return np.memmap(path, dtype=dtype, mode="r", shape=shape)
+
+
+def check_comparable(num_held_out: int, num_samples: int) -> None:
+    """Samples are compared with as many held-out blocks.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if num_held_out < num_samples:
+        raise DataError(
+            f"the held-out split has {num_held_out} blocks, fewer than sample.num "
+            f"(got {num_samples}): lower it, or real text cannot be compared"
+        )

@@ -1,6 +1,7 @@
 """Which files, and which of their documents, are a split."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -89,6 +90,32 @@ def split_documents(folder: Path, split: Split, data: Data) -> Iterator[str]:
         raise DataError(f"data.holdout: no document is in {split} (got {data.holdout:g})")
     if is_empty:
         raise DataError(f"data.files.{split}: no document in {', '.join(chosen)}")
+
+
+class Repeats:
+    """Counts the held-out documents that are training documents too, as the latter stream by."""
+
+    def __init__(self, held_out: Iterable[str]) -> None:
+        # By hash: the texts may not fit the memory.
+        self._held_out = Counter(map(hash, held_out))
+        self._found = set[int]()
+
+    def watching(self, training: Iterable[str]) -> Iterator[str]:
+        """The training documents as they are."""
+        for text in training:
+            if (key := hash(text)) in self._held_out:
+                self._found.add(key)
+            yield text
+
+    def line(self) -> str | None:
+        """How many there were; None for none."""
+        if not self._found:
+            return None
+        return (
+            f"{sum(self._held_out[key] for key in self._found):,} of {self._held_out.total():,} "
+            "held-out documents are in the training split too: what is measured on them is partly "
+            "memory"
+        )
 
 
 def documents_among(texts: Iterable[str], folder: Path, data: Data) -> tuple[set[str], set[str]]:

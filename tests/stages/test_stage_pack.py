@@ -19,6 +19,7 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 def project(tmp_path, monkeypatch):
     params = yaml.safe_load(PARAMS.read_text())
     params["pack"]["length"] = 4
+    params["sample"]["num"] = 1
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     (tmp_path / "data").mkdir()
     train_char_tokenizer(["Bea", "Al"]).save(tmp_path / "tokenizer")
@@ -71,11 +72,32 @@ def test_too_long_name_is_one_message_and_nothing_written(project):
     assert not any((project / "packed").iterdir())
 
 
+def test_too_few_held_out_blocks_to_compare_with_are_said_now(project):
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["sample"]["num"] = 3
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    result = run(["Bea", "Al"], ["Al", "Be"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: the held-out split has 2 blocks, fewer than sample.num (got 3): "
+        "lower it, or real text cannot be compared\n"
+    )
+
+
+def test_documents_of_both_splits_are_counted(project):
+    result = run(["Bea", "Al", "Al"], ["Al", "Be", "Al"])
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "2 of 3 held-out documents are in the training split too: "
+        "what is measured on them is partly memory\n"
+    )
+
+
 def test_empty_split(project):
     result = run(["Bea"], [])
     assert result.exit_code == 1
     assert "data.files.test: no document in test.parquet" in result.stderr
-    assert not any((project / "packed").iterdir())
+    assert not list((project / "packed").glob("*"))
 
 
 def test_missing_tokenizer(project):
