@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -68,4 +70,8 @@ def store() -> Path:
 
 def from_root(path: str) -> Path:
     """Resolve a path of params.yaml: relative ones hang off the project, not the working folder."""
-    return (Path(os.environ.get("DVC_ROOT", ".")).resolve() / Path(path).expanduser()).resolve()
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError:
+        raise PipelineError(f"{path}: there is no such user's folder") from None
+    return (Path(os.environ.get("DVC_ROOT", ".")).resolve() / expanded).resolve()

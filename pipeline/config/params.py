@@ -4,11 +4,20 @@ from pathlib import Path, PurePosixPath
 from reprlib import Repr
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import ParamsError, PipelineError
+from pipeline.files import from_root
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -20,6 +29,8 @@ Text = Annotated[str, Field(min_length=1)]
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 RENAMED = {"network": "oxen"}
 """Keys of params.yaml that were called otherwise."""
+CHECKPOINT = "artifacts/checkpoint"
+"""What training writes, in dvc.yaml."""
 MOST_MISTAKES = 20
 SHORT = Repr()
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 80
@@ -204,6 +215,16 @@ class Train(Optimizing):
     sample_every: Count
     sample_num: Count
     sample_steps: Count
+
+    @field_validator("init")
+    @classmethod
+    def _is_no_output(cls, init: str | None) -> str | None:
+        if init is not None and from_root(init).is_relative_to(from_root(CHECKPOINT)):
+            raise ValueError(
+                f"must be another folder than {CHECKPOINT}, which DVC empties before training: "
+                "copy that one elsewhere"
+            )
+        return init
 
     @model_validator(mode="after")
     def _trains(self) -> Self:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from tiny_project import PROJECT, shipped_params, write_params
 
 from pipeline.config.params import Section, load_params
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, PipelineError
 
 
 def load(tmp_path, changes):
@@ -208,3 +208,23 @@ def test_a_section_that_was_called_otherwise_is_named_with_its_new_name(tmp_path
     with pytest.raises(ParamsError) as said:
         load_params(path)
     assert str(said.value) == f"{path}: network: this section is called oxen now: rename it"
+
+
+@pytest.mark.parametrize(
+    "init",
+    ["artifacts/checkpoint", "./artifacts//checkpoint/", "artifacts/x/../checkpoint/tokenizer"],
+)
+def test_training_starts_from_no_folder_that_dvc_empties_before(tmp_path, monkeypatch, init):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    assert "artifacts/checkpoint" in stages["train"]["outs"]
+    for written in (init, str(tmp_path / init)):
+        with pytest.raises(ParamsError, match=r"train\.init: must be another folder"):
+            load(tmp_path, {"train.init": written})
+    for written in ("artifacts/checkpoint2", "models/artifacts/checkpoint"):
+        assert load(tmp_path, {"train.init": written}).train.init == written
+
+
+def test_a_folder_of_nobody_is_said(tmp_path):
+    with pytest.raises(PipelineError, match="~nosuchuser/x: there is no such user's folder"):
+        load(tmp_path, {"train.init": "~nosuchuser/x"})
