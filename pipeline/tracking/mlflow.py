@@ -102,10 +102,12 @@ def _experiment(client: Any, uri: str, name: str) -> str:
             f"tracking.experiment: {name!r} was deleted in MLflow: restore it "
             f"(mlflow experiments restore -x {found.experiment_id}) or choose another name"
         )
-    if uri == local_uri() and found.artifact_location != root:
+    # MLflow's own page and its Default keep theirs in folders of the same root.
+    if uri == local_uri() and not f"{found.artifact_location}/".startswith(f"{root}/"):
         raise PipelineError(
             f"tracking.experiment: {name!r} keeps its artifacts in {found.artifact_location}, not "
-            f"in {root}: the project has moved. Move it back, or choose another name"
+            f"in {root}: something else made it, or the project has moved. Move it back, or choose "
+            "another name"
         )
     return str(found.experiment_id)
 

@@ -1,6 +1,7 @@
 """MLflow's page over the runs: `python -m pipeline.tracking.ui`."""
 
 import os
+import socket
 import sys
 
 from pipeline.config.params import load_params
@@ -17,7 +18,18 @@ HOST = "127.0.0.1"
 PORT = 5000
 
 
-def ui_command(uri: str) -> list[str]:
+def pick_port() -> int:
+    """PORT, or another one where something listens there already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, PORT))
+        except OSError:
+            probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def ui_command(uri: str, port: int) -> list[str]:
     """The command line of MLflow's own server over a database of runs.
 
     An address with a password is not in it, where every user of the machine could read it: then
@@ -25,6 +37,7 @@ def ui_command(uri: str) -> list[str]:
 
     Args:
         uri: `tracking.uri` of params.yaml; MLFLOW_TRACKING_URI wins.
+        port: where it listens, on this machine alone.
     Raises:
         PipelineError: the URI is no database; a server shows its runs itself.
     """
@@ -36,7 +49,7 @@ def ui_command(uri: str) -> list[str]:
     return [
         *("env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", "MLFLOW_DISABLE_TELEMETRY=true"),
         *(sys.executable, "-m", "mlflow", "ui"),
-        *("--host", HOST, "--port", str(PORT), "--workers", "1"),
+        *("--host", HOST, "--port", str(port), "--workers", "1"),
         *(("--backend-store-uri", uri) if redact(uri) == uri else ()),
         *("--default-artifact-root", root, "--artifacts-destination", root),
     ]
@@ -46,11 +59,12 @@ def ui_command(uri: str) -> list[str]:
 def main() -> None:
     """Become MLflow's server."""
     uri = load_params().tracking.uri
-    command = ui_command(uri)
+    port = pick_port()
+    command = ui_command(uri, port)
     # MLflow's server and a track stage must not both create the database.
     with locked():
         create_database(tracking_uri(uri))
-    print(f"MLflow at http://{HOST}:{PORT} (Ctrl-C ends it)", file=sys.stderr)
+    print(f"MLflow at http://{HOST}:{port} (Ctrl-C ends it)", file=sys.stderr)
     os.execvpe(command[0], command, os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking_uri(uri)})
 
 

@@ -1,6 +1,7 @@
 """One run for one experiment, whatever happens in between."""
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from mlflow.entities import Run
 from pipeline.errors import PipelineError
 from pipeline.tracking.mlflow import MAX_METRICS, MAX_PARAMS, Tracked, run_name, track
 from pipeline.tracking.record import Point, Record
-from pipeline.tracking.store import local_uri
+from pipeline.tracking.store import create_database, local_uri, locked
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -192,6 +193,19 @@ def test_a_deleted_experiment_is_named(project: Path, record: MakeRecord) -> Non
     experiment = client().create_experiment(EXPERIMENT)
     client().delete_experiment(experiment)
     with pytest.raises(PipelineError, match=r"tracking\.experiment: 'names' was deleted"):
+        tracked(record())
+
+
+def test_an_experiment_of_mlflows_own_page_is_tracked_and_one_kept_elsewhere_is_not(
+    project: Path, record: MakeRecord
+) -> None:
+    shutil.rmtree(project / ".store", ignore_errors=True)
+    with locked():
+        create_database(local_uri())
+    assert track(record(), uri="local", experiment="Default").created
+    elsewhere = (project / "mlruns").as_uri()
+    client().create_experiment(EXPERIMENT, artifact_location=elsewhere)
+    with pytest.raises(PipelineError, match="something else made it, or the project has moved"):
         tracked(record())
 
 
