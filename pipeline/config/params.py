@@ -1,5 +1,6 @@
 """params.yaml as frozen models: it checks values and never computes or supplies one."""
 
+import re
 from pathlib import Path, PurePosixPath
 from reprlib import Repr
 from typing import Annotated, Literal, Self
@@ -48,6 +49,12 @@ def _plain(path: str) -> str:
     if parts.is_absolute() or ".." in parts.parts or parts.as_posix() != path:
         raise ValueError("must be a path inside the repository, without . or .. or //")
     return path
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return name
 
 
 RepositoryPath = Annotated[Text, AfterValidator(_plain)]
@@ -210,7 +217,7 @@ class Train(Optimizing):
 
     init: Text | None
     num_steps: Annotated[int, Field(ge=0)]
-    compile: bool | Literal["graphs"]
+    compile: Literal[False, True, "graphs"]
     activation_checkpointing: bool
     sample_every: Count
     sample_num: Count
@@ -321,7 +328,7 @@ class Params(Section):
     report: Report
     tracking: Tracking
     publish: Publish
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    device: Annotated[str, AfterValidator(_device)]
     oxen: Patience
 
     @model_validator(mode="after")
@@ -373,10 +380,11 @@ def mistakes(error: ValidationError) -> list[str]:
 
 
 def _mistake(mistake: ErrorDetails) -> str:
-    key = ".".join(f"{part!s:.80}" for part in mistake["loc"]) or "(top)"
+    key = "".join(f"{part!s:.80}." for part in mistake["loc"])[:-1]
     message = mistake["msg"].removeprefix("Value error, ")
     got = mistake["input"]
     if mistake["type"] == "string_type" and isinstance(got, int | float):
         return f"{key}: {message} (got {SHORT.repr(got)}: write it in quotes)"
+    key = f"{key}: " if key else ""
     # A check across keys names their values itself; its input is the whole section.
-    return f"{key}: {message}" + ("" if isinstance(got, dict) else f" (got {SHORT.repr(got):.200})")
+    return f"{key}{message}" + ("" if isinstance(got, dict) else f" (got {SHORT.repr(got):.200})")
