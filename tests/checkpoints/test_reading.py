@@ -1,4 +1,7 @@
 import os
+import pickle
+import re
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -6,7 +9,9 @@ import pytest
 import torch
 from reference_files import GOLDEN, TINY, config_of, random_model, write_published
 from safetensors.torch import load_file, save_file
+from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
+from pipeline.checkpoints.reference import reading
 from pipeline.checkpoints.reference.reading import build, read_published
 from pipeline.errors import CheckpointError
 
@@ -220,7 +225,7 @@ def test_a_damaged_pickle_of_the_old_kind(tmp_path):
     path = tmp_path / "checkpoint.pth"
     torch.save(model.network.state_dict(), path, _use_new_zipfile_serialization=False)
     content = path.read_bytes()
-    for at in range(0, 1500, 7):
+    for at in range(0, 1500, 29):
         for damaged in (content[:at], content[:at] + b"\xff" + content[at + 1 :]):
             path.write_bytes(damaged)
             with suppress(CheckpointError):
@@ -253,3 +258,87 @@ def test_two_random_models_differ(tmp_path):
     """Else the averaged and the raw weights could not be told apart above."""
     one, two = (random_model(CONFIG, tmp_path, seed).network.state_dict() for seed in (0, 1))
     assert all(not torch.equal(one[name], two[name]) for name in one if "inv_freq" not in name)
+
+
+# Files that are no accident.
+
+
+def repacked(path: Path, compression: int, only: str = "") -> None:
+    """Write a zip again, with entries whose names hold `only` compressed."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            kind = compression if only in name else zipfile.ZIP_STORED
+            archive.writestr(name, content, compress_type=kind)
+
+
+@pytest.mark.parametrize("only", ["", "data/3", "version", "data.pkl"])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compressed_entry_is_named(tmp_path, compression, only):
+    """Mapped, compressed bytes would be taken for weights."""
+    write_published(tmp_path, "pth", CONFIG)
+    repacked(tmp_path / "checkpoint.pth", compression, only)
+    assert re.search(rf"entry checkpoint/\S*{only}\S* is compressed", refusal(tmp_path)), only
+
+
+def test_a_zip_that_was_repacked_without_compression_is_read(tmp_path):
+    model = write_published(tmp_path, "pth", CONFIG)
+    repacked(tmp_path / "checkpoint.pth", zipfile.ZIP_STORED)
+    assert_same(read_published(tmp_path).weights, model.network.state_dict())
+
+
+def shared(depth: int) -> bytes:
+    """A dict whose key is a tuple of a tuple twice, and so on, `depth` times."""
+    pairs = b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(depth))
+    return b"}q\xf0K\x01\x85q\x00" + pairs + b"h\xf0h%cK\x01s" % depth
+
+
+HOSTILE = {
+    "deep": (b"})" + b"\x85" * 200_000 + b"K\x01s", "damaged"),
+    "endless": (shared(40), "does not end"),
+    "long": (shared(20), "a name is no text"),
+    "number": (b"}K\x05K\x01s", "a name is no text"),
+    "memory": (
+        b"cbuiltins\nbytearray\n(\x8a\x05" + (2**31).to_bytes(5, "little") + b"tR",
+        "it asks for builtins.bytearray",
+    ),
+    "size": (b"ctorch\nSize\n(X\x01\x00\x00\x00atR", "it asks for torch.Size"),
+    "sparse": (b"ctorch._utils\n_rebuild_sparse_tensor\n)R", "_rebuild_sparse_tensor"),
+    "storage of nothing": (b"}X\x01\x00\x00\x00aK\x01Qs", "checkpoint.pth"),
+    "key of a storage": (b"(X\x07\x00\x00\x00storage}tQ", "damaged"),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_pickle_that_takes_too_much_is_refused(tmp_path, monkeypatch, name, zipped):
+    monkeypatch.setattr(reading, "PATIENCE", 3.0)
+    write_published(tmp_path, "pth", CONFIG)
+    body, message = HOSTILE[name]
+    content = b"\x80\x02" + body + b"."
+    with (tmp_path / "checkpoint.pth").open("wb") as file:
+        if zipped:
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr("archive/data.pkl", content)
+                archive.writestr("archive/byteorder", "little")
+                archive.writestr("archive/version", "3\n")
+        else:
+            for header in (MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True}):
+                pickle.dump(header, file, 2)
+            file.write(content)
+            pickle.dump([], file, 2)
+    text = refusal(tmp_path)
+    assert message in text
+    assert len(text) < 1000
+
+
+def test_a_legacy_pickle_with_a_zip_behind_it_is_looked_at(tmp_path):
+    """torch takes for a zip what starts as one, zipfile what ends as one."""
+    write_published(tmp_path, "pth", CONFIG)
+    path = tmp_path / "checkpoint.pth"
+    archive = path.read_bytes()
+    stored = torch.load(path, weights_only=True) | {"extra": Harm(tmp_path / "harmed")}
+    torch.save(stored, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes() + archive)
+    assert "it asks for posix.mkdir" in refusal(tmp_path)

@@ -1,9 +1,7 @@
 """Checkpoints of the paper's reference implementation, in the layouts it is published in."""
 
-import pickle
-import re
-import struct
-import zipfile
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.checkpoints.reference import rehearsal
 from pipeline.checkpoints.reference.config import read_config
 from pipeline.checkpoints.weights import check_weights, read_safetensors
 from pipeline.errors import CheckpointError
@@ -23,6 +22,8 @@ LAYOUTS = (
     ("config.yaml", "checkpoint.pth"),
     (".hydra/config.yaml", "checkpoints-meta/checkpoint.pth"),
 )
+PATIENCE = 10.0
+"""Seconds that names and plain values of a pickle may take; those of a billion weights take less than one."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], list[Any] | None]:
     if not isinstance(stored, dict):
         raise CheckpointError(f"{path} holds a {type(stored).__name__}, not named tensors")
     named = stored["model"] if isinstance(stored.get("model"), dict) else stored
-    strange = [str(key) for key, value in named.items() if not isinstance(value, Tensor)]
+    if not all(isinstance(key, str) for key in named):
+        raise CheckpointError(f"{path} does not hold named tensors: a name is no text")
+    strange = [key for key, value in named.items() if not isinstance(value, Tensor)]
     if strange or not named:
         listed = f"{', '.join(strange[:5])} hold none" if strange else "it is empty"
         raise CheckpointError(f"{path} does not hold named tensors: {listed}")
@@ -102,21 +105,28 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], list[Any] | None]:
 
 
 def _read_pickle(path: Path) -> Any:
+    _rehearse(path)
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
     try:
         # Mapped where the format allows it: the optimizer's state, twice the weights, is not read.
-        return torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {wanted[1]}" if wanted else "it is damaged"
-        raise CheckpointError(
-            f"{path} is not opened: {reason}, and only tensors and plain values are read from a "
-            "pickle, since anything else could run code"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, struct.error) as error:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # a damaged file makes torch raise nearly anything
         reason = (str(error) or "the file ends too early").splitlines()[0]
         raise CheckpointError(f"{path} cannot be read: {reason}") from None
+
+
+def _rehearse(path: Path) -> None:
+    """Refuse a pickle that takes too much, or asks for more than tensors."""
+    # Isolated, so that nothing beside the file is imported.
+    command = [sys.executable, "-I", rehearsal.__file__, path]
+    try:
+        run = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
+    except subprocess.TimeoutExpired:
+        raise CheckpointError(f"{path} is not opened: it does not end") from None
+    if run.returncode:
+        reason = run.stdout.decode(errors="replace") or "it is damaged"
+        raise CheckpointError(f"{path} is not opened: {reason}")
 
 
 def _named(path: Path, network: torch.nn.Module, averaged: list[Any]) -> dict[str, Tensor]:
