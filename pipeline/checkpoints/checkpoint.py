@@ -3,12 +3,14 @@
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from safetensors.torch import save
 
-from pipeline.checkpoints.weights import check_weights, read_safetensors
+from pipeline.checkpoints.weights import check_num_blocks, check_weights, read_safetensors
+from pipeline.config.params import mistakes
 from pipeline.errors import CheckpointError
 from pipeline.files import sha256, whole, write_json
 from pipeline.methods.protocol import Method, Model
@@ -17,10 +19,17 @@ from pipeline.methods.registry import method_named, method_of
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
-# What config.json says beside the configuration of the model.
-ABOUT = {"tokenizer_sha256", "text_lengths"}
 # The method of a configuration that names none.
 FIRST_METHOD = "sedd"
+
+
+class About(BaseModel):
+    """What config.json says beside the configuration of the model."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    tokenizer_sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+    text_lengths: list[Annotated[int, Field(ge=0, lt=2**53)]] | None
 
 
 def save_checkpoint(
@@ -65,24 +74,55 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint.
 
     Raises:
-        CheckpointError: there is none, or it is no config of this project.
+        CheckpointError: there is none, or it is no config of this project; every wrong key is
+            named.
     """
     path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(
             f"no checkpoint in {folder}: {CONFIG} is missing; `dvc repro` trains one"
         )
+    config = _read(path)
+    method = _method_of(config, path)
+    types = get_type_hints(method.Config)
+    keys = [field.name for field in fields(method.Config)]
+    expected = {*About.model_fields, *keys} | ({"method"} & config.keys())
+    if config.keys() != expected:
+        listed = ", ".join(sorted(expected.symmetric_difference(config)))
+        raise CheckpointError(f"{path} is not a config of this project (keys: {listed})")
+    typed: dict[str, Any] = {key: (types[key], ...) for key in keys} | {"method": (str, "")}
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        create_model("Config", __base__=About, **typed).model_validate(config)
+        made = method.Config(**{key: config[key] for key in keys})
+    except ValidationError as error:
+        lines = "; ".join(mistakes(error))
+        raise CheckpointError(f"{path}: {lines}") from None
     except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    lengths = config["text_lengths"]
+    if lengths is not None and len(lengths) != made.length:
+        raise CheckpointError(
+            f"{path}: text_lengths must have {made.length} numbers, one for each length "
+            f"(it has {len(lengths)})"
+        )
+    return config
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether `folder` has a config.json that is meant for this project."""
+    try:
+        return _read(folder / CONFIG).keys() >= About.model_fields.keys()
+    except CheckpointError:
+        return False
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    expected = ABOUT
-    if isinstance(config, dict):
-        expected = ABOUT | {field.name for field in fields(_method_of(config, path).Config)}
-        expected |= {"method"} & config.keys()
-    if not isinstance(config, dict) or set(config) != expected:
-        keys = sorted(expected.symmetric_difference(config))
-        raise CheckpointError(f"{path} is not a config of this project (keys: {', '.join(keys)})")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is not a config of this project: it holds no keys")
     return config
 
 
@@ -110,15 +150,19 @@ def load_checkpoint(folder: Path, device: torch.device) -> Model:
     """
     config = checkpoint_config(folder)
     method = _method_of(config, folder / CONFIG)
-    try:
-        values = {key: config[key] for key in config.keys() - ABOUT - {"method"}}
-        with torch.device(device):
-            model = method.build(method.Config(**values))
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise CheckpointError(f"{folder / CONFIG} describes no model: {error}") from error
+    made = method.Config(**{field.name: config[field.name] for field in fields(method.Config)})
     path = folder / WEIGHTS
     weights = read_safetensors(path, device)
-    check_weights(path, model.network.state_dict(), weights)
+    check_num_blocks(path, made.num_blocks, weights)
+    try:
+        # First without values, so that a config of other sizes costs no memory.
+        with torch.device("meta"):
+            expected = method.build(made).network.state_dict()
+        check_weights(path, expected, weights)
+        with torch.device(device):
+            model = method.build(made)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG} describes no model: {error}") from error
     model.network.load_state_dict(weights)
     return model.eval()
 

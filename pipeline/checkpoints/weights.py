@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pipeline.errors import CheckpointError
 
+FLOATS = torch.float32, torch.float64, torch.float16, torch.bfloat16
+
 
 def read_safetensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     """Every tensor of a safetensors file, on `device`.
@@ -27,7 +29,7 @@ def check_weights(path: Path, expected: Mapping[str, Tensor], found: Mapping[str
     """Refuse tensors `found` in `path` whose names or shapes are not the `expected` ones.
 
     Raises:
-        CheckpointError: it names what is missing, unexpected or of another shape.
+        CheckpointError: it names what is missing, unexpected, of another shape, or no number.
     """
     mistakes = [f"{name} is missing" for name in expected if name not in found]
     mistakes += [f"{name} is unexpected" for name in found if name not in expected]
@@ -36,6 +38,32 @@ def check_weights(path: Path, expected: Mapping[str, Tensor], found: Mapping[str
         for name in expected
         if name in found and found[name].shape != expected[name].shape
     ]
+    # Values cost time, and of wrong shapes perhaps memory.
+    mistakes = mistakes or [
+        f"{name} {mistake}" for name, value in found.items() if (mistake := _wrong_values(value))
+    ]
     if mistakes:
         listed = "; ".join(mistakes[:5]) + ("; …" if len(mistakes) > 5 else "")
         raise CheckpointError(f"{path} does not fit its config: {listed}")
+
+
+def check_num_blocks(path: Path, num_blocks: int, found: Mapping[str, Tensor]) -> None:
+    """Refuse more blocks than the tensors `found` in `path` can be of, before building any.
+
+    Raises:
+        CheckpointError: there are fewer tensors than blocks.
+    """
+    if num_blocks > len(found):
+        raise CheckpointError(
+            f"{path} does not fit its config: it holds {len(found)} tensors, not enough for "
+            f"{num_blocks} blocks (num_blocks)"
+        )
+
+
+def _wrong_values(value: Tensor) -> str | None:
+    """Why `value` cannot be a weight of a network in float32."""
+    if value.dtype not in FLOATS:
+        return f"is {str(value.dtype).removeprefix('torch.')}, expected float32"
+    if value.untyped_storage().nbytes() < value.nbytes:
+        return "repeats its values, expected each stored"
+    return None if value.float().isfinite().all() else "holds values that are no finite numbers"

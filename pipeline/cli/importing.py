@@ -70,8 +70,10 @@ def import_(
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise ParamsError(f"DST must be new or an empty folder (got {destination})")
 
+    from pipeline.checkpoints.checkpoint import is_checkpoint
+
     with _opened(source, revision, path) as folder:
-        if _is_own(folder):
+        if is_checkpoint(folder):
             if not _is_repository(source):
                 raise CheckpointError(
                     f"{folder} is a checkpoint of this project already: name it with --model or "
@@ -192,16 +194,6 @@ def _only(held: Collection[str], place: str) -> str:
         listed = ", ".join(folder.rstrip("/") for folder in folders)
         raise CheckpointError(f"{place} has several checkpoints: name one with --path ({listed})")
     return folders[0] if folders else ""
-
-
-def _is_own(folder: Path) -> bool:
-    from pipeline.checkpoints.checkpoint import checkpoint_config
-
-    try:
-        checkpoint_config(folder)
-    except CheckpointError:
-        return False
-    return True
 
 
 def _tokenizer(given: str | None, folder: Path) -> "TextTokenizer":

@@ -73,7 +73,8 @@ class Method(Protocol):
     """All that defines a model but its weights: a frozen dataclass, kept in checkpoints.
 
     It has `method`, the name; `vocab_size`, tokens without states of the method's own; `length`,
-    tokens a sequence at most; and `asdict()`, the fields as plain values.
+    tokens a sequence at most; `num_blocks` of the network; and `asdict()`, the fields as plain
+    values. One whose values are out of range is refused with ValueError that names the fields.
     """
     ARCHITECTURE: Mapping[str, str]
     """Fields of the configuration in which weights must agree -> where params.yaml decides them."""

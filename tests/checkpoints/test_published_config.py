@@ -89,5 +89,9 @@ def test_no_yaml_tag_is_executed(tmp_path):
 
 def test_sizes_that_no_machine_holds_are_refused_without_trying(tmp_path):
     write_published(tmp_path, "safetensors", CONFIG)
+    write_config(tmp_path, model__hidden_size=2**20)
+    assert "expected [12, 1048576]" in refusal(tmp_path)
     write_config(tmp_path, model__hidden_size=2**24)
-    assert "expected [12, 16777216]" in refusal(tmp_path)
+    assert "model.hidden_size: Input should be less than or equal to" in refusal(tmp_path)
+    write_config(tmp_path, model__n_blocks=2**20)
+    assert "not enough for 1048576 blocks" in refusal(tmp_path)

@@ -342,3 +342,23 @@ def test_a_legacy_pickle_with_a_zip_behind_it_is_looked_at(tmp_path):
     torch.save(stored, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes() + archive)
     assert "it asks for posix.mkdir" in refusal(tmp_path)
+
+
+def test_a_tensor_that_repeats_what_is_stored_once_is_named(tmp_path):
+    """A few bytes would become as many weights as the config asks for."""
+    model = write_published(tmp_path, "bare", CONFIG)
+    weights = dict(model.network.state_dict())
+    shape = weights["output_layer.linear.weight"].shape
+    weights["output_layer.linear.weight"] = torch.ones(1, 1).expand(shape)
+    torch.save(weights, tmp_path / "checkpoint.pth")
+    assert "output_layer.linear.weight repeats its values" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "bare"])
+def test_published_weights_must_be_finite_numbers(tmp_path, layout):
+    model = write_published(tmp_path, layout, CONFIG)
+    weights = {name: value.clone() for name, value in model.network.state_dict().items()}
+    weights["vocab_embed.embedding"][3, 2] = float("nan")
+    path = tmp_path / ("model.safetensors" if layout == "safetensors" else "checkpoint.pth")
+    (save_file if layout == "safetensors" else torch.save)(weights, path)
+    assert "vocab_embed.embedding holds values that are no finite numbers" in refusal(tmp_path)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_project import TINY, stage_command, write_params
 
-from pipeline.checkpoints.checkpoint import ABOUT, checkpoint_config, save_checkpoint, warm_start
+from pipeline.checkpoints.checkpoint import About, checkpoint_config, save_checkpoint, warm_start
 from pipeline.config.params import load_params
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import CheckpointError
@@ -101,7 +101,7 @@ def test_weights_of_another_tokenizer_are_refused(given):
 
 def test_what_no_weight_depends_on_may_differ_and_the_scale_is_kept(given):
     raw = checkpoint_config(GIVEN) | {"parameterization": "raw", "scale_by_sigma": False}
-    about = {key: raw.pop(key) for key in ABOUT}
+    about = {key: raw.pop(key) for key in About.model_fields}
     torch.manual_seed(0)
     folder = Path("raw")
     shutil.copytree(GIVEN, folder)

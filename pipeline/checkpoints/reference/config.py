@@ -6,14 +6,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.config.params import Count, Fraction, Positive, mistakes
+from pipeline.config.params import Fraction, Positive, mistakes
 from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import CheckpointError, PipelineError
-from pipeline.methods.sedd.model import SEDDConfig
+from pipeline.methods.sedd.model import LARGEST, SEDDConfig
 
 # Both are fixed in the reference's code; from T_MIN on its training draws t.
 EPS = 1e-3
 T_MIN = 1e-3
+Size = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class Part(BaseModel):
@@ -52,11 +53,11 @@ class Network(Part):
 
     name: Any = None
     type: Literal["ddit"] = "ddit"
-    hidden_size: Count
-    cond_dim: Count
-    length: Count
-    n_blocks: Count
-    n_heads: Count
+    hidden_size: Size
+    cond_dim: Size
+    length: Size
+    n_blocks: Size
+    n_heads: Size
     scale_by_sigma: bool
     dropout: Fraction
 
@@ -75,7 +76,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
-    tokens: Count
+    tokens: Size
     graph: Graph
     noise: Noise
     model: Network

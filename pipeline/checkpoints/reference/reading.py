@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.checkpoints.reference import rehearsal
 from pipeline.checkpoints.reference.config import read_config
-from pipeline.checkpoints.weights import check_weights, read_safetensors
+from pipeline.checkpoints.weights import check_num_blocks, check_weights, read_safetensors
 from pipeline.errors import CheckpointError
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 
@@ -23,7 +23,7 @@ LAYOUTS = (
     (".hydra/config.yaml", "checkpoints-meta/checkpoint.pth"),
 )
 PATIENCE = 10.0
-"""Seconds that names and plain values of a pickle may take; those of a billion weights take less than one."""
+"""Seconds that names and plain values of a pickle may take: real ones take less than one."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ def read_published(folder: Path) -> Published:
     """
     config_path, path = _files(folder)
     config = read_config(config_path)
-    network = _empty(config).network
     raw, averaged = _read_weights(path)
+    check_num_blocks(path, config.num_blocks, raw)
+    network = _empty(config).network
     prefixed = all(name.startswith("module.") for name in raw)
     weights = {name.removeprefix("module.") if prefixed else name: raw[name] for name in raw}
     check_weights(path, network.state_dict(), weights)
@@ -119,14 +120,15 @@ def _read_pickle(path: Path) -> Any:
 def _rehearse(path: Path) -> None:
     """Refuse a pickle that takes too much, or asks for more than tensors."""
     # Isolated, so that nothing beside the file is imported.
-    command = [sys.executable, "-I", rehearsal.__file__, path]
+    command = [sys.executable, "-I", rehearsal.__file__, str(path)]
     try:
         run = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired:
         raise CheckpointError(f"{path} is not opened: it does not end") from None
     if run.returncode:
-        reason = run.stdout.decode(errors="replace") or "it is damaged"
-        raise CheckpointError(f"{path} is not opened: {reason}")
+        reason = run.stdout.decode(errors="replace")
+        how = f"is not opened: {reason}" if reason else "cannot be read: it is damaged"
+        raise CheckpointError(f"{path} {how}")
 
 
 def _named(path: Path, network: torch.nn.Module, averaged: list[Any]) -> dict[str, Tensor]:

@@ -13,6 +13,9 @@ from pipeline.methods.sedd.graph import Absorb, Graph, Uniform, log_expm1
 from pipeline.methods.sedd.network import Transformer
 from pipeline.methods.sedd.noise import Geometric, Loglinear, Noise
 
+LARGEST = 2**20
+"""Of any size of a model."""
+
 
 @dataclass(frozen=True)
 class SEDDConfig:
@@ -36,6 +39,31 @@ class SEDDConfig:
     t_min: float
     scale_by_sigma: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse values that are out of range, all of them at once, with ValueError."""
+        mistakes = [
+            f"{name} must lie in 1..{LARGEST} (got {size})"
+            for name in ("vocab_size", "length", "width", "num_blocks", "num_heads", "cond_dim")
+            if not 1 <= (size := getattr(self, name)) <= LARGEST
+        ]
+        if not mistakes and (self.width % self.num_heads or self.width // self.num_heads % 2):
+            mistakes.append(
+                f"num_heads ({self.num_heads}) must divide width ({self.width}) into an even "
+                "number of parts' width"
+            )
+        for name in "eps", "t_min":
+            if (value := getattr(self, name)) is not None and not 0 < value < 1:
+                mistakes.append(f"{name} must lie between 0 and 1 (got {value})")
+        for name in "sigma_min", "sigma_max":
+            if (value := getattr(self, name)) is not None and not 0 < value <= 80:
+                mistakes.append(f"{name} must be above 0 and at most 80 (got {value})")
+        if not 0 <= self.dropout < 1:
+            mistakes.append(f"dropout must be at least 0 and less than 1 (got {self.dropout})")
+        if self.sigma_min is not None and not self.sigma_min < (self.sigma_max or 0):
+            mistakes.append(f"sigma_min must be less than sigma_max (got {self.sigma_min})")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+
     def asdict(self) -> dict[str, Any]:
         """The fields as plain values."""
         return asdict(self)
@@ -46,7 +74,9 @@ def _noise(config: SEDDConfig) -> Noise:
         return Loglinear(config.eps)
     if config.noise == "geometric" and config.sigma_min and config.sigma_max:
         return Geometric(config.sigma_min, config.sigma_max)
-    raise ValueError(f"noise {config.noise} is unknown, or lacks its values")
+    raise ValueError(
+        f"noise {config.noise} is unknown, or lacks its eps, or sigma_min and sigma_max"
+    )
 
 
 class SEDD(Model):
@@ -69,7 +99,9 @@ class SEDD(Model):
         if config.graph == "absorb":
             self.graph = Absorb(config.vocab_size + 1)
         elif config.graph != "uniform" or self.conditional:
-            raise ValueError(f"no {config.parameterization} score on the graph {config.graph}")
+            raise ValueError(
+                f"parameterization {config.parameterization} is not for graph {config.graph}"
+            )
         else:
             self.graph = Uniform(config.vocab_size)
         self.noise = _noise(config)
