@@ -7,12 +7,22 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from pipeline.table import shown
+
 P = ParamSpec("P")
 R = TypeVar("R")
+MOST = 30
+"""Lines of a message."""
 
 
 class PipelineError(Exception):
-    """Something the user can put right. Its text names what, the value got and what is allowed."""
+    """Something the user can put right. Its text names what, the value got and what is allowed.
+
+    Each argument is a line; whatever others wrote may stand in it, as it is shown as one line.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ParamsError(PipelineError):
@@ -54,14 +64,16 @@ def reported(main: Callable[P, R]) -> Callable[P, R]:
         try:
             return main(*args, **kwargs)
         except PipelineError as error:
-            message = str(error)
+            lines = error.args
         except KeyboardInterrupt:
-            message = "interrupted"
+            lines = ("interrupted",)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            message = f"no disk space left while writing {error.filename or 'a file'}: free some"
-        print(f"error: {message}", file=sys.stderr)
+            lines = (f"no disk space left while writing {error.filename or 'a file'}: free some",)
+        if len(lines) > MOST:
+            lines = (*lines[:MOST], f"and {len(lines) - MOST:,} more")
+        print("error:", "\n".join(map(shown, lines)), file=sys.stderr)
         raise SystemExit(1)
 
     return wrapped

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineError, reported
+from pipeline.table import shown
 
 if TYPE_CHECKING:
     from pipeline.cli.checks import Finding
@@ -27,7 +28,7 @@ def doctor() -> None:
         )
     failed = False
     for name, finding in _findings():
-        text = " ".join(finding.text.split())
+        text = shown(" ".join(finding.text.split()))
         print(f"{name:{WIDTH}}  {finding.mark:4}  {text}", flush=True)
         failed = failed or finding.mark == "FAIL"
     if failed:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import RepositoryError, ServerError, reported
+from pipeline.table import shown
 
 if TYPE_CHECKING:
     from pipeline.config.params import DataFiles
@@ -46,7 +47,7 @@ def pin(
     elif pinned != data.revision:
         print(f"{data.revision} is a branch, which moves: a commit of it is pinned instead")
     for line in changes(before, entries, data.files):
-        print(line)
+        print(shown(line))
     if dry_run:
         print(f"the newest commit of {branch} is {head}; without --dry-run it is pinned")
         return

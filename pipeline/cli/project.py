@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import PipelineError, reported
+from pipeline.table import shown
 
 if TYPE_CHECKING:
     from pipeline.publishing.spool import Spool
@@ -95,7 +96,8 @@ def _send(spool: "Spool") -> bool:
     if flushed.failure is None:
         return True
     left = _commits(len(spool.items()))
-    print(f"still waiting: {left} for {repository} in {spool.folder} ({flushed.failure})")
+    why = shown(str(flushed.failure))
+    print(f"still waiting: {left} for {repository} in {spool.folder} ({why})")
     return False
 
 
@@ -103,7 +105,7 @@ def _list(spool: "Spool") -> None:
     items = spool.items()
     print(f"waiting: {_commits(len(items))} for {items[0].repository} in {spool.folder}")
     for item in items:
-        print(f"  {item.message}")
+        print(f"  {shown(item.message)}")
 
 
 def _commits(num: int) -> str:
@@ -132,7 +134,7 @@ def clean(
             fate = "freed" if leftover.free() else "in use, kept"
         else:
             fate = "left"
-        print(f"{fate:12}  {line}")
+        print(f"{fate:12}  {shown(line)}")
     if not yes:
         print("`sedd clean --yes` frees what is left")
 

@@ -368,7 +368,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise ParamsError("\n".join(f"{path}: {line}" for line in mistakes(error))) from None
+        raise ParamsError(*(f"{path}: {line}" for line in mistakes(error))) from None
 
 
 def mistakes(error: ValidationError) -> list[str]:

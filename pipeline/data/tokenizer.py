@@ -244,6 +244,8 @@ def _checked(texts: Sequence[str]) -> Sequence[str]:
 def _visible(text: str) -> str:
     """Control characters as their pictures (U+2400 and on), so that each takes one cell."""
     pictures = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
+    # What terminals take for control characters too, and ends of lines, have none of their own.
+    pictures |= dict.fromkeys([*range(0x80, 0xA0), 0x2028, 0x2029], 0x2426)
     return text.translate(pictures)
 
 

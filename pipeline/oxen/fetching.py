@@ -65,7 +65,7 @@ def _pinned(repository: Repository, revision: str) -> str:
     try:
         commit = repository.resolve(revision)
     except RepositoryError as error:
-        raise type(error)(f"{error}\n`sedd pin` takes the newest commit of main") from None
+        raise type(error)(*error.args, "`sedd pin` takes the newest commit of main") from None
     if commit != revision:
         raise RepositoryError(
             f"a branch moves, so a full commit id is asked for (got {revision}, "

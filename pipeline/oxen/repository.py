@@ -67,4 +67,5 @@ def named(key: str) -> Iterator[None]:
     try:
         yield
     except RepositoryError as error:
-        raise type(error)(f"{key}: {error}") from None
+        first, *others = error.args
+        raise type(error)(f"{key}: {first}", *others) from None

@@ -20,6 +20,7 @@ from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import Repository, named
 from pipeline.publishing.publication import checkpoint_files, without_wall_clock, write_publication
 from pipeline.publishing.spool import Failure, Flushed, Item, Spool, is_passing, spool_for, waits
+from pipeline.table import shown
 
 
 def publish(params: Params, artifacts: Path, reports: Path) -> None:
@@ -50,14 +51,15 @@ def publish(params: Params, artifacts: Path, reports: Path) -> None:
         if flushed.failure is None:
             # None: the head has it all, or another process has just sent it.
             commit = flushed.sent.get(item.folder.name)
-            print(f"published {what} in {f'commit {commit} of ' if commit else ''}{repository}")
+            where = f"commit {shown(commit)} of {repository}" if commit else repository
+            print(f"published {what} in {where}")
         elif not is_passing(flushed.failure):
             spool.drop(item)
             raise flushed.failure
         elif params.publish.strict:
             raise ServerError(f"{what}: {waits(spool, flushed.failure)}")
         else:
-            print(f"{what}: {waits(spool, flushed.failure)}")
+            print(shown(f"{what}: {waits(spool, flushed.failure)}"))
 
 
 def _send_earlier(spool: Spool, params: Params) -> Failure | None:

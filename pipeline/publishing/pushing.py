@@ -23,6 +23,7 @@ from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import named
 from pipeline.publishing.publication import write_snapshot
 from pipeline.publishing.spool import Spool, spool_for, waits
+from pipeline.table import shown
 
 POLL_SECONDS = 0.5
 
@@ -58,7 +59,7 @@ class Sender:
 
 def say(line: str) -> None:
     """One line on standard error, which the trainer's own lines share."""
-    print(line, file=sys.stderr, flush=True)
+    print(shown(line), file=sys.stderr, flush=True)
 
 
 def put_new(folder: Path, spool: Spool, repository: str, fingerprint: str) -> int:

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from pipeline.table import aligned
+from pipeline.table import aligned, shown
 from pipeline.tracking.store import connected, database_missing, tracking_uri
 
 COLUMNS = (
@@ -64,7 +64,8 @@ def format_table(rows: list[RunRow]) -> str:
         return "no runs yet: `dvc repro` makes one, `dvc exp run -S steps=1024` another"
     groups = groupby(sorted(rows, key=_scorer), key=_scorer)
     return "\n\n".join(
-        f"scorer {scorer or 'unknown'}, lowest gen_ppl first\n{_table(sorted(group, key=_rank))}"
+        f"scorer {shown(scorer) or 'unknown'}, lowest gen_ppl first\n"
+        f"{_table(sorted(group, key=_rank))}"
         for scorer, group in groups
     )
 

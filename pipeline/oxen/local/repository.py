@@ -50,10 +50,11 @@ class LocalRepository:
                 return branches[revision]
             log = copy.log()
         heads = ", ".join(f"{name} at {commit}" for name, commit in branches.items()) or "none"
-        newest = "".join(f"\n  {commit.id}  {commit.message}" for commit in log[:5]) or " none"
+        newest = [f"  {commit.id}  {commit.message}" for commit in log[:5]]
         raise RepositoryError(
             f"{self} has no commit {revision} (full commit ids are understood, short ones are "
-            f"not); branches: {heads}; newest commits:{newest}"
+            f"not); branches: {heads}; newest commits:{'' if newest else ' none'}",
+            *newest,
         )
 
     def entries(self, commit: str) -> list[Entry]:

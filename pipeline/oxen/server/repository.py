@@ -40,10 +40,11 @@ class ServerRepository:
         if revision in branches:
             return branches[revision]
         heads = ", ".join(f"{name} at {commit}" for name, commit in branches.items()) or "none"
-        newest = "".join(f"\n  {commit}  {text}" for commit, text in self._api.log(BRANCH, 5))
+        newest = [f"  {commit}  {text}" for commit, text in self._api.log(BRANCH, 5)]
         raise RepositoryError(
             f"{self} has no commit {revision} (full commit ids are understood, short ones are "
-            f"not); branches: {heads}; newest commits:{newest or ' none'}"
+            f"not); branches: {heads}; newest commits:{'' if newest else ' none'}",
+            *newest,
         )
 
     def entries(self, commit: str) -> list[Entry]:
