@@ -1,15 +1,11 @@
 """`sedd login`: give Oxen's own store the token for a host."""
 
-import re
 import sys
 from typing import Annotated
 
 import typer
 
 from pipeline.errors import PipelineError, reported
-
-LONGEST = 4096
-"""Characters of a token."""
 
 
 @reported
@@ -37,13 +33,15 @@ def _asked_for(host: str) -> str:
     Raises:
         PipelineError: it cannot be one; the text does not show it.
     """
+    from pipeline.oxen.credentials import LONGEST, is_token
+
     if sys.stdin.isatty():
         token = _typed(f"Token for {host}: ")
     else:
         token = sys.stdin.buffer.readline(LONGEST + 2).decode("ascii", "replace").rstrip("\r\n")
     if not token:
         raise PipelineError(f"no token was given for {host}: nothing is kept")
-    if len(token) > LONGEST or not re.fullmatch("[!-~]+", token):
+    if not is_token(token):
         raise PipelineError(
             f"no token for {host}: it is one word of ASCII letters, digits and signs, without "
             f"spaces, of {LONGEST} at most; nothing is kept"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from pipeline.files import whole
 
 OURS = ("text-diffusion-pipeline", "pipeline@localhost")
 """Name and e-mail address of commits where the user has configured none."""
+LONGEST = 4096
+"""Characters of a token."""
 _TOKENS = "auth_config.toml"
 _PRIVATE = 0o600
 
@@ -31,8 +34,19 @@ def token_for(host: str) -> str | None:
     for known in _read(_TOKENS, "sedd login HOST").get("host_configs", []):
         if known.get("host") == host:
             token = known.get("auth_token")
-            return str(token) if token else None
+            if token and not is_token(token):
+                raise _damaged(_TOKENS, f"sedd login {host}")
+            return token or None
     return None
+
+
+def is_token(token: object) -> bool:
+    """Whether it can be sent: one word of ASCII letters, digits and signs."""
+    return (
+        isinstance(token, str)
+        and re.fullmatch("[!-~]+", token) is not None
+        and len(token) <= LONGEST
+    )
 
 
 def keep_token(host: str, token: str) -> Path:

@@ -1,5 +1,6 @@
 """Servers that are away, refuse or misbehave: what is said of each, and how long it may take."""
 
+import json
 import os
 import signal
 import socket
@@ -260,6 +261,70 @@ def test_a_token_that_the_server_repeats_is_not(knows_token):
         message = said_by(server.url, 0)
     assert "403 Bearer …" in message
     assert TOKEN not in message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status_message": "x" * 190 + TOKEN},
+        {"error": {"title": "x" * 195 + TOKEN + "y" * 100}},
+        {"status_description": f"{TOKEN[:-1]}, {TOKEN[3:]}, {TOKEN.upper()}"},
+        json.dumps({"status_message": TOKEN}).replace("sesame", r"\u0073esame"),
+    ],
+    ids=range(4),
+)
+def test_no_part_of_a_token_that_a_server_repeats_is_shown(knows_token, body):
+    data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    with serving(lambda request: request.send(400, data)) as server:
+        knows_token(server.host)
+        message = said_by(server.url, 0)
+    assert not any(TOKEN[start : start + 8] in message for start in range(len(TOKEN) - 7))
+
+
+def test_a_token_is_taken_out_of_names_and_messages(knows_token):
+    answers = {
+        "/branches": {"branches": [{"name": f"of {TOKEN}", "commit_id": COMMIT}]},
+        "/main": {"commits": [{"id": TOKEN, "message": TOKEN}]},
+    }
+
+    def fault(request: Request) -> object:
+        path = request.path.split("?")[0]
+        return any(path.endswith(end) and request.answer(200, answers[end]) for end in answers)
+
+    with serving(fault) as server:
+        knows_token(server.host)
+        with pytest.raises(RepositoryError) as error:
+            open_repository(server.url, PATIENCE).resolve("other")
+    assert "of …" in str(error.value)
+    assert TOKEN not in str(error.value)
+
+
+@pytest.mark.parametrize("token", ["a\\nb", "a b", "ä", "🔑", "x" * 5000], ids=range(5))
+def test_a_stored_token_that_cannot_be_sent_is_damaged(tmp_path, monkeypatch, token):
+    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tmp_path))
+    path = tmp_path / "auth_config.toml"
+    with serving() as server:
+        text = f'[[host_configs]]\nhost = "{server.host}"\nauth_token = "{token}"\n'
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(RepositoryError) as error:
+            open_repository(server.url, PATIENCE).resolve("main")
+    assert str(error.value) == f"{path} is damaged: remove it and run sedd login {server.host}"
+
+
+NO_ID = [None, "", "${steps}", "\x1b[2Jx", "2024-13-45", "a" * 200_000, 7, "AB" * 16, "ab" * 9]
+
+
+@pytest.mark.parametrize("commit", NO_ID, ids=range(len(NO_ID)))
+def test_what_is_no_commit_id_is_no_answer(commit):
+    answer = {"branches": [{"name": "main", "commit_id": commit}]}
+    with serving(lambda request: request.answer(200, answer)) as server:
+        assert said_by(server.url, 0) == "the answer is no Oxen server's: check the address"
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"\xff", b"null"], ids=["deep", "text", "null"])
+def test_what_is_no_json_of_a_server_is_no_answer(body):
+    with serving(lambda request: request.send(200, body)) as server:
+        assert said_by(server.url, 0) == "the answer is no Oxen server's: check the address"
 
 
 def test_a_damaged_store_is_named_and_not_shown(knows_token, tmp_path):

@@ -11,6 +11,7 @@ from pipeline.oxen.address import Address
 from pipeline.oxen.repository import Entry
 from pipeline.oxen.server.connection import Declined, Server
 
+COMMIT = "[0-9a-f]{20,32}"
 _PAGE = 1000
 
 
@@ -46,7 +47,10 @@ class Api:
         """Name -> commit at its head; None where there is no such repository."""
 
         def read(answer: Any) -> dict[str, str]:
-            return {str(branch["name"]): str(branch["commit_id"]) for branch in answer["branches"]}
+            branches = {str(each["name"]): str(each["commit_id"]) for each in answer["branches"]}
+            if not all(re.fullmatch(COMMIT, commit) for commit in branches.values()):
+                raise ValueError
+            return branches
 
         try:
             return self.server.ask("GET", f"{self.at}/branches", read)
@@ -62,7 +66,7 @@ class Api:
 
     def has(self, commit: str) -> bool:
         """Whether the repository has a commit of this full id."""
-        if not re.fullmatch("[0-9a-f]{20,32}", commit):
+        if not re.fullmatch(COMMIT, commit):
             return False
         path = f"{self.at}/commits/{commit}"
         try:

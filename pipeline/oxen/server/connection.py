@@ -29,10 +29,13 @@ from urllib3.response import BaseHTTPResponse
 from pipeline.config.params import Patience
 from pipeline.errors import ServerError
 from pipeline.oxen.credentials import token_for
+from pipeline.table import shown
 
 T = TypeVar("T")
 MANY = 4
 """Transfers at once."""
+PART = 8
+"""Characters of a token that are not shown either."""
 LONGEST_WAIT = 30.0
 """Seconds between two tries at most."""
 
@@ -131,7 +134,8 @@ class Server:
             try:
                 return action()
             except PassingFault as fault:
-                print(f"{self.called}: {fault}: again in {wait:g} s", file=sys.stderr, flush=True)
+                line = shown(f"{self.called}: {fault}: again in {wait:g} s")
+                print(line, file=sys.stderr, flush=True)
             pause(wait)
         try:
             return action()
@@ -163,7 +167,7 @@ class Server:
         with self.opened(method, path, body, headers) as response, self._faults():
             data = response.read()
         try:
-            return read(json.loads(data))
+            return read(_parsed(data, token_for(self.host)))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise self.error("the answer is no Oxen server's: check the address") from None
 
@@ -196,9 +200,7 @@ class Server:
         """Raise what the status means."""
         status, login = response.status, f"sedd login {self.host}"
         with self._faults():
-            words = _words(response.read(1 << 16))
-        if token:
-            words = words.replace(token, "…")
+            words = _words(response.read(1 << 16), token)
         if status == 401:
             raise self.error(f"the server wants a token it knows: {login}")
         if status == 403:
@@ -212,6 +214,7 @@ class Server:
         if status < 400:
             target = urllib3.util.parse_url(response.headers.get("Location", ""))
             where = f"{target.scheme}://{target.netloc}" if target.host else "elsewhere"
+            where = _hidden(where, token) if token else where
             raise self.error(f"the server sends on to {where}, where no token follows: name that")
         raise self.error(f"the server answers {status}{words}")
 
@@ -249,10 +252,35 @@ class Server:
             raise self.error(f"no HTTP that can be read: {type(error).__name__}") from None
 
 
-def _words(body: bytes) -> str:
+def _parsed(body: bytes, token: str | None) -> Any:
+    """JSON without the token, which is taken out before anything is read of it, or cut.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = json.loads(body)
+        if token is None:
+            return value
+        # As text, in which strings are found however they were escaped.
+        escaped = json.dumps(token)[1:-1]
+        return json.loads(_hidden(json.dumps(value, ensure_ascii=False), escaped))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _hidden(text: str, token: str) -> str:
+    """`text` without the token, and without any `PART` characters of it."""
+    text = text.replace(token, "…")
+    for start in range(len(token) - PART + 1):
+        text = text.replace(token[start : start + PART], "…")
+    return text
+
+
+def _words(body: bytes, token: str | None) -> str:
     """What the server says is wrong, as ` text`; nothing where it says nothing."""
     try:
-        answer = json.loads(body)
+        answer = _parsed(body, token)
     except ValueError:
         return ""
     if not isinstance(answer, dict):
