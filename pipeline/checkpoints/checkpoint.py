@@ -64,10 +64,9 @@ def weights_sha256(folder: Path) -> str:
     Raises:
         CheckpointError: there are none.
     """
-    try:
-        return sha256(folder / WEIGHTS)
-    except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint in {folder}: {WEIGHTS} is missing") from None
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"no checkpoint in {folder}: {WEIGHTS} is missing")
+    return sha256(folder / WEIGHTS)
 
 
 def checkpoint_config(folder: Path) -> dict[str, Any]:

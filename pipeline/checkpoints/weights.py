@@ -20,6 +20,8 @@ def read_safetensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path} cannot be read: there is no such file")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

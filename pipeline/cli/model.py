@@ -24,7 +24,13 @@ def load_model(folder: Path, device: "torch.device") -> "tuple[Model, TextTokeni
 
     tokenizer = load_tokenizer(folder)
     check_tokenizer(folder, tokenizer.sha256)
-    return load_checkpoint(folder, device), tokenizer
+    model = load_checkpoint(folder, device)
+    if tokenizer.size != model.config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: vocab_size is {model.config.vocab_size}, and the tokenizer has "
+            f"{tokenizer.size} tokens"
+        )
+    return model, tokenizer
 
 
 def load_tokenizer(folder: Path) -> TextTokenizer:

@@ -19,6 +19,9 @@ from pipeline.files import whole, write_json
 Mode = Literal["pad", "concat"]
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+# What a tokenizer may do to a text beside encoding it.
+CHANGING = ("truncation", "padding", "normalizer", "post_processor")
+MOST_BYTES = 2**27
 REPLACEMENT = "�"
 PAD_GLYPH, EOS_GLYPH, UNK_GLYPH, MASK_GLYPH = "·", "⏎", "�", "░"
 
@@ -58,12 +61,19 @@ class TextTokenizer:
         """Take the text of a tokenizer.json and the names of its special tokens.
 
         Raises:
-            DataError: the text is no tokenizer, or lacks a special token.
+            DataError: the text is no tokenizer, lacks a special token, or changes texts.
         """
         try:
             self._tokenizer = Tokenizer.from_str(definition)
-        except Exception as error:  # the library raises nothing narrower
+        except BaseException as error:  # the library raises nothing narrower, and panics
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise DataError(f"tokenizer.json is no tokenizer: {error}") from error
+        if changing := [part for part in CHANGING if getattr(self._tokenizer, part) is not None]:
+            raise DataError(
+                f"tokenizer.json has {' and '.join(changing)}, which would change a text; each "
+                "must be null"
+            )
         # "<eos>" in a document is five characters, never the end of it.
         self._tokenizer.encode_special_tokens = True
         self._is_byte_level = isinstance(self._tokenizer.decoder, ByteLevel)
@@ -81,14 +91,20 @@ class TextTokenizer:
         Raises:
             DataError: a file is missing or damaged.
         """
+        definition, config = (
+            _small_text(folder / name) for name in ("tokenizer.json", "tokenizer_config.json")
+        )
         try:
-            definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
-            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-            pad, eos, unk = (config[f"{name}_token"] for name in ("pad", "eos", "unk"))
-        except FileNotFoundError as error:
-            raise DataError(f"{error.filename} is missing: no tokenizer in {folder}") from None
-        except (ValueError, KeyError, TypeError) as error:
+            values = json.loads(config)
+            pad, eos, unk = (values[f"{name}_token"] for name in ("pad", "eos", "unk"))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"the tokenizer in {folder} is damaged: {error!r}") from error
+        for name, token in {"pad": pad, "eos": eos, "unk": "" if unk is None else unk}.items():
+            if not isinstance(token, str):
+                raise DataError(
+                    f"the tokenizer in {folder} is damaged: {name}_token must be a text "
+                    f"(got {token!r})"
+                )
         try:
             return cls(definition, pad=pad, eos=eos, unk=unk)
         except DataError as error:
@@ -230,6 +246,19 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 BYTES = _bytes_of_characters()
+
+
+def _small_text(path: Path) -> str:
+    """Text of a small regular file."""
+    # A pipe has no end, nor have some devices.
+    if not path.is_file():
+        raise DataError(f"{path} is missing: no tokenizer in {path.parent}")
+    if path.stat().st_size > MOST_BYTES:
+        raise DataError(f"{path} is damaged: no tokenizer has {path.stat().st_size:,} bytes")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the tokenizer in {path.parent} is damaged: {error!r}") from None
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

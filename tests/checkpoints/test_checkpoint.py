@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import resource
 import time
 
@@ -221,3 +222,13 @@ def test_a_weight_too_large_for_float32_is_named(checkpoint):
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"blocks\.1\.norm2\.weight holds values that are no"):
         load_checkpoint(folder, CPU)
+
+
+def test_a_pipe_in_place_of_weights_is_not_waited_for(checkpoint):
+    _, folder = checkpoint
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        load_checkpoint(folder, CPU)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        weights_sha256(folder)

@@ -1,3 +1,5 @@
+import json
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -5,6 +7,7 @@ import torch
 
 from pipeline.checkpoints.checkpoint import load_checkpoint
 from pipeline.cli.model import one_line
+from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.methods.sedd.sampler import sample
 
 MASKS = "░" * 8
@@ -235,3 +238,15 @@ def test_missing_tokenizer(refusal, elsewhere, make_model):
     folder = make_model()
     (folder / "tokenizer/tokenizer.json").unlink()
     assert "no tokenizer" in refusal("sample", "--model", folder, "--steps", 1)
+
+
+def test_a_tokenizer_of_another_size_than_the_model(refusal, elsewhere, model, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(model, folder)
+    other = train_char_tokenizer(["abc"])
+    other.save(folder / "tokenizer")
+    config = json.loads((folder / "config.json").read_text())
+    config["tokenizer_sha256"] = other.sha256
+    (folder / "config.json").write_text(json.dumps(config))
+    said = refusal("sample", "--model", folder, "--steps", 2)
+    assert f"vocab_size is {config['vocab_size']}, and the tokenizer has 6 tokens" in said

@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -151,4 +153,68 @@ def test_special_token_that_is_not_there(tokenizer, tmp_path):
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": "</s>"}))
     with pytest.raises(DataError, match="no token '</s>'"):
+        TextTokenizer.load(tmp_path)
+
+
+PARTS = {
+    "truncation": {
+        "direction": "Right",
+        "max_length": 2,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    },
+    "padding": {
+        "strategy": {"Fixed": 2**62},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<pad>",
+    },
+    "normalizer": {"type": "Lowercase"},
+    "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_changes_a_text_beside_encoding_it_is_refused(tokenizer, tmp_path, part):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {part: PARTS[part]}))
+    with pytest.raises(DataError, match=f"tokenizer.json has {part}, which would change a text"):
+        TextTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pad", "eos", "unk"])
+@pytest.mark.parametrize("token", [None, 5, [], {}])
+def test_a_special_token_that_is_no_text(tokenizer, tmp_path, name, token):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {f"{name}_token": token}))
+    if (name, token) == ("unk", None):
+        assert TextTokenizer.load(tmp_path).unk_id is None
+    else:
+        with pytest.raises(DataError, match=f"{name}_token must be a text"):
+            TextTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_files_that_are_none(tokenizer, tmp_path, name):
+    tokenizer.save(tmp_path)
+    path = tmp_path / name
+    path.unlink()
+    for make in (Path.mkdir, os.mkfifo, lambda it: it.symlink_to("/dev/zero")):
+        make(path)
+        with pytest.raises(DataError, match=f"{name} is missing"):
+            TextTokenizer.load(tmp_path)
+        path.rmdir() if path.is_dir() else path.unlink()
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(DataError, match=r"no tokenizer has 1,099,511,627,776 bytes"):
+        TextTokenizer.load(tmp_path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match="is damaged"):
+        TextTokenizer.load(tmp_path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(DataError, match="is damaged"):
         TextTokenizer.load(tmp_path)
