@@ -128,8 +128,9 @@ class Loader(Composer, yaml.CSafeLoader):
         return node
 
     def _is_clear(self, node: yaml.ScalarNode, event: Any, parent: Any) -> bool:
-        # DVC's libyaml takes no bare a:b between brackets.
-        if ":" in node.value and event.implicit[0] and parent is not None and parent.flow_style:
+        # DVC's libyaml takes no bare a:b or a? between brackets.
+        in_brackets = parent is not None and parent.flow_style
+        if in_brackets and event.implicit[0] and set(":?") & set(node.value):
             return False
         try:
             self.construct_object(node)

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML, YAMLError
 
@@ -11,9 +11,11 @@ from pipeline.errors import PipelineError
 # What numbers, bools, dates and nulls are made of.
 LETTERS = st.text("0123456789+-_.:eExXoObBtrufalsynNIA~", min_size=1, max_size=12)
 WORDS = st.sampled_from(["on", "Off", "yes", "NO", "y", "N", "True", "nULL", "~", "null", "tRUE"])
+examples = settings(deadline=None, derandomize=True, max_examples=150, database=None)
 ANY = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), max_size=12)
 
 
+@examples
 @given(st.from_regex(r"[-+]?(0[xob]?)?[0-9_]+(\.[0-9_]*)?([eE][-+]?[0-9]+)?", fullmatch=True))
 @example("010")
 @example("-0o17")
@@ -30,6 +32,7 @@ def test_a_number_is_what_dvc_reads_or_refused(written):
     same_or_refused(f"a: {written}\n")
 
 
+@examples
 @given(
     LETTERS
     | ANY
@@ -42,6 +45,7 @@ def test_a_plain_value_is_what_dvc_reads_or_refused(written):
     same_or_refused(f"a: [{written}, {{b: {written}}}]\n")
 
 
+@examples
 @given(st.text("ab01:-?[]{},#&*!|>%@'\" \n\t", max_size=30))
 def test_a_document_is_what_dvc_reads_or_refused(text):
     same_or_refused(text)

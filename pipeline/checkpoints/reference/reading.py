@@ -1,5 +1,7 @@
 """Checkpoints of the paper's reference implementation, in the layouts it is published in."""
 
+import pickle
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,6 +23,11 @@ LAYOUTS = (
     ("config.json", "pytorch_model.bin"),
     ("config.yaml", "checkpoint.pth"),
     (".hydra/config.yaml", "checkpoints-meta/checkpoint.pth"),
+)
+# What torch raises of a file that is damaged, in a pickle or in the zip around it.
+DAMAGE = (
+    *(pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, MemoryError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
 )
 PATIENCE = 10.0
 """Seconds that names and plain values of a pickle may take: real ones take less than one."""
@@ -112,7 +119,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         # Mapped where the format allows it: the optimizer's state, twice the weights, is not read.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Exception as error:  # a damaged file makes torch raise nearly anything
+    except DAMAGE as error:
         reason = (str(error) or "the file ends too early").splitlines()[0]
         raise CheckpointError(f"{path} cannot be read: {reason}") from None
 
