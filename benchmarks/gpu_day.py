@@ -179,15 +179,12 @@ def same_bytes(day: Day) -> None:
             found = set()
             for _ in range(2):
                 day.clear()
-                step = ours(
-                    day, day.small, parameterization, deterministic=deterministic, batch_size=4
-                )
+                settings = {"deterministic": deterministic, "batch_size": 4}
+                trained = Training(day, day.small, parameterization, False, **settings)
                 for _ in range(3):
-                    step()
-                weights = b"".join(
-                    each.detach().cpu().numpy().tobytes()
-                    for each in step.__self__.objective.module.parameters()  # type: ignore[attr-defined]
-                )
+                    trained.step()
+                parameters = trained.objective.module.parameters()
+                weights = b"".join(each.detach().cpu().numpy().tobytes() for each in parameters)
                 found.add(hashlib.sha256(weights).hexdigest()[:12])
             day.write(
                 "same_bytes", parameterization=parameterization, deterministic=deterministic,
