@@ -87,7 +87,7 @@ class NextToken:
         (x0,) = drawn
         return _nats(self.module, x0).sum()
 
-    def clear_gradients(self) -> None:
+    def finish_step(self) -> None:
         """Clear the gradients of the weights."""
         self.module.zero_grad()
 

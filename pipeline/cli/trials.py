@@ -108,8 +108,8 @@ class _Noted:
         self.losses[-1] += loss.detach()
         return loss
 
-    def clear_gradients(self) -> None:
-        self.objective.clear_gradients()
+    def finish_step(self) -> None:
+        self.objective.finish_step()
 
 
 def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = None) -> Turn:

@@ -7,8 +7,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -16,17 +14,12 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from pipeline.config.methods import SECTIONS, Diffusion, Embedding
+from pipeline.config.sections import Count, Fraction, Positive, Real, Section, Seed, Text
 from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.files import from_root
 
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-# YAML reads .5e3 as text; a number was meant.
-Real = Annotated[float, Field(strict=False, allow_inf_nan=False)]
-Positive = Annotated[Real, Field(gt=0)]
-Fraction = Annotated[Real, Field(ge=0, lt=1)]
-Text = Annotated[str, Field(min_length=1)]
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 RENAMED = {"network": "oxen"}
 """Keys of params.yaml that were called otherwise."""
@@ -36,12 +29,6 @@ MOST_MISTAKES = 20
 SHORT = Repr()
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 80
 SHORT.maxlevel = 3
-
-
-class Section(BaseModel):
-    """A section of params.yaml: every key must be there, and no other."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def _plain(path: str) -> str:
@@ -113,50 +100,6 @@ class Pack(Section):
 
     mode: Literal["pad", "concat"]
     length: Annotated[int, Field(ge=2)]
-
-
-class Absorb(Section):
-    """The absorbing graph."""
-
-    parameterization: Literal["conditional", "raw"]
-
-
-class Uniform(Section):
-    """The uniform graph."""
-
-    parameterization: Literal["raw"]
-
-
-class Loglinear(Section):
-    """Loglinear noise."""
-
-    eps: Annotated[Real, Field(gt=0, lt=1)]
-
-
-class Geometric(Section):
-    """Geometric noise."""
-
-    sigma_min: Positive
-    # Past 80 its exponential leaves float32.
-    sigma_max: Annotated[Real, Field(gt=0, le=80)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.sigma_min >= self.sigma_max:
-            raise ValueError(f"sigma_min must be less than sigma_max ({self.sigma_max:g})")
-        return self
-
-
-class Diffusion(Section):
-    """The forward process, with the section of every variant."""
-
-    graph: Literal["absorb", "uniform"]
-    noise: Literal["loglinear", "geometric"]
-    t_min: Annotated[Real, Field(gt=0, lt=1)]
-    absorb: Absorb
-    uniform: Uniform
-    loglinear: Loglinear
-    geometric: Geometric
 
 
 class Transformer(Section):
@@ -267,7 +210,9 @@ class Sample(Section):
     """Sampling at each step count."""
 
     num: Count
-    predictor: Literal["auto", "analytic", "euler", "cached", "first_hitting"]
+    predictor: Literal[
+        "auto", "analytic", "euler", "cached", "first_hitting", "ddim", "ddpm", "draw"
+    ]
     temperature: Positive
     top_p: Annotated[Real, Field(gt=0, le=1)]
     batch_size: Count
@@ -314,8 +259,9 @@ class Params(Section):
 
     steps: Count
     sweep: Annotated[list[Count], Field(min_length=4, max_length=4)]
-    method: Literal["sedd"]
+    method: Literal["sedd", "embedding"]
     diffusion: Diffusion
+    embedding: Embedding
     model: Model
     train: Train
     sample: Sample
@@ -331,21 +277,16 @@ class Params(Section):
     device: Annotated[str, AfterValidator(_device)]
     oxen: Patience
 
+    @property
+    def of_method(self) -> Diffusion | Embedding:
+        """The section of the method in use."""
+        section: Diffusion | Embedding = getattr(self, SECTIONS[self.method])
+        return section
+
     @model_validator(mode="after")
     def _samples_its_model(self) -> Self:
-        graph, sample = self.diffusion.graph, self.sample
-        score = getattr(self.diffusion, graph).parameterization
-        if score == "raw" and sample.predictor in ("cached", "first_hitting"):
-            raise ValueError(
-                f"sample.predictor must be auto, analytic or euler with diffusion.{graph}."
-                f"parameterization raw (got {sample.predictor!r})"
-            )
-        for key in ("temperature", "top_p"):
-            if graph == "uniform" and getattr(sample, key) != 1:
-                raise ValueError(
-                    f"sample.{key} must be 1 with diffusion.graph uniform "
-                    f"(got {getattr(sample, key)})"
-                )
+        sample = self.sample
+        self.of_method.check_sampling(sample.predictor, sample.temperature, sample.top_p)
         return self
 
 

@@ -15,11 +15,13 @@ class Bound:
         integral: [R, N], a Monte Carlo draw of each text in each replicate.
         prior: [N].
         reconstruction: [R, N].
+        of: what it bounds, where samples are not drawn in just that way.
     """
 
     integral: Tensor
     prior: Tensor
     reconstruction: Tensor
+    of: str | None = None
 
     @property
     def total(self) -> Tensor:

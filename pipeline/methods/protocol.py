@@ -49,8 +49,11 @@ class Objective(Protocol):
     def loss(self, *drawn: Tensor) -> Tensor:
         """Nats, a scalar: the sum over rows of what `draw` returned."""
 
-    def clear_gradients(self) -> None:
-        """Clear the gradients of `module`; their memory may be used again: keep none of them."""
+    def finish_step(self) -> None:
+        """What is left to do once the optimiser has moved, with the gradients of `module`.
+
+        It clears them; their memory may be used again: keep none of them.
+        """
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,12 @@ class Noised:
 
     Attributes:
         xt: as tokens [1, L]; ids past the vocabulary are states of the method's own.
+        state: as the model takes it [1, L, ...].
         facts: name and value of whatever else says how far it is from the text.
     """
 
     xt: Tensor
+    state: Tensor
     facts: Mapping[str, str]
 
 

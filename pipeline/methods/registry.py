@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from pipeline.methods.protocol import Method, Model
 
-METHODS = ("sedd",)
+METHODS = ("sedd", "embedding")
 
 
 def method_named(name: str) -> Method:

@@ -137,7 +137,7 @@ class Trainer:
             parameters, settings.clip, gradient_norm(parameters), foreach=True
         )
         self.optimizer.step()
-        self.objective.clear_gradients()
+        self.objective.finish_step()
         self.ema.update()
         self._window_steps += 1
         self.step += 1

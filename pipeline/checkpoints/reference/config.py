@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.config.params import Fraction, Positive, mistakes
+from pipeline.config.params import mistakes
+from pipeline.config.sections import Fraction, Positive
 from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.methods.sedd.model import LARGEST, SEDDConfig

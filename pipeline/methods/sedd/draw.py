@@ -1,7 +1,6 @@
 """Drawing states at some positions: the network and its head, in pieces that fit in memory."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -78,11 +77,6 @@ def draw_at(
 def moved(x: Tensor, device: torch.device) -> Tensor:
     """x on a device, without waiting for that."""
     return x if x.device.type == device.type else x.pin_memory().to(device, non_blocking=True)
-
-
-def recording(model: SEDD, device: torch.device) -> AbstractContextManager[None]:
-    """In which a card records what the network's blocks do, since all calls are alike."""
-    return model.network.recording() if device.type == "cuda" else nullcontext()
 
 
 def hidden_at(model: SEDD, xt: Tensor, sigma: Tensor | None, at: Tensor) -> Tensor:

@@ -176,6 +176,6 @@ class ScoreEntropy:
             return masked_cross_entropy(self.module, x0, xt, at).total
         return _weighted_score_entropy(self.module, x0, xt, t, at).total
 
-    def clear_gradients(self) -> None:
-        """Clear the gradients of the weights; embedding's and head's leave memory to the next."""
+    def finish_step(self) -> None:
+        """See Objective; the gradients of embedding and head leave their memory to the next."""
         clear_gradients(self.module.parameters())

@@ -72,7 +72,7 @@ def noised(model: SEDD, x0: Tensor, t: float, generator: torch.Generator) -> Noi
         "move chance": f"{-torch.expm1(-sigma).item():.6f}",
         "mask id": "none: this graph has no mask" if mask_id is None else str(mask_id),
     }
-    return Noised(xt, facts)
+    return Noised(xt, xt, facts)
 
 
 def position_nats(model: SEDD, x0: Tensor, noised: Noised, t: float) -> tuple[Tensor, Tensor]:

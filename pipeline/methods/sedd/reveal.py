@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
-from pipeline.methods.sedd.draw import Predictor, draw_at, moved, recording
+from pipeline.methods.sedd.draw import Predictor, draw_at, moved
 from pipeline.methods.sedd.model import SEDD
 
 
@@ -95,7 +95,7 @@ def sample_by_reveals(
     states = _States(times, reveal_step, mask_id, on_state)
     turns: list[int] = torch.unique(turn[:, free.cpu()]).tolist()
     positions = torch.arange(xt.numel()).view(xt.shape)
-    with recording(model, xt.device):
+    with model.network.recording():
         for k in turns:
             states.show(xt, turn >= k)
             rows = (turn == k).any(-1).nonzero().squeeze(-1)

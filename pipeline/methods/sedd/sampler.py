@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
-from pipeline.methods.sedd.draw import Predictor, Weigh, draw_at, moved, recording
+from pipeline.methods.sedd.draw import Predictor, Weigh, draw_at, moved
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.reveal import sample_by_reveals, token_weights
 from pipeline.network.layers import places
@@ -177,7 +177,7 @@ def sample_by_steps(
     xt = torch.where(fixed == FREE, xt, fixed)
     nfe = torch.zeros(num, dtype=torch.int64, device=device)
     calls, times_there = 0, times.to(device)
-    with recording(model, device):
+    with model.network.recording():
         for step in range(len(times)):
             if on_state is not None:
                 on_state(step, float(times[step]), xt)

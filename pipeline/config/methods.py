@@ -1,0 +1,126 @@
+"""The sections of params.yaml that belong to one method, each with every variant of it."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.sections import Count, Positive, Real, Section
+
+SECTIONS = {"sedd": "diffusion", "embedding": "embedding"}
+"""Method -> its section."""
+Share = Annotated[Real, Field(ge=0, le=1)]
+Level = Annotated[Real, Field(ge=-40, le=40)]
+
+
+class Absorb(Section):
+    """The absorbing graph."""
+
+    parameterization: Literal["conditional", "raw"]
+
+
+class Uniform(Section):
+    """The uniform graph."""
+
+    parameterization: Literal["raw"]
+
+
+class Loglinear(Section):
+    """Loglinear noise."""
+
+    eps: Annotated[Real, Field(gt=0, lt=1)]
+
+
+class Geometric(Section):
+    """Geometric noise."""
+
+    sigma_min: Positive
+    # Past 80 its exponential leaves float32.
+    sigma_max: Annotated[Real, Field(gt=0, le=80)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min must be less than sigma_max ({self.sigma_max:g})")
+        return self
+
+
+class Diffusion(Section):
+    """The forward process, with the section of every variant."""
+
+    graph: Literal["absorb", "uniform"]
+    noise: Literal["loglinear", "geometric"]
+    t_min: Annotated[Real, Field(gt=0, lt=1)]
+    absorb: Absorb
+    uniform: Uniform
+    loglinear: Loglinear
+    geometric: Geometric
+
+    def in_use(self) -> dict[str, Any]:
+        """The values that decide the model: those of its graph and its noise alone."""
+        values = self.model_dump()
+        chosen = ("graph", "noise", "t_min", self.graph, self.noise)
+        return {key: values[key] for key in chosen}
+
+    def check_sampling(self, predictor: str, temperature: float, top_p: float) -> None:
+        """Refuse what this method's samplers cannot do, with ValueError."""
+        score = getattr(self, self.graph).parameterization
+        allowed = ["auto", "analytic", "euler"]
+        allowed += ["cached", "first_hitting"] * (score == "conditional")
+        if predictor not in allowed:
+            raise ValueError(
+                f"sample.predictor must be {', '.join(allowed[:-1])} or {allowed[-1]} with "
+                f"diffusion.{self.graph}.parameterization {score} (got {predictor!r})"
+            )
+        for key, value in (("temperature", temperature), ("top_p", top_p)):
+            if self.graph == "uniform" and value != 1:
+                raise ValueError(
+                    f"sample.{key} must be 1 with diffusion.graph uniform (got {value})"
+                )
+
+
+class Recipe(Section):
+    """One way of embedding diffusion."""
+
+    dim: Count
+    norm: Literal["l2", "layernorm"]
+    input: Literal["evidence", "vector"]
+    loss: Literal["likelihood", "cross_entropy", "half", "mse_cross_entropy"]
+    clock: Literal["nats", "decoding", "cosine"]
+    g_min: Level
+    g_max: Level
+    self_condition: Share
+    known: Share
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.g_min >= self.g_max:
+            raise ValueError(f"g_min must be less than g_max ({self.g_max:g})")
+        if self.norm == "layernorm" and self.dim < 2:
+            raise ValueError(f"dim must be at least 2 with norm layernorm (got {self.dim})")
+        return self
+
+
+class Embedding(Section):
+    """Gaussian noise on token vectors, with the section of every recipe."""
+
+    recipe: Literal["bound", "simple"]
+    bound: Recipe
+    simple: Recipe
+
+    @property
+    def chosen(self) -> Recipe:
+        """The recipe in use."""
+        recipe: Recipe = getattr(self, self.recipe)
+        return recipe
+
+    def in_use(self) -> dict[str, Any]:
+        """The values that decide the model: those of its recipe alone."""
+        return {"recipe": self.recipe, self.recipe: self.chosen.model_dump()}
+
+    def check_sampling(self, predictor: str, temperature: float, top_p: float) -> None:
+        """Refuse what this method's samplers cannot do, with ValueError."""
+        if predictor not in ("auto", "ddim", "ddpm", "draw"):
+            raise ValueError(
+                "sample.predictor must be auto, ddim, ddpm or draw with method embedding "
+                f"(got {predictor!r})"
+            )
