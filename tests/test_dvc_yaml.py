@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from imports import between_files, imports_in
+from tiny_clone import run
 from tiny_project import PROJECT, changed, shipped_params
 
 from pipeline.methods.registry import METHODS
@@ -25,7 +26,8 @@ SAMPLE = [f"sample@{n}" for n in (1, 4, 16, 64, 128)]
 SCORE = [f"score@{n}" for n in (1, 4, 16, 64, 128)]
 LOGGED = ["track", "publish"]
 
-# For every leaf key of params.yaml: another value, and the stages that this alone reruns.
+# For every leaf key of params.yaml: another value, and the stages that this alone reruns, after
+# `check`, which any does.
 TABLE = {
     "sweep": ([2, 4, 16, 64], ["sample@2", "score@2", "report", *LOGGED]),
     "steps": (32, ["sample@32", "score@32", "report", *LOGGED]),
@@ -134,6 +136,7 @@ def reproduced(tmp_path_factory):
 def test_the_lock_holds_each_key_in_the_stages_of_the_table(reproduced):
     lock = yaml.safe_load((reproduced / "dvc.lock").read_text())["stages"]
     held = {name: leaves(stage["params"]["params.yaml"]) for name, stage in lock.items()}
+    assert sorted(held.pop("check")) == sorted(TABLE)
     # Step counts are in the names of stages: what they rerun is not in the lock yet.
     named = {"sweep", "steps"}
     for key, (_, stages) in TABLE.items():
@@ -179,9 +182,20 @@ def test_status_names_the_stages_of_the_table_when_one_key_moves(reproduced):
         text = yaml.safe_dump(changed(shipped_params(), {key: value}))
         (reproduced / "params.yaml").write_text(text)
         found = stale()
-        if found != set(stages):
+        if found != {"check", *stages}:
             wrong[key] = sorted(found.symmetric_difference(stages))
     assert not wrong
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("key", ["diffusion.graph", "diffusion.noise", "method"])
+def test_a_value_that_dvc_stumbles_over_is_named_before(reproduced, key):
+    text = yaml.safe_dump(changed(shipped_params(), {key: "Absorb"}))
+    (reproduced / "params.yaml").write_text(text)
+    said = run(reproduced, "dvc", "repro", status=255)
+    assert f"error: params.yaml: {key}: Input should be " in said
+    assert "(got 'Absorb')" in said
+    assert "missing" not in said
 
 
 def imported_files(stage: str, method: str) -> set[str]:
