@@ -49,8 +49,8 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
         )
     if impossible := int((~bound.total.isfinite()).any(0).sum()):
         raise PipelineError(
-            f"the bound is infinite for {impossible} of {len(x0)} texts: the final denoise gives "
-            "them no chance; train longer, or change diffusion.t_min"
+            f"the bound is infinite for {impossible} of {len(x0)} texts: the last step of sampling "
+            "gives them no chance; train longer"
         )
     num_chars = [tokenizer.num_chars(ids, blocks.meta.mode) for ids in blocks.test]
     values = likelihood(

@@ -7,17 +7,17 @@ import pytest
 import yaml
 from imports import between_files, imports_in
 from tiny_clone import run
-from tiny_project import PROJECT, changed, shipped_params
+from tiny_project import PROJECT, changed, shipped_params, write_params
 
 from pipeline.methods.registry import METHODS
+from stages.check import main as check
 
 STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 
 # They check, say, keep files whole and hand on; none of them decides what a stage writes.
 EXEMPT = {
     *(f"pipeline/{name}.py" for name in ("device", "errors", "files", "hub", "progress", "table")),
-    "pipeline/config/params.py",
-    "pipeline/config/strict_yaml.py",
+    *(f"pipeline/config/{name}.py" for name in ("methods", "params", "sections", "strict_yaml")),
     "pipeline/checkpoints/weights.py",
     "pipeline/publishing/handing.py",
 }
@@ -25,13 +25,13 @@ EXEMPT = {
 SAMPLE = [f"sample@{n}" for n in (1, 4, 16, 64, 128)]
 SCORE = [f"score@{n}" for n in (1, 4, 16, 64, 128)]
 LOGGED = ["track", "publish"]
+METHOD = "artifacts/method.json"
 
 # For every leaf key of params.yaml: another value, and the stages that this alone reruns, after
 # `check`, which any does.
 TABLE = {
     "sweep": ([2, 4, 16, 64], ["sample@2", "score@2", "report", *LOGGED]),
     "steps": (32, ["sample@32", "score@32", "report", *LOGGED]),
-    "method": ("other", ["train", *LOGGED]),
     "device": ("cpu", []),
     "data.repo": ("elsewhere", ["fetch", *LOGGED]),
     "data.revision": ("0" * 64, ["fetch", *LOGGED]),
@@ -53,14 +53,6 @@ TABLE = {
     "tokenizer.source": ("elsewhere", ["tokenizer", *LOGGED]),
     "pack.mode": ("other", ["pack", *SCORE, *LOGGED]),
     "pack.length": (32, ["pack", *LOGGED]),
-    "diffusion.graph": ("uniform", ["train", *LOGGED]),
-    "diffusion.noise": ("geometric", ["train", *LOGGED]),
-    "diffusion.t_min": (0.01, ["train", *LOGGED]),
-    "diffusion.absorb.parameterization": ("raw", ["train", *LOGGED]),
-    "diffusion.uniform.parameterization": ("other", LOGGED),
-    "diffusion.loglinear.eps": (0.01, ["train", *LOGGED]),
-    "diffusion.geometric.sigma_min": (0.01, LOGGED),
-    "diffusion.geometric.sigma_max": (10.0, LOGGED),
     **{f"model.{key}": (96, ["train", *LOGGED]) for key in shipped_params()["model"]},
     **{f"train.{key}": (96, ["train", *LOGGED]) for key in shipped_params()["train"]},
     "train.checkpoint_every": (7, LOGGED),
@@ -90,6 +82,38 @@ TABLE = {
     "publish.strict": (True, LOGGED),
 }
 
+# The same for the keys of methods, which go through what `check` writes: another value, and the
+# changes to the shipped parameters under which it matters.
+EMBEDDING = {"method": "embedding"}
+SIMPLE = EMBEDDING | {"embedding.recipe": "simple"}
+RECIPE = {
+    "dim": 16,
+    "norm": "l2",
+    "input": "evidence",
+    "loss": "likelihood",
+    "clock": "decoding",
+    "g_min": -7.0,
+    "g_max": 7.0,
+    "self_condition": 0.75,
+    "known": 0.75,
+}
+OF_METHODS: dict[str, tuple[object, list[dict[str, str]]]] = {
+    "method": ("embedding", [{}]),
+    "diffusion.graph": ("uniform", [{}]),
+    "diffusion.noise": ("geometric", [{}]),
+    "diffusion.t_min": (0.01, [{}]),
+    "diffusion.absorb.parameterization": ("raw", [{}]),
+    "diffusion.uniform.parameterization": ("raw", []),
+    "diffusion.loglinear.eps": (0.01, [{}]),
+    "diffusion.geometric.sigma_min": (0.01, []),
+    "diffusion.geometric.sigma_max": (10.0, []),
+    "embedding.recipe": ("simple", [EMBEDDING]),
+    **{f"embedding.bound.{key}": (value, [EMBEDDING]) for key, value in RECIPE.items()},
+    "embedding.bound.norm": ("layernorm", [EMBEDDING]),
+    "embedding.bound.input": ("vector", [EMBEDDING]),
+    **{f"embedding.simple.{key}": (value, [SIMPLE]) for key, value in RECIPE.items()},
+}
+
 
 def leaves(values: dict, prefix: str = "") -> list[str]:
     keys = []
@@ -100,7 +124,28 @@ def leaves(values: dict, prefix: str = "") -> list[str]:
 
 
 def test_the_table_names_every_leaf_of_params_yaml():
-    assert sorted(TABLE) == sorted(leaves(shipped_params()))
+    assert sorted([*TABLE, *OF_METHODS]) == sorted(leaves(shipped_params()))
+
+
+@pytest.mark.parametrize("key", OF_METHODS)
+def test_a_key_of_a_method_changes_what_check_writes_where_it_is_in_use(key, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def written(changes: dict[str, object]) -> bytes:
+        write_params(tmp_path, changes)
+        check(Path("checked.json"), Path("method.json"))
+        return Path("method.json").read_bytes()
+
+    value, matters = OF_METHODS[key]
+    for changes in ({}, EMBEDDING, SIMPLE):
+        if key not in changes:
+            differs = written(changes) != written(changes | {key: value})
+            assert differs == (changes in matters), changes
+
+
+def test_what_check_writes_is_read_where_models_are_made_and_written_down():
+    readers = {name for name, stage in STAGES.items() if METHOD in stage["deps"]}
+    assert readers == {"train", *LOGGED}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +181,7 @@ def reproduced(tmp_path_factory):
 def test_the_lock_holds_each_key_in_the_stages_of_the_table(reproduced):
     lock = yaml.safe_load((reproduced / "dvc.lock").read_text())["stages"]
     held = {name: leaves(stage["params"]["params.yaml"]) for name, stage in lock.items()}
-    assert sorted(held.pop("check")) == sorted(TABLE)
+    assert sorted(held.pop("check")) == sorted([*TABLE, *OF_METHODS])
     # Step counts are in the names of stages: what they rerun is not in the lock yet.
     named = {"sweep", "steps"}
     for key, (_, stages) in TABLE.items():
@@ -144,9 +189,8 @@ def test_the_lock_holds_each_key_in_the_stages_of_the_table(reproduced):
             assert {name for name, keys in held.items() if key in keys} == set(stages), key
 
 
-# What DVC makes of the lock, by a key of each kind: in a stage's name, in the name of another key,
-# nowhere, one of a section, by itself. Not `method`: another one is another folder, and there must
-# be one.
+# What DVC makes of the lock, by a key of each kind: in a stage's name, nowhere, by section, by
+# itself.
 MOVED = [
     "sweep",
     "steps",
@@ -154,9 +198,6 @@ MOVED = [
     "data.revision",
     "data.files.train",
     "pack.mode",
-    "diffusion.graph",
-    "diffusion.noise",
-    "diffusion.geometric.sigma_max",
     "model.width",
     "train.lr",
     "train.checkpoint_every",

@@ -26,7 +26,7 @@ def perturb(
 ) -> None:
     """Noise a text as in training and print how much moved.
 
-    Glyphs: ░ is the graph's mask, ⏎ eos, · pad. In the row `moved`, 1 marks a changed token.
+    Glyphs: ░ is a mask, ⏎ eos, · pad. In the row `moved`, 1 marks a changed token.
     """
     if not 0 <= t <= 1:
         raise ParamsError(f"-t must be from 0 to 1 (got {t:g})")
@@ -49,8 +49,8 @@ def loss(
 ) -> None:
     """Noise a text as `perturb` does and print the loss of each position.
 
-    It is the diffusion-weighted score entropy, in nats a unit of time: its sum, averaged over t
-    and noise, is what training minimises.
+    It is in nats a unit of time: its sum, averaged over t and noise, is the bound's integral (of
+    SEDD the diffusion-weighted score entropy).
     """
     if not 0 < t <= 1:
         raise ParamsError(f"-t must be above 0 and at most 1 (got {t:g})")
@@ -66,8 +66,8 @@ def loss(
     mode, seed = block_mode(model), options.pick_seed(seed)
     x0, noised = _noised(loaded, tokenizer, mode, text, t, seed)
     with torch.no_grad():
-        score, losses = method_of(loaded).position_nats(loaded, x0, noised, t)
-    print(f"score        {list(score.shape)}")
+        output, losses = method_of(loaded).position_nats(loaded, x0, noised, t)
+    print(f"output       {list(output.shape)}")
     print(f"loss         {list(losses.shape)}")
     print("position  x0  xt  loss")
     rows = zip(x0[0].tolist(), noised.xt[0].tolist(), losses[0].tolist(), strict=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.methods import SECTIONS
 from pipeline.config.params import Params
 from pipeline.errors import DataError
 from pipeline.files import sha256
@@ -34,9 +35,23 @@ class GitState:
     branch: str | None
 
 
+def method_in_use(params: Params) -> dict[str, Any]:
+    """The method, and its section without the variants that are not in use."""
+    values = params.of_method.model_dump()
+    chosen = [value for value in values.values() if isinstance(value, str)]
+    section = {
+        key: value
+        for key, value in values.items()
+        if not isinstance(value, Mapping) or key in chosen
+    }
+    return {"method": params.method, SECTIONS[params.method]: section}
+
+
 def result_params(params: Params) -> dict[str, Any]:
     """Leaves of params.yaml that decide results, by dotted key; `sweep` stays a list."""
-    return {key: value for key, value in _leaves(params.model_dump()) if not _operational(key)}
+    others = params.model_dump(exclude=set(SECTIONS.values()))
+    leaves = _leaves(others | method_in_use(params))
+    return {key: value for key, value in leaves if not _operational(key)}
 
 
 def operational_params(params: Params) -> dict[str, Any]:

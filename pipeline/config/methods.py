@@ -1,13 +1,13 @@
 """The sections of params.yaml that belong to one method, each with every variant of it."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.config.sections import Count, Positive, Real, Section
 
 SECTIONS = {"sedd": "diffusion", "embedding": "embedding"}
-"""Method -> its section."""
+"""Method -> its section. A section of a variant there is in use if some key's value is its name."""
 Share = Annotated[Real, Field(ge=0, le=1)]
 Level = Annotated[Real, Field(ge=-40, le=40)]
 
@@ -54,12 +54,6 @@ class Diffusion(Section):
     uniform: Uniform
     loglinear: Loglinear
     geometric: Geometric
-
-    def in_use(self) -> dict[str, Any]:
-        """The values that decide the model: those of its graph and its noise alone."""
-        values = self.model_dump()
-        chosen = ("graph", "noise", "t_min", self.graph, self.noise)
-        return {key: values[key] for key in chosen}
 
     def check_sampling(self, predictor: str, temperature: float, top_p: float) -> None:
         """Refuse what this method's samplers cannot do, with ValueError."""
@@ -112,10 +106,6 @@ class Embedding(Section):
         """The recipe in use."""
         recipe: Recipe = getattr(self, self.recipe)
         return recipe
-
-    def in_use(self) -> dict[str, Any]:
-        """The values that decide the model: those of its recipe alone."""
-        return {"recipe": self.recipe, self.recipe: self.chosen.model_dump()}
 
     def check_sampling(self, predictor: str, temperature: float, top_p: float) -> None:
         """Refuse what this method's samplers cannot do, with ValueError."""

@@ -34,6 +34,8 @@ def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> di
             "prior": bound.prior.mean().item(),
             "reconstruction": bound.reconstruction.mean().item(),
         },
+        # Of a method whose samples are not drawn in just that way.
+        **({} if bound.of is None else {"bound_of": bound.of}),
         "num_texts": len(num_chars),
         "num_chars": int(num_chars.sum()),
     }

@@ -57,7 +57,7 @@ def test_loss_by_position(sedd, elsewhere, make_model, variant, states):
     options = ("abc", "-t", 0.5, "--model", make_model(*variant), "--seed", 1)
     result = sedd("loss", *options)
     shown = rows(result)
-    assert shown["score"] == f"[1, 8, {states}]"
+    assert shown["output"] == f"[1, 8, {states}]"
     assert shown["loss"] == "[1, 8]"
     assert {name: shown[name] for name in ("x0", "moved", "xt")} == {
         name: value
