@@ -8,6 +8,8 @@ from pipeline.config.sections import Count, Positive, Real, Section
 
 SECTIONS = {"sedd": "diffusion", "embedding": "embedding"}
 """Method -> its section. A section of a variant there is in use if some key's value is its name."""
+LABELS = {"sedd": "SEDD", "embedding": "Embedding diffusion"}
+"""What a person calls a method."""
 Share = Annotated[Real, Field(ge=0, le=1)]
 Level = Annotated[Real, Field(ge=-40, le=40)]
 

@@ -37,7 +37,7 @@ def metrics(experiment: Experiment, steps: int) -> dict[str, Any]:
         "gen_ppl": at.gen_ppl,
         "entropy": at.entropy,
         "scorer": str(experiment.scorer),
-        "likelihood": experiment.likelihood.model_dump(),
+        "likelihood": experiment.likelihood.model_dump(exclude={"bound_of"}),
         "by_steps": {
             str(num_steps): _row(found.scores, found.timing.seconds)
             for num_steps, found in experiment.by_steps.items()

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from pipeline.config.methods import LABELS
 from pipeline.report.figures import draw
 from pipeline.report.records import Experiment, Trace
 
@@ -41,6 +42,7 @@ def render(experiment: Experiment, *, steps: int, num_samples: int) -> str:
         num_samples=num_samples,
         curves=draw(experiment),
         dataset=dataset(experiment.provenance.repo),
+        label=LABELS[experiment.config.method],
         traces=[_trace(at.trace) for at in experiment.by_steps.values() if at.trace.samples],
         baseline_bits=experiment.likelihood.baseline_nats_per_char / math.log(2),
         baseline_perplexity=math.exp(experiment.likelihood.baseline_nats_per_char),

@@ -47,14 +47,24 @@ class PackedMeta(Record):
 
 
 class ModelConfig(Record):
-    """The score network and the process it was trained for."""
+    """The network and the process it was trained for; what else there is belongs to the method."""
 
-    graph: str
-    noise: str
-    parameterization: str
+    model_config = ConfigDict(extra="allow")
+
+    method: str = "sedd"
     length: int
     width: int
     num_blocks: int
+
+    @property
+    def variants(self) -> dict[str, str]:
+        """What was chosen among several of a kind, by kind."""
+        extra = self.model_extra or {}
+        return {
+            key.replace("_", " ").capitalize(): value.replace("_", " ")
+            for key, value in extra.items()
+            if isinstance(value, str) and key != "tokenizer_sha256"
+        }
 
 
 class Run(Record):
@@ -187,6 +197,7 @@ class Likelihood(Record):
     gap_nats_per_char: Finite
     gap_stderr: Finite
     terms: Terms
+    bound_of: str | None = None
     num_texts: int
     num_chars: int
     num_replicates: int

@@ -17,7 +17,7 @@ COLUMNS = (
     "entropy",
     "bound_nats_per_char",
     "bound_stderr",
-    "parameterization",
+    "method",
     "data",
     "started",
 )
@@ -35,7 +35,7 @@ class RunRow:
     entropy: float | None
     bound_nats_per_char: float | None
     bound_stderr: float | None
-    parameterization: str | None
+    method: str | None
     scorer: str | None
     data_commit: str | None
     started: datetime
@@ -88,17 +88,23 @@ def _row(run: Any) -> RunRow:
         key: None if math.isnan(metrics.get(key, math.nan)) else metrics[key]
         for key in ("gen_ppl", "entropy", "bound_nats_per_char", "bound_stderr")
     }
-    graph = params.get("diffusion.graph")
     return RunRow(
         run_id=run.info.run_id,
         name=run.info.run_name,
         steps=int(params["steps"]) if "steps" in params else None,
-        parameterization=params.get(f"diffusion.{graph}.parameterization"),
+        method=_method(params),
         scorer=tags.get("scorer"),
         data_commit=tags.get("data_commit"),
         started=datetime.fromtimestamp(run.info.start_time / 1000).astimezone(),
         **numbers,
     )
+
+
+def _method(params: dict[str, str]) -> str | None:
+    """The method of a run, and which variant of it."""
+    graph = params.get("diffusion.graph")
+    kind = params.get(f"diffusion.{graph}.parameterization") or params.get("embedding.recipe")
+    return kind and f"{params.get('method', 'sedd')} {kind}"
 
 
 def _scorer(row: RunRow) -> str:
@@ -121,7 +127,7 @@ def _cells(row: RunRow) -> tuple[str, ...]:
         _number(row.entropy, 3),
         _number(row.bound_nats_per_char, 4),
         _number(row.bound_stderr, 4),
-        row.parameterization or UNKNOWN,
+        row.method or UNKNOWN,
         (row.data_commit or UNKNOWN)[:8],
         f"{row.started:%Y-%m-%d %H:%M}",
     )

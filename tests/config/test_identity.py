@@ -90,7 +90,9 @@ def test_every_leaf_that_is_in_use_is_of_one_kind() -> None:
         ("embedding.bound.dim", 16),
     ],
 )
-def test_operational_parameters_and_unused_ones_keep_the_id(samples: list[Path], key: str, value: Any) -> None:
+def test_operational_parameters_and_unused_ones_keep_the_id(
+    samples: list[Path], key: str, value: Any
+) -> None:
     assert experiment_id(params((key, value)), "c", samples) == experiment_id(
         params(), "c", samples
     )

@@ -101,7 +101,7 @@ def test_page_names_what_it_shows(html: str) -> None:
     text = words(html)
     for fact in (
         "98717ad1",
-        "Parameterisation conditional",
+        "Parameterization conditional",
         "absorb",
         "loglinear",
         "At 64 sampling steps",

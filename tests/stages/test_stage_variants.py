@@ -64,6 +64,39 @@ def test_a_variant_trains_evaluates_and_samples_by_its_parameters_alone(tiny, ch
     assert all(1 <= row["nfe"] <= 4 for row in rows)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"embedding.recipe": "simple"},
+        {"embedding.bound.loss": "likelihood", "embedding.bound.clock": "decoding"},
+        {"embedding.bound.input": "vector", "embedding.bound.norm": "layernorm"},
+        {"embedding.bound.loss": "cross_entropy", "embedding.bound.self_condition": 0},
+    ],
+    ids=str,
+)
+def test_embedding_diffusion_does_so_too(tiny, changes):
+    train_both(tiny, {"method": "embedding", "sample.temperature": 0.9} | changes)
+    evaluate.main(CHECKPOINT, BASELINE, PACKED, Path("likelihood.json"))
+    sample.main(3, CHECKPOINT, TOKENIZER, Path("samples"))
+
+    config = read_json(CHECKPOINT / "config.json")
+    recipe = config["loss"] == "mse_cross_entropy"
+    assert recipe == ("embedding.recipe" in changes)
+    values = read_json(Path("likelihood.json"))
+    assert 0.5 < values["bound_nats_per_char"] < 20
+    assert all(math.isfinite(nats) for nats in values["terms"].values())
+    assert ("two passes" in values.get("bound_of", "")) == (config["self_condition"] > 0)
+    rows = read_jsonl(Path("samples/3.jsonl"))
+    assert all(0 <= i < config["vocab_size"] for row in rows for i in row["ids"])
+    assert {row["nfe"] for row in rows} == {4}
+    assert {row["predictor"] for row in rows} == {"ddim"}
+    (first, *_, last), *_ = read_json(Path("samples/3.trace.json"))["samples"]
+    assert first["t"] == 1
+    assert "░" in first["text"]
+    assert "░" not in last["text"]
+
+
 def test_a_text_that_is_impossible_is_told_of_and_nothing_is_written(tiny, monkeypatch, capsys):
     train_both(tiny, {"diffusion.graph": "uniform"})
     draw_bound = bound_of_sedd.draw_bound

@@ -24,7 +24,7 @@ ROW = RunRow(
     entropy=2.5,
     bound_nats_per_char=2.25,
     bound_stderr=0.01,
-    parameterization="conditional",
+    method="sedd conditional",
     scorer="baseline@0123456789ab",
     data_commit="c0ffee1234567890",
     started=datetime(2026, 7, 1, 12, 30, tzinfo=UTC),
@@ -53,7 +53,7 @@ def test_cells() -> None:
     table = format_table([ROW, replace(ROW, name="a longer name", bound_nats_per_char=None)])
     header, one, other = table.splitlines()[1:]
     assert " ".join(one.split()) == (
-        "one 128 12.35 2.500 2.2500 0.0100 conditional c0ffee12 2026-07-01 12:30"
+        "one 128 12.35 2.500 2.2500 0.0100 sedd conditional c0ffee12 2026-07-01 12:30"
     )
     assert other.index("–") == header.index("bound_nats_per_char")
 
