@@ -1,7 +1,6 @@
 """What the reference computed for a fixture, computed again by this project's own code."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -66,14 +65,3 @@ def reference_rounding(graph: Uniform, x0: Tensor, xt: Tensor, sigma: Tensor) ->
 
     missed = (constant(rounded) - constant(exact)).to(xt.device)
     return torch.where(xt == x0, 0.0, missed[:, None])
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Products of float32 matrices without TensorFloat-32 while this is open."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from pipeline.checkpoints.reference.fixture import COMPUTED, Fixture
 from pipeline.checkpoints.reference.reading import build
-from pipeline.checkpoints.reference.recompute import full_precision, recompute
+from pipeline.checkpoints.reference.recompute import recompute
 from pipeline.device import check_attention
 from pipeline.kernels.attention import Attention
+from pipeline.kernels.precision import products_in
 from pipeline.methods.sedd.network import cast_weights
 from pipeline.table import aligned
 
@@ -54,7 +55,7 @@ def verify(
     model = build(fixture.published, device)
     cast_weights(model.network, dtype)
     model.network.attention = attention
-    with full_precision():
+    with products_in("float32", device):
         computed = recompute(model, fixture.arrays)
     tolerance = allowed(device, dtype)
     return [compare(name, computed[name], fixture.arrays[name], tolerance) for name in COMPUTED]
