@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.config import methods
 from pipeline.config.params import mistakes
-from pipeline.config.sections import Fraction, Positive
+from pipeline.config.sections import Fraction, Section
 from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.methods.sedd.model import LARGEST, SEDDConfig
@@ -18,13 +19,7 @@ T_MIN = 1e-3
 Size = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
-class Part(BaseModel):
-    """A section that defines the model: a key that is not known here may change it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Graph(Part):
+class Graph(Section):
     """The forward process. The other two keys are of code that was not released."""
 
     type: Literal["absorb", "uniform"]
@@ -32,24 +27,21 @@ class Graph(Part):
     report_all: Any = None
 
 
-class Noise(Part):
-    """The schedule; the sigmas are of the geometric one."""
+class Loglinear(Section):
+    """The loglinear schedule; the sigmas beside it are of the other one."""
 
-    type: Literal["loglinear", "geometric"]
-    sigma_min: Positive | None = None
-    sigma_max: Annotated[Positive, Field(le=80)] | None = None
-
-    @model_validator(mode="after")
-    def _geometric_has_sigmas(self) -> Self:
-        if self.type == "geometric":
-            if self.sigma_min is None or self.sigma_max is None:
-                raise ValueError("geometric noise needs sigma_min and sigma_max")
-            if self.sigma_min >= self.sigma_max:
-                raise ValueError(f"sigma_min must be less than sigma_max ({self.sigma_max:g})")
-        return self
+    type: Literal["loglinear"]
+    sigma_min: Any = None
+    sigma_max: Any = None
 
 
-class Network(Part):
+class Geometric(methods.Geometric):
+    """The geometric schedule."""
+
+    type: Literal["geometric"]
+
+
+class Network(Section):
     """Sizes of the transformer."""
 
     name: Any = None
@@ -62,24 +54,18 @@ class Network(Part):
     scale_by_sigma: bool
     dropout: Fraction
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.hidden_size % self.n_heads or self.hidden_size // self.n_heads % 2:
-            raise ValueError(
-                f"n_heads ({self.n_heads}) must divide hidden_size ({self.hidden_size}) into "
-                "an even number of parts' width"
-            )
-        return self
-
 
 class Config(BaseModel):
-    """The keys that define the model; those of training, data and evaluation are not looked at."""
+    """The keys that define the model; those of training, data and evaluation are not looked at.
+
+    In a section a key that is not known here may change the model, and is refused.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     tokens: Size
     graph: Graph
-    noise: Noise
+    noise: Annotated[Loglinear | Geometric, Field(discriminator="type")]
     model: Network
 
     @model_validator(mode="after")
@@ -103,14 +89,19 @@ def read_config(path: Path) -> SEDDConfig:
             f"{path} is no config of the reference implementation: {', '.join(missing)} missing"
         )
     try:
-        config = Config.model_validate(values)
+        return _sedd_config(Config.model_validate(values))
     except ValidationError as error:
         raise CheckpointError(f"{path}: {'; '.join(mistakes(error))}") from None
-    geometric = config.noise.type == "geometric"
-    sizes = config.model
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _sedd_config(config: Config) -> SEDDConfig:
+    noise, sizes = config.noise, config.model
+    geometric = isinstance(noise, Geometric)
     return SEDDConfig(
         graph=config.graph.type,
-        noise=config.noise.type,
+        noise=noise.type,
         parameterization="raw",
         vocab_size=config.tokens,
         length=sizes.length,
@@ -120,8 +111,8 @@ def read_config(path: Path) -> SEDDConfig:
         cond_dim=sizes.cond_dim,
         dropout=sizes.dropout,
         eps=None if geometric else EPS,
-        sigma_min=config.noise.sigma_min if geometric else None,
-        sigma_max=config.noise.sigma_max if geometric else None,
+        sigma_min=noise.sigma_min if geometric else None,
+        sigma_max=noise.sigma_max if geometric else None,
         t_min=T_MIN,
         scale_by_sigma=sizes.scale_by_sigma,
     )
