@@ -9,7 +9,7 @@ from pipeline.config.params import load_params
 from pipeline.data.packed import Packed, check_comparable
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
-from pipeline.evaluation.real_text import held_out_blocks
+from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scores import draw_weights, score, score_draws
 from pipeline.files import write_json
 
@@ -25,7 +25,7 @@ def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -
         len(blocks.test), params.sample.num, settings.num_real_draws, settings.seed
     )
     index = np.flatnonzero(draws.any(axis=0))
-    drawn = held_out_blocks(blocks, index, text)
+    drawn = Samples.held_out(blocks, index, text)
     desc = "score real text"
     scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc)
     write_json(out, score_draws(scored, draws[:, index]))

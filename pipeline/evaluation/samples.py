@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ import numpy.typing as npt
 from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.errors import DataError
 from pipeline.files import read_jsonl
+
+if TYPE_CHECKING:
+    from pipeline.data.packed import Packed
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -60,6 +63,19 @@ class Samples:
             raise DataError(f"{path} holds no sample") from None
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"the samples in {path} are damaged: {error!r}") from error
+
+    @classmethod
+    def held_out(cls, packed: "Packed", index: Ints, tokenizer: TextTokenizer) -> Self:
+        """Blocks of the held-out split as samples are, `index` [N] being their places in it."""
+        ids = packed.test[index].astype(np.int64)
+        return cls(
+            num_steps=None,
+            index=index,
+            ids=ids,
+            texts=[tokenizer.decode(row, packed.meta.mode) for row in ids],
+            nfe=np.zeros(len(ids)),
+            mode=packed.meta.mode,
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
