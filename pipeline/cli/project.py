@@ -3,8 +3,8 @@
 import shutil
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,94 +120,37 @@ def clean(
 
     What a running trainer holds stays. An unfinished run that is freed starts anew next time.
     """
+    from filelock import FileLock, Timeout
+
     from pipeline.files import store
 
-    left = leftovers(store() / "train")
+    # Its state, and beside that the lock of its trainer: either may be alone.
+    left = sorted({path.with_suffix("") for path in (store() / "train").glob("*")})
     if not left:
         print("nothing is left: no training is unfinished")
         return
-    for leftover in left:
-        line = leftover.describe()
-        if leftover.in_use:
+    for folder in left:
+        line, lock = _described(folder), folder.with_suffix(".lock")
+        fate = "left"
+        try:
+            # Nobody trains without a lock, and listing makes none.
+            with FileLock(lock, blocking=False) if yes or lock.exists() else nullcontext():
+                if yes:
+                    if folder.exists():
+                        shutil.rmtree(folder)
+                    lock.unlink(missing_ok=True)
+                    fate = "freed"
+        except Timeout:
             fate = "in use, kept"
-        elif yes:
-            fate = "freed" if leftover.free() else "in use, kept"
-        else:
-            fate = "left"
         print(f"{fate:12}  {shown(line)}")
     if not yes:
         print("`sedd clean --yes` frees what is left")
 
 
-@dataclass(frozen=True)
-class Leftover:
-    """State of an unfinished training: a folder, and beside it the lock of its trainer."""
-
-    folder: Path
-    lock: Path
-    in_use: bool
-
-    def describe(self) -> str:
-        """Folder, last step, size and age, one line."""
-        files = [path for path in self.folder.rglob("*") if path.is_file()] or [self.lock]
-        stats = [path.stat() for path in files if path.exists()]
-        size = sum(stat.st_size for stat in stats)
-        age = time.time() - max((stat.st_mtime for stat in stats), default=time.time())
-        return f"{self.folder}  {self._step():12}  {size / 1e6:.1f} MB  {_duration(age)} ago"
-
-    def free(self) -> bool:
-        """Remove it; False if a trainer has taken it meanwhile."""
-        from filelock import FileLock, Timeout
-
-        try:
-            with FileLock(self.lock, blocking=False):
-                if self.folder.exists():
-                    shutil.rmtree(self.folder)
-                self.lock.unlink(missing_ok=True)
-        except Timeout:
-            return False
-        return True
-
-    def _step(self) -> str:
-        import pickle
-
-        import torch
-
-        path = self.folder / "state.pt"
-        if not path.exists():
-            return "no step"
-        try:
-            # Mapped, not read: only the number is needed.
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return f"step {state['step']}"
-        except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError):
-            return "unreadable"
-
-
-def leftovers(folder: Path) -> list[Leftover]:
-    """Unfinished training under `folder`, by name."""
-    places = {path for path in folder.glob("*") if path.is_dir()}
-    places |= {path.with_suffix("") for path in folder.glob("*.lock")}
-    return [
-        Leftover(place, lock := place.with_suffix(".lock"), _is_held(lock))
-        for place in sorted(places)
-    ]
-
-
-def _is_held(lock: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, blocking=False):
-            return False
-    except Timeout:
-        return True
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+def _described(folder: Path) -> str:
+    """Folder, size and last change of an unfinished training, one line."""
+    paths = (folder, folder.with_suffix(".lock"), *folder.rglob("*"))
+    stats = [path.stat() for path in paths if path.exists()]
+    size = sum(stat.st_size for stat in stats)
+    changed = datetime.fromtimestamp(max((stat.st_mtime for stat in stats), default=0.0))
+    return f"{folder}  {size / 1e6:.1f} MB  {changed:%Y-%m-%d %H:%M}"

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -9,7 +10,6 @@ import torch
 from filelock import FileLock
 
 from pipeline.cli import app
-from pipeline.cli.project import _duration, leftovers
 
 COMMANDS = ["sample", "infill", "perturb", "loss", "shift", "compare", "ui", "check", "clean"]
 COMMANDS += ["pin", "publish", "verify", "tune", "login", "doctor", "import"]
@@ -94,7 +94,7 @@ def test_check_accepts_another_way_to_this_python(sedd, project, monkeypatch):
 
 @pytest.fixture
 def unfinished(project):
-    """Two unfinished runs, one of them past step 300, and a lock without a run."""
+    """Two unfinished runs, and a lock without a run."""
     train = project / ".store/train"
     for name in ("train-aa", "baseline-bb"):
         (train / name).mkdir(parents=True)
@@ -117,10 +117,7 @@ def test_clean_lists_and_touches_nothing(sedd, unfinished):
     assert [line.split()[1] for line in lines[:3]] == [
         str(unfinished / name) for name in ("baseline-bb", "train-aa", "train-cc")
     ]
-    assert "unreadable" in lines[0]
-    assert "step 300 " in lines[1]
-    assert "2.0 MB" in lines[1]
-    assert "no step" in lines[2]
+    assert re.search(r"  2\.0 MB  \d{4}-\d\d-\d\d \d\d:\d\d$", lines[1])
     assert "--yes" in lines[3]
     assert names(unfinished) == before
 
@@ -142,14 +139,6 @@ def test_clean_leaves_what_a_trainer_holds(sedd, unfinished):
     assert names(unfinished) == []
 
 
-def test_clean_yields_to_a_trainer_that_starts_meanwhile(unfinished):
-    found = leftovers(unfinished)
-    assert not any(leftover.in_use for leftover in found)
-    with FileLock(unfinished / "train-aa.lock"):
-        assert [leftover.free() for leftover in found] == [True, False, True]
-    assert names(unfinished) == ["train-aa", "train-aa.lock"]
-
-
 def test_clean_agrees_with_the_trainers_lock(sedd, project):
     from pipeline.training.state import training_state
 
@@ -157,7 +146,6 @@ def test_clean_agrees_with_the_trainers_lock(sedd, project):
         state.save({"step": 7})
         lines = sedd("clean", "--yes").stdout.splitlines()
         assert lines[0].startswith(f"in use, kept  {state.folder}")
-        assert "step 7 " in lines[0]
         assert state.path.exists()
     assert "freed" in sedd("clean", "--yes").stdout
     assert names(state.folder.parent) == []
@@ -166,13 +154,6 @@ def test_clean_agrees_with_the_trainers_lock(sedd, project):
 def test_clean_without_a_store(sedd, project):
     assert "nothing is left" in sedd("clean").stdout
     assert not (project / ".store").exists()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(5, "5 seconds"), (150, "2 minutes"), (7300, "2 hours"), (2e5, "2 days")]
-)
-def test_ages(seconds, text):
-    assert _duration(seconds) == text
 
 
 def test_compare_without_runs(sedd, project):
