@@ -1,4 +1,4 @@
-"""Short trials of real training steps: how fast they are, what memory they take, what they lose."""
+"""Short trials of real training steps: how fast they are, and what memory they take."""
 
 import ctypes
 import gc
@@ -14,7 +14,6 @@ from typing import Literal
 
 import psutil
 import torch
-from torch import Tensor, nn
 
 from pipeline.config.params import Params
 from pipeline.data.packed import Packed
@@ -22,7 +21,7 @@ from pipeline.device import is_of_memory
 from pipeline.errors import PipelineError
 from pipeline.kernels.gradient_memory import free_gradient_memory
 from pipeline.kernels.precision import Precision
-from pipeline.methods.protocol import Model, Objective
+from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
 from pipeline.training.loop import Settings, Trainer
 from pipeline.training.run import new_model
@@ -49,21 +48,19 @@ class Choice:
 
 @dataclass(frozen=True)
 class Turn:
-    """One short training under a choice, from the same weights and noise as under every other.
+    """What one short training under a choice takes.
 
     Attributes:
         first: seconds of the first step, which compiles.
         seconds: of a step, on the average of those that are timed.
         held: bytes of weights, averages and the optimiser's two moments.
         risen: bytes that a step takes at most above those.
-        losses: nats a block of every step.
     """
 
     first: float
     seconds: float
     held: int
     risen: int
-    losses: list[float]
 
 
 @dataclass(frozen=True)
@@ -85,56 +82,26 @@ class Job:
         return first + (self.params.train.num_steps - 1) * median(turn.seconds for turn in turns)
 
 
-class _Noted:
-    """An objective that notes its losses."""
-
-    def __init__(self, objective: Objective) -> None:
-        self.objective = objective
-        self.losses: list[Tensor] = []
-
-    @property
-    def module(self) -> nn.Module:
-        return self.objective.module
-
-    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        self.losses.append(torch.zeros((), device=x0.device))
-        return self.objective.draw(x0, generator)
-
-    def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:
-        return self.objective.located(*drawn)
-
-    def loss(self, *drawn: Tensor) -> Tensor:
-        loss = self.objective.loss(*drawn)
-        self.losses[-1] += loss.detach()
-        return loss
-
-    def finish_step(self) -> None:
-        self.objective.finish_step()
-
-
 def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = None) -> Turn:
     """Train for two steps and then `num_steps` timed ones; without any, `seconds` is 0.
 
-    `num_rows` takes the place of the batch size. Every turn starts as training does, compilation
-    included, and leaves nothing behind.
+    `num_rows` takes the place of the batch size. Every turn starts as training does, from the same
+    weights and noise, compilation included, and leaves nothing behind.
     """
     # A compiled model is a cycle: it stays, with its optimiser, until it is collected.
     gc.collect()
     if job.device.type == "cuda":
         torch.cuda.empty_cache()
     train = job.params.train
-    batch_size = num_rows or train.batch_size
     settings = replace(
         Settings(**train.model_dump(include=set(Settings.__annotations__))),
-        batch_size=batch_size,
+        batch_size=num_rows or train.batch_size,
         accumulate=choice.accumulate,
         precision=choice.precision,
-        # The full learning rate from the start: what precision does to losses shows sooner.
-        warmup_steps=0,
         num_steps=max(train.num_steps, num_steps + 2),
     )
     model = _model(job, choice.compile)
-    objective = _Noted(method_of(model).objective(model))
+    objective = method_of(model).objective(model)
     trainer = Trainer(objective, settings, job.device)
     order = Order(len(job.packed.train), train.seed)
     objective.module.train()
@@ -154,8 +121,7 @@ def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = N
     with memory_rise(job.device) as rise:
         steps(1)
     seconds = steps(num_steps) / max(num_steps, 1)
-    losses = [loss.item() / batch_size for loss in objective.losses]
-    return Turn(first, seconds, held, rise.bytes, losses)
+    return Turn(first, seconds, held, rise.bytes)
 
 
 def _model(job: Job, compiled: Compile) -> Model:

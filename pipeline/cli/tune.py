@@ -47,7 +47,6 @@ def tune(
         last = _last_trials(job, _fastest(job, first), rounds, steps)
     best = _best(job, last)
     print(_table(job, first | last, best))
-    print(_losses(first))
     _write(job, best, dry_run)
 
 
@@ -180,22 +179,6 @@ def _table(job: "Job", turns: "dict[Choice, list[Turn]]", best: "Choice") -> str
             ]
         )
     return aligned(lines)
-
-
-def _losses(turns: "dict[Choice, list[Turn]]") -> str:
-    """How far bfloat16 is from float32, on the same steps."""
-    plain = {
-        choice.precision: taken[0].losses for choice, taken in turns.items() if not choice.compile
-    }
-    if len(plain) < 2:
-        return "bfloat16 did not run beside float32: nothing is said of its losses"
-    pairs = list(zip(plain["float32"], plain["bfloat16"], strict=True))
-    mean = sum(narrow - wide for wide, narrow in pairs) / sum(wide for wide, _ in pairs)
-    worst = max(abs(narrow - wide) / abs(wide) for wide, narrow in pairs)
-    return (
-        f"loss in bfloat16 against float32, the same {len(pairs)} steps: "
-        f"mean {100 * mean:+.2g} %, at most {100 * worst:.2g} % off in a step"
-    )
 
 
 def _write(job: "Job", best: "Choice", dry_run: bool) -> None:
