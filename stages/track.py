@@ -7,8 +7,8 @@ import typer
 
 from pipeline.config.params import load_params
 from pipeline.errors import reported
-from pipeline.tracking.experiment import make_record
 from pipeline.tracking.mlflow import track
+from pipeline.tracking.record import make_record
 
 
 @reported
