@@ -1,7 +1,6 @@
 """Runs side by side. Only runs with one scorer stand in one group: others cannot be compared."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -22,6 +21,8 @@ COLUMNS = (
     "started",
 )
 UNKNOWN = "–"
+# Runs that MLflow gives at once.
+MOST = 50_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,15 @@ def runs(uri: str, experiment: str) -> list[RunRow]:
         return []
     with connected(uri) as client:
         found = client.get_experiment_by_name(experiment)
-        return [_row(run) for run in _search(client, found.experiment_id)] if found else []
+        if found is None:
+            return []
+        ours = client.search_runs(
+            [found.experiment_id],
+            "tags.fingerprint LIKE '%'",
+            max_results=MOST,
+            order_by=["attributes.start_time DESC"],
+        )
+        return [_row(run) for run in ours]
 
 
 def format_table(rows: list[RunRow]) -> str:
@@ -68,18 +77,6 @@ def format_table(rows: list[RunRow]) -> str:
         f"{_table(sorted(group, key=_rank))}"
         for scorer, group in groups
     )
-
-
-def _search(client: Any, experiment_id: str) -> Iterator[Any]:
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment_id], order_by=["attributes.start_time DESC"], page_token=token
-        )
-        yield from (run for run in page if "fingerprint" in run.data.tags)
-        token = page.token
-        if not token:
-            return
 
 
 def _row(run: Any) -> RunRow:

@@ -1,11 +1,11 @@
-"""MLflow's page over the runs: `python -m pipeline.tracking.ui`."""
+"""MLflow's page over the runs."""
 
 import os
 import socket
 import sys
 
 from pipeline.config.params import load_params
-from pipeline.errors import PipelineError, reported
+from pipeline.errors import PipelineError
 from pipeline.tracking.store import (
     artifact_root,
     create_database,
@@ -55,7 +55,6 @@ def ui_command(uri: str, port: int) -> list[str]:
     ]
 
 
-@reported
 def main() -> None:
     """Become MLflow's server."""
     uri = load_params().tracking.uri
@@ -66,7 +65,3 @@ def main() -> None:
         create_database(tracking_uri(uri))
     print(f"MLflow at http://{HOST}:{port} (Ctrl-C ends it)", file=sys.stderr)
     os.execvpe(command[0], command, os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking_uri(uri)})
-
-
-if __name__ == "__main__":
-    main()
