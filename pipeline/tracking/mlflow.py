@@ -12,7 +12,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -70,7 +71,11 @@ def track(record: Record, *, uri: str, experiment: str) -> Tracked:
             experiment_id = _experiment(client, uri, experiment)
             run = _find(client, experiment_id, record.fingerprint)
             created = run is None
-            run = run or _create(client, experiment_id, record)
+            if run is None:
+                # With its fingerprint from the start: without one it would never be found again.
+                tags = {"fingerprint": record.fingerprint}
+                name = run_name(record.tags)
+                run = client.create_run(experiment_id, tags=tags, run_name=name)
             _complete(client, run, record)
             name = client.get_run(run.info.run_id).info.run_name
     return Tracked(run.info.run_id, name, experiment, redact(uri), created)
@@ -122,19 +127,21 @@ def _find(client: Any, experiment_id: str, fingerprint: str) -> Any | None:
     return runs[0] if runs else None
 
 
-def _create(client: Any, experiment_id: str, record: Record) -> Any:
-    # With its fingerprint from the start: a run without one would never be found again.
-    tags = {"fingerprint": record.fingerprint}
-    return client.create_run(experiment_id, tags=tags, run_name=run_name(record.tags))
-
-
 def _complete(client: Any, run: Any, record: Record) -> None:
+    from mlflow.entities import Param, RunTag
+
     run_id = run.info.run_id
     client.update_run(run_id, status="RUNNING", name=_new_name(run, record))
     history = _history(client, run)
     keys = {point.key for point in record.points} | set(history)
-    _log_texts(client, run_id, record.params, record.tags | {METRICS_TAG: " ".join(sorted(keys))})
-    _log_points(client, run_id, _news(record.points, history))
+    tags = record.tags | {METRICS_TAG: " ".join(sorted(keys))}
+    for part in _batches(map(Param, record.params, record.params.values()), MAX_PARAMS):
+        client.log_batch(run_id, params=part)
+    for part in _batches(map(RunTag, tags, tags.values()), MAX_PARAMS):
+        client.log_batch(run_id, tags=part)
+    # MLflow updates a metric's latest value once a batch, so a key's points stay together.
+    for part in _batches(iter(_news(record.points, history)), MAX_METRICS):
+        client.log_batch(run_id, metrics=part)
     client.log_inputs(run_id, datasets=[dataset_input(record.provenance)])
     _log_artifacts(client, run_id, record)
     client.set_terminated(run_id, status="FINISHED")
@@ -148,15 +155,6 @@ def _new_name(run: Any, record: Record) -> str:
     old = {"fingerprint": record.fingerprint} | run.data.tags
     by_hand = "git_commit" in old and run.info.run_name != run_name(old)
     return str(run.info.run_name) if by_hand else run_name(old | record.tags)
-
-
-def _log_texts(client: Any, run_id: str, params: dict[str, str], tags: dict[str, str]) -> None:
-    from mlflow.entities import Param, RunTag
-
-    for part in _batches((Param(key, value) for key, value in params.items()), MAX_PARAMS):
-        client.log_batch(run_id, params=part)
-    for part in _batches((RunTag(key, value) for key, value in tags.items()), MAX_PARAMS):
-        client.log_batch(run_id, tags=part)
 
 
 def _history(client: Any, run: Any) -> dict[str, list[Any]]:
@@ -177,7 +175,7 @@ def _news(points: Iterable[Point], history: dict[str, list[Any]]) -> list[Any]:
     """
     from mlflow.entities import Metric
 
-    logged = sorted((metric for part in history.values() for metric in part), key=_when)
+    logged = sorted(chain.from_iterable(history.values()), key=attrgetter("timestamp"))
     shown = {(metric.key, metric.step): metric.value for metric in logged}
     wanted = {(point.key, point.step): _stored(point.value) for point in points}
     wanted |= dict.fromkeys(shown.keys() - wanted.keys(), math.nan)
@@ -189,10 +187,6 @@ def _news(points: Iterable[Point], history: dict[str, list[Any]]) -> list[Any]:
     ]
 
 
-def _when(metric: Any) -> int:
-    return int(metric.timestamp)
-
-
 def _stored(value: float) -> float:
     """As MLflow stores it: infinity becomes the largest float."""
     return value if math.isnan(value) else max(-sys.float_info.max, min(sys.float_info.max, value))
@@ -200,12 +194,6 @@ def _stored(value: float) -> float:
 
 def _same(one: float, other: float) -> bool:
     return one == other or (math.isnan(one) and math.isnan(other))
-
-
-def _log_points(client: Any, run_id: str, metrics: list[Any]) -> None:
-    # MLflow updates a metric's latest value once a batch, so a key's points stay together.
-    for part in _batches(iter(metrics), MAX_METRICS):
-        client.log_batch(run_id, metrics=part)
 
 
 def dataset_input(provenance: Mapping[str, Any]) -> Any:
