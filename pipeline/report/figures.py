@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator
 
 from pipeline.report.records import Experiment, LossCurve
 
@@ -127,7 +127,10 @@ def _over_steps(experiment: Experiment, name: str, *, log: bool) -> str:
     if log and any(map(math.isfinite, [_number(real), *values])):
         axes.set_yscale("log")
         low, high = axes.get_ylim()
-        _log_ticks(axes.yaxis, low, high)
+        # Plain numbers at 1, 2 and 5 of each decade, or only at the decades when there are many.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+        axes.yaxis.set_major_formatter("{x:,.6g}")
+        axes.yaxis.set_minor_locator(NullLocator())
     return _svg(figure, f"{name} over sampling steps, beside the level of real text")
 
 
@@ -148,19 +151,6 @@ def _apart(counts: list[int]) -> list[int]:
 def _axes() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.0, 3.1), layout="constrained")
     return figure, figure.add_subplot()
-
-
-def _log_ticks(axis: matplotlib.axis.Axis, low: float, high: float) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade, or only at the decades when there are many."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    digits = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
-    ticks = [d * 10.0**k for k in decades for d in digits]
-    ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
-    if len(ticks) < 2:
-        ticks = list(MaxNLocator(4).tick_values(low, high))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FixedFormatter([f"{tick:,.6g}" for tick in ticks]))
 
 
 def _svg(figure: Figure, label: str) -> str:
