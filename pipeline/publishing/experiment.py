@@ -19,7 +19,7 @@ from pipeline.files import read_json, read_jsonl
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import Repository, named
 from pipeline.publishing.publication import checkpoint_files, without_wall_clock, write_publication
-from pipeline.publishing.spool import Failure, Flushed, Item, Spool, is_passing, spool_for, waits
+from pipeline.publishing.spool import Failure, Flushed, Spool, is_passing, spool_for, waits
 from pipeline.table import shown
 
 
@@ -45,7 +45,12 @@ def publish(params: Params, artifacts: Path, reports: Path) -> None:
         except ServerError as error:
             away = error
         samples = _samples(artifacts, params)
-        item = _put(spool, repository, params, artifacts, provenance, samples)
+        with TemporaryDirectory() as folder:
+            files = write_publication(Path(folder), provenance, samples)
+            if params.publish.checkpoint:
+                weights = provenance["checkpoint_sha256"]
+                files |= checkpoint_files(artifacts / "checkpoint", weights)
+            item = spool.put(str(repository), files, f"Samples and results of {run[:12]}")
         what = f"{len(samples)} samples as {run}"
         flushed = Flushed(failure=away) if away else spool.flush(params.oxen)
         if flushed.failure is None:
@@ -76,23 +81,6 @@ def _send_earlier(spool: Spool, params: Params) -> Failure | None:
             f"{flushed.failure}; remove {spool.folder} to give up what waits there"
         )
     return flushed.failure
-
-
-def _put(
-    spool: Spool,
-    repository: Repository,
-    params: Params,
-    artifacts: Path,
-    provenance: dict[str, Any],
-    samples: list[dict[str, Any]],
-) -> Item:
-    with TemporaryDirectory() as folder:
-        files = write_publication(Path(folder), provenance, samples)
-        if params.publish.checkpoint:
-            weights = provenance["checkpoint_sha256"]
-            files |= checkpoint_files(artifacts / "checkpoint", weights)
-        message = f"Samples and results of {provenance['id'][:12]}"
-        return spool.put(str(repository), files, message)
 
 
 def _is_published(repository: Repository, provenance: dict[str, Any], params: Params) -> bool:

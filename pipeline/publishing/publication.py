@@ -7,12 +7,9 @@ files of samples/, of runs/ and of snapshots/*/ have one schema, and are read to
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.files import write_json
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # `params` and `metrics` are JSON texts, so that runs of different sweeps stay one table.
 _HEADLINES = ("gen_ppl", "entropy")
@@ -169,13 +166,6 @@ def _write(path: Path, columns: Mapping[str, str], rows: Iterable[Mapping[str, A
     import pyarrow as pa
     from pyarrow import parquet
 
-    parquet.write_table(pa.Table.from_pylist(list(rows), schema=_schema(columns)), path)
-
-
-def _schema(columns: Mapping[str, str]) -> "pa.Schema":
-    import pyarrow as pa
-
     kinds = {"ids": pa.list_(pa.int32())}
-    return pa.schema(
-        [(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()]
-    )
+    schema = [(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()]
+    parquet.write_table(pa.Table.from_pylist(list(rows), schema=pa.schema(schema)), path)
