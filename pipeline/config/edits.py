@@ -92,17 +92,12 @@ def _replaced(text: str, start: int, end: int, written: str) -> str:
 
 
 def _written(value: Scalar) -> str:
-    """`value` as one line of YAML that stands anywhere."""
-    if isinstance(value, str) and not _stands_bare(value):
-        return yaml.safe_dump(value, default_style='"', width=math.inf, allow_unicode=True)[:-1]
-    return yaml.safe_dump(value, allow_unicode=True).split("\n")[0]
-
-
-def _stands_bare(value: str) -> bool:
-    """Whether the plain text reads as the same text, between braces too."""
-    inside = yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=True)
+    """`value` as one line of YAML that stands anywhere, between brackets too."""
+    written = yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=True)
     # 1e5 is text to PyYAML's writer.
-    return inside == f"[{value}]\n" and _reads_as(inside, [value])
+    if written.count("\n") == 1 and _reads_as(written, [value]):
+        return written[1:-2]
+    return yaml.safe_dump(value, default_style='"', width=math.inf, allow_unicode=True)[:-1]
 
 
 def _reads_as(text: str, expected: Any) -> bool:

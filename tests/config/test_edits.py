@@ -99,7 +99,7 @@ def test_any_text_is_edited_or_refused(garbage, value):
 @pytest.mark.parametrize(
     ("text", "values", "new"),
     [
-        ("a: {b: 1, c: 2} # d\n", {"a.b": "x, y"}, 'a: {b: "x, y", c: 2} # d\n'),
+        ("a: {b: 1, c: 2} # d\n", {"a.b": "x, y"}, "a: {b: 'x, y', c: 2} # d\n"),
         ("a:\n", {"a": 1}, "a: 1\n"),
         ("a:   # none\n", {"a": 1}, "a: 1 # none\n"),
         ("a: 'it''s'\r\nb: 2\r\n", {"a": "x"}, "a: x\r\nb: 2\r\n"),
