@@ -15,7 +15,6 @@ from pipeline.errors import CheckpointError, ParamsError, PipelineError, reporte
 from pipeline.hub import from_hub
 
 if TYPE_CHECKING:
-    from pipeline.checkpoints.reference.reading import Published
     from pipeline.data.tokenizer import TextTokenizer
     from pipeline.methods.sedd.model import SEDDConfig
 
@@ -89,7 +88,11 @@ def import_(
 
 def _convert(folder: Path, tokenizer: str | None, destination: Path) -> str:
     """Write a published checkpoint as one of this project; what it is, in words."""
-    from pipeline.checkpoints.reference.reading import read_published
+    import torch
+
+    from pipeline.checkpoints.checkpoint import save_checkpoint
+    from pipeline.checkpoints.reference.reading import build, read_published
+    from pipeline.oxen.folders import in_place_of
 
     published = read_published(folder)
     text = _tokenizer(tokenizer, folder)
@@ -99,7 +102,14 @@ def _convert(folder: Path, tokenizer: str | None, destination: Path) -> str:
             f"the tokenizer has {text.size} tokens, and the model was trained on {vocab_size}: "
             "give its own with --tokenizer"
         )
-    _write(published, text, destination)
+    with tempfile.TemporaryDirectory() as scratch, in_place_of(destination) as partial:
+        text.save(Path(scratch))
+        save_checkpoint(
+            partial,
+            build(published, torch.device("cpu")),
+            tokenizer=Path(scratch),
+            tokenizer_sha256=text.sha256,
+        )
     return _about(published.config, sum(value.numel() for value in published.weights.values()))
 
 
@@ -207,20 +217,3 @@ def _tokenizer(given: str | None, folder: Path) -> "TextTokenizer":
         advice = "give the folder of a tokenizer.json"
         path = from_hub(source, TOKENIZER_FILES, key="--tokenizer", instead=advice)
     return read_tokenizer(path)
-
-
-def _write(published: "Published", tokenizer: "TextTokenizer", destination: Path) -> None:
-    import torch
-
-    from pipeline.checkpoints.checkpoint import save_checkpoint
-    from pipeline.checkpoints.reference.reading import build
-    from pipeline.oxen.folders import in_place_of
-
-    with tempfile.TemporaryDirectory() as scratch, in_place_of(destination) as folder:
-        tokenizer.save(Path(scratch))
-        save_checkpoint(
-            folder,
-            build(published, torch.device("cpu")),
-            tokenizer=Path(scratch),
-            tokenizer_sha256=tokenizer.sha256,
-        )
