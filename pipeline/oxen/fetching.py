@@ -21,7 +21,7 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
         DataError: a file is damaged, or a split has no rows.
     """
     with named("data.repo"):
-        repository = open_repository(params.repo, patience)
+        address, repository = parse_repo(params.repo), open_repository(params.repo, patience)
     with named("data.revision"):
         commit = _pinned(repository, params.revision)
     files = _files(repository, commit, params)
@@ -41,7 +41,7 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
         provenance,
         {
             "repo": params.repo,
-            "host": _host(params.repo),
+            "host": address.host if isinstance(address, Address) else None,
             "revision": params.revision,
             "commit": commit,
             "asked": params.files.model_dump(),
@@ -98,11 +98,6 @@ def _drop_all_but(paths: list[str], folder: Path) -> None:
             path.rmdir()
         elif path.is_file() and path.relative_to(folder).as_posix() not in paths:
             path.unlink()
-
-
-def _host(repo: str) -> str | None:
-    address = parse_repo(repo)
-    return address.host if isinstance(address, Address) else None
 
 
 def _described(folder: Path, path: str, split: str) -> dict[str, Any]:
