@@ -1,23 +1,54 @@
 """Documents of a dataset file, one at a time."""
 
+import csv
+import io
 import json
-from collections.abc import Collection, Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipeline.errors import DataError
 
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+# Bytes of a line, characters of a field. Else a small file of nothing but zeros, compressed, would
+# fill the memory.
+MOST_AT_ONCE = 2**27
 ROWS_AT_ONCE = 64
 MOST_NAMES = 20
 # Else a row group's whole column would be read at once, however large it is.
 READ_AT_ONCE = {"buffer_size": 2**20, "pre_buffer": False}
 
 
-def read_documents(path: Path, column: str) -> Iterator[str]:
-    """Stream the texts in `column` of a .parquet or .jsonl file, in the file's order.
+def format_of(path: Path) -> str:
+    """The suffix that says what a dataset file is, of a compressed one that before its last.
 
-    A file without rows adds nothing, whatever its columns.
+    Raises:
+        DataError: it is none that can be read.
+    """
+    suffix = path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
+    if suffix not in READERS:
+        raise DataError(
+            f"{path}: a dataset file is .txt (a document a line), .csv or .tsv (a header, then a "
+            "row a document), .jsonl or .parquet, each also .gz or .zst; convert it to one of "
+            "these, or rename it if it is one"
+        )
+    return suffix
+
+
+def read_documents(path: Path, column: str) -> Iterator[str]:
+    """Stream the texts in `column` of a dataset file, in the file's order.
+
+    Lines of a .txt file are documents, an empty one too, and have no column; in other formats they
+    are nothing. A file without rows adds nothing, whatever its columns.
 
     Raises:
         DataError: the file is missing, damaged or of another format; it has no such column, two of
@@ -25,42 +56,162 @@ def read_documents(path: Path, column: str) -> Iterator[str]:
     """
     if not path.is_file():
         raise DataError(f"{path} is missing")
-    readers = {".parquet": _parquet, ".jsonl": _jsonl}
-    if path.suffix not in readers:
-        raise DataError(f"{path}: a dataset file ends in {' or '.join(readers)}")
-    for row, text in enumerate(readers[path.suffix](path, column)):
+    for row, text in enumerate(READERS[format_of(path)](path, column)):
         if not isinstance(text, str):
             what = "no text" if text is None else f"no text but {_short(text)}"
             raise DataError(f"{path}: row {row} holds {what} in column {column!r}")
         yield text
 
 
-def _parquet(path: Path, column: str) -> Iterator[Any]:
+def count_rows(path: Path) -> int:
+    """How many documents a dataset file has, of a parquet file by its footer alone.
+
+    Raises:
+        DataError: the file is damaged, or of another format.
+    """
+    match format_of(path):
+        case ".parquet":
+            with _parquet_file(path) as file:
+                return int(file.metadata.num_rows)
+        case ".jsonl":
+            return sum(1 for _, line in _lines(path) if line.strip())
+        case ".txt":
+            return sum(1 for _ in _texts(path))
+        case suffix:
+            return max(0, sum(1 for _ in _table(path, DELIMITERS[suffix])) - 1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """What is in a file, decompressed as it is read."""
+    if path.suffix not in COMPRESSIONS:
+        with path.open("rb") as file:
+            yield file
+        return
+    import pyarrow as pa
+
+    kind = COMPRESSIONS[path.suffix]
+    try:
+        with pa.CompressedInputStream(path, kind) as stream:
+            yield io.BufferedReader(stream)
+    except OSError as error:
+        if error.errno is not None:  # the disk's, not the library's
+            raise
+        raise DataError(f"{path} is damaged or not {kind}: {_said(error)}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines with their ends, numbered from 1."""
+    with _opened(path) as file:
+        lines = iter(partial(file.readline, MOST_AT_ONCE + 1), b"")
+        for number, line in enumerate(lines, start=1):
+            if len(line) > MOST_AT_ONCE:
+                raise DataError(
+                    f"{path}: line {number} has more than {MOST_AT_ONCE:,} bytes, and a document "
+                    "has at most so many: cut it into several"
+                )
+            yield number, line
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """Lines of a text file with their ends, without the mark of byte order."""
+    for number, line in _lines(path):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}: line {number} is not UTF-8 ({error}): save the file as UTF-8"
+            ) from error
+        if "\0" in text:
+            raise DataError(
+                f"{path}: line {number} holds the character NUL, which no text has: save the file "
+                "as UTF-8 text"
+            )
+        yield text
+
+
+def _txt(path: Path, column: str) -> Iterator[str]:
+    for line in _texts(path):
+        yield line.removesuffix("\n").removesuffix("\r")
+
+
+def _table(path: Path, delimiter: str) -> Iterator[list[str]]:
+    """The header and the rows of a table, as many fields in each; empty lines are left out."""
+    csv.field_size_limit(MOST_AT_ONCE)
+    rows = csv.reader(_texts(path), delimiter=delimiter, strict=True)
+    width = None
+    try:
+        for row in filter(None, rows):
+            width = width or len(row)
+            if len(row) != width:
+                raise DataError(
+                    f"{path}: line {rows.line_num} ends a row of {_fields(len(row))}, and the "
+                    f"header has {width}: quote a field that holds {delimiter!r} or a line's end"
+                )
+            yield row
+    except csv.Error as error:
+        raise DataError(f"{path}: line {rows.line_num}: {error}") from error
+
+
+def _delimited(path: Path, column: str, delimiter: str) -> Iterator[str]:
+    rows = _table(path, delimiter)
+    names, place = next(rows, []), None
+    for row in rows:
+        if place is None:
+            _check_names(path, names, column)
+            place = names.index(column)
+        yield row[place]
+
+
+@contextmanager
+def _parquet_file(path: Path) -> "Iterator[ParquetFile]":
+    """A parquet file; what is read of it and is damaged is said."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path, **READ_AT_ONCE) as file:
-            if not file.metadata.num_rows:
-                return
-            _check_column(path, file.schema_arrow, column)
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column]):
-                # By name: a.b asks for the field b of a column a as well.
-                yield from batch.column(column).to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged or not parquet: {said}") from error
+    with _seekable(path) as source:
+        try:
+            with pq.ParquetFile(source, **READ_AT_ONCE) as file:
+                yield file
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} is damaged or not parquet: {_said(error)}") from error
+
+
+@contextmanager
+def _seekable(path: Path) -> Iterator[Path | BinaryIO]:
+    """`path`, or what is in it on the disk beside it: parquet begins with its end."""
+    if path.suffix not in COMPRESSIONS:
+        yield path
+        return
+    with TemporaryFile(dir=path.parent) as unpacked:
+        with _opened(path) as packed:
+            shutil.copyfileobj(packed, unpacked)
+        yield unpacked
+
+
+def _parquet(path: Path, column: str) -> Iterator[Any]:
+    with _parquet_file(path) as file:
+        if not file.metadata.num_rows:
+            return
+        _check_column(path, file.schema_arrow, column)
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column]):
+            # By name: a.b asks for the field b of a column a as well.
+            yield from batch.column(column).to_pylist()
+
+
+def _check_names(path: Path, names: list[str], column: str) -> None:
+    if column not in names:
+        raise DataError(
+            f"{path} has no column {column!r} (data.column); its columns: {_listed(names)}"
+        )
+    if names.count(column) > 1:
+        raise DataError(f"{path} has more than one column {column!r} (data.column)")
 
 
 def _check_column(path: Path, schema: Any, column: str) -> None:
     import pyarrow as pa
 
-    if column not in schema.names:
-        raise DataError(
-            f"{path} has no column {column!r} (data.column); its columns: {_listed(schema.names)}"
-        )
-    if schema.names.count(column) > 1:
-        raise DataError(f"{path} has more than one column {column!r} (data.column)")
+    _check_names(path, schema.names, column)
     kind = schema.field(column).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -70,28 +221,35 @@ def _check_column(path: Path, schema: Any, column: str) -> None:
 
 
 def _jsonl(path: Path, column: str) -> Iterator[Any]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}: line {number} is not valid JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}: line {number} is no JSON object but {_short(row)}")
-            if column not in row:
-                raise DataError(
-                    f"{path}: line {number} has no key {column!r} (data.column); "
-                    f"its keys: {_listed(row)}"
-                )
-            text = row[column]
-            if isinstance(text, str) and b"\\u" in line and not _is_whole(text):
-                raise DataError(
-                    f"{path}: line {number} holds half a surrogate pair in column {column!r}: "
-                    f"{_short(text)}"
-                )
-            yield text
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: line {number} is not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: line {number} is no JSON object but {_short(row)}")
+        if column not in row:
+            raise DataError(
+                f"{path}: line {number} has no key {column!r} (data.column); "
+                f"its keys: {_listed(row)}"
+            )
+        text = row[column]
+        if isinstance(text, str) and b"\\u" in line and not _is_whole(text):
+            raise DataError(
+                f"{path}: line {number} holds half a surrogate pair in column {column!r}: "
+                f"{_short(text)}"
+            )
+        yield text
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[Any]]] = {
+    ".txt": _txt,
+    **{suffix: partial(_delimited, delimiter=mark) for suffix, mark in DELIMITERS.items()},
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
 
 
 def _is_whole(text: str) -> bool:
@@ -112,3 +270,11 @@ def _listed(names: Collection[str]) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _fields(number: int) -> str:
+    return f"{number} field" + "s" * (number != 1)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())

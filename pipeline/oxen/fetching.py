@@ -1,14 +1,17 @@
 """Fetching a dataset's files at a pinned revision, and what is recorded of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.params import Data, Patience
+from pipeline.data.corpus import count_rows, format_of
 from pipeline.data.splits import files_of, is_pattern
 from pipeline.errors import DataError, RepositoryError
 from pipeline.files import read_json, sha256, write_json
 from pipeline.oxen.address import Address, parse_repo
-from pipeline.oxen.folders import count_rows, resumed_in_place_of
+from pipeline.oxen.folders import resumed_in_place_of
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import Repository, named
 
@@ -25,6 +28,7 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
     with named("data.revision"):
         commit = _pinned(repository, params.revision)
     files = _files(repository, commit, params)
+    _check_formats(files)
     with resumed_in_place_of(data) as folder:
         repository.fetch(commit, _called(files), folder)
         _drop_all_but([path for paths in files.values() for path in paths], folder)
@@ -82,6 +86,24 @@ def _files(repository: Repository, commit: str, params: Data) -> dict[str, list[
     return files_of(names, params.files)
 
 
+def _check_formats(files: dict[str, list[str]]) -> None:
+    """Before anything is fetched."""
+    for split, paths in files.items():
+        for path in paths:
+            with _at(split):
+                format_of(Path(path))
+
+
+@contextmanager
+def _at(split: str, folder: Path = Path()) -> Iterator[None]:
+    """Put the key that is to blame before a DataError, and leave `folder` out of its path."""
+    try:
+        yield
+    except DataError as error:
+        said = str(error).removeprefix(f"{folder}/")
+        raise DataError(f"data.files.{split}: {said}") from None
+
+
 def _called(files: dict[str, list[str]]) -> dict[str, str]:
     """What a message calls a file -> its path."""
     return {
@@ -101,10 +123,8 @@ def _drop_all_but(paths: list[str], folder: Path) -> None:
 
 
 def _described(folder: Path, path: str, split: str) -> dict[str, Any]:
-    try:
+    with _at(split, folder):
         rows = count_rows(folder / path)
-    except DataError as error:
-        raise DataError(f"data.files.{split}: {error}") from None
     size = (folder / path).stat().st_size
     content = sha256(folder / path)
     return {"path": path, "split": split, "size": size, "sha256": content, "rows": rows}

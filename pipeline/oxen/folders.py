@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
-from pipeline.errors import DataError, RepositoryError
+from pipeline.errors import RepositoryError
 
 
 @contextmanager
@@ -100,24 +100,3 @@ def inside(path: str) -> str:
     if pure.is_absolute() or ".." in pure.parts or not pure.parts:
         raise RepositoryError(f"no path inside the repository (got {path})")
     return pure.as_posix()
-
-
-def count_rows(path: Path) -> int:
-    """Rows of a .parquet file, or lines of a .jsonl file that are not blank.
-
-    Raises:
-        DataError: the file is damaged, or of another kind.
-    """
-    if path.suffix == ".jsonl":
-        with path.open("rb") as file:
-            return sum(1 for line in file if line.strip())
-    if path.suffix != ".parquet":
-        raise DataError(f"{path.name} must end in .parquet or .jsonl")
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return int(parquet.read_metadata(path).num_rows)
-    except (pyarrow.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())
-        raise DataError(f"{path.name} is no whole parquet file: {said}") from None

@@ -75,11 +75,6 @@ def test_missing_file(tmp_path):
     assert refusal(tmp_path / "a.parquet") == f"{tmp_path / 'a.parquet'} is missing"
 
 
-def test_unknown_format(tmp_path):
-    (tmp_path / "a.csv").write_text("Names\nAnn\n")
-    assert "ends in .parquet or .jsonl" in refusal(tmp_path / "a.csv")
-
-
 def test_missing_column_lists_those_there(tmp_path):
     path = parquet(tmp_path / "a.parquet", NAMES)
     assert "no column 'names' (data.column); its columns: 'Names', 'Count'" in refusal(

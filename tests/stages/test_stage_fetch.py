@@ -1,5 +1,6 @@
 """The fetch stage: a dataset at its pinned revision, or one message and nothing."""
 
+import gzip
 import json
 import os
 import shutil
@@ -183,7 +184,7 @@ def test_empty_and_damaged_files_are_no_matter_beside_good_ones(tmp_path, capsys
     shutil.rmtree("artifacts/data")
     write_params(repo="names", revision=pinned, files={**asked, "test": "broken.parquet"})
     message = refused(capsys)
-    assert message.startswith("error: data.files.test: broken.parquet is no whole parquet file")
+    assert message.startswith("error: data.files.test: broken.parquet is damaged or not parquet")
     assert message.count("\n") == 1
 
 
@@ -201,3 +202,39 @@ def test_empty_and_damaged_files_are_no_matter_beside_good_ones(tmp_path, capsys
 def test_what_needs_no_fetch_to_refuse(capsys, data, message):
     write_params(**data)
     assert refused(capsys).startswith(f"error: {message}")
+
+
+def test_files_of_other_formats_come_as_they_are(tmp_path, capsys):
+    written = {
+        "a.txt.gz": gzip.compress(b"Ada\n\nBen\n"),
+        "b.txt.zst": pa.compress(b"Cleo\n", "zstd", asbytes=True),
+        "c.csv": b'Names,Count\n"Dora\nEva",1\n',
+        "d.txt": b"Fay\nG\xffs\n",
+        "e.txt.gz": gzip.compress(b"Hal\n" * 9999)[:-9],
+        "f.json": b"{}",
+    }
+    for name, content in written.items():
+        (tmp_path / name).write_bytes(content)
+    repository = open_repository("names", PATIENCE, create=True)
+    pinned = repository.commit({f"deep/{name}": tmp_path / name for name in written}, "all")
+    files = {"train": "deep/[ab].txt*", "test": "deep/c.csv"}
+    write_params(repo="names", revision=pinned, files=files)
+    assert [(file["path"], file["rows"]) for file in fetch()["files"]] == [
+        ("deep/a.txt.gz", 3),
+        ("deep/b.txt.zst", 1),
+        ("deep/c.csv", 1),
+    ]
+    for name in ("a.txt.gz", "b.txt.zst", "c.csv"):
+        assert Path("artifacts/data/deep", name).read_bytes() == written[name]
+    for name, said in {
+        "d.txt": "line 2 is not UTF-8 (",
+        "e.txt.gz": "is damaged or not gzip: Truncated compressed stream",
+        "f.json": "a dataset file is .txt (a document a line), .csv or .tsv",
+    }.items():
+        Path("artifacts/provenance.json").unlink(missing_ok=True)
+        shutil.rmtree("artifacts/data", ignore_errors=True)
+        write_params(repo="names", revision=pinned, files={**files, "test": f"deep/{name}"})
+        message = refused(capsys)
+        assert message.startswith(f"error: data.files.test: deep/{name}")
+        assert said in message
+        assert message.count("\n") == 1

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import oxen
 
-from pipeline.errors import DataError, RepositoryError
+from pipeline.errors import RepositoryError
 from pipeline.files import store, whole
-from pipeline.oxen.folders import count_rows, is_whole, oxen_hash, scratch_folder
+from pipeline.oxen.folders import is_whole, oxen_hash, scratch_folder
 from pipeline.oxen.local.bindings import oxen_errors
 from pipeline.oxen.local.committing import run
 from pipeline.oxen.local.snapshot import Snapshot, copy_databases, log_of
@@ -136,7 +136,15 @@ class LocalRepository:
 
 
 def _rows(path: Path) -> int | None:
+    if path.suffix == ".jsonl":
+        with path.open("rb") as file:
+            return sum(1 for line in file if line.strip())
+    if path.suffix != ".parquet":
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        return count_rows(path)
-    except DataError:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError):
         return None
