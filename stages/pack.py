@@ -8,7 +8,7 @@ import typer
 from pipeline.config.params import load_params
 from pipeline.data.packed import check_comparable
 from pipeline.data.packing import blocks_line, pack, unknown_line
-from pipeline.data.splits import Repeats, split_documents
+from pipeline.data.splits import Empty, Repeats, split_documents
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
 
@@ -21,10 +21,13 @@ def main(data: Path, tokenizer: Path, packed: Path) -> None:
     test = split_documents(data, "test", params.data)
     # Without files of its own, a split is one by the text of each document.
     again = split_documents(data, "test", params.data) if params.data.files.test else ()
-    repeats = Repeats(again)
+    repeats, empty = Repeats(again), Empty()
     meta = pack(
         packed,
-        {"train": repeats.watching(train), "test": test},
+        {
+            "train": empty.watching("train", repeats.watching(train)),
+            "test": empty.watching("test", test),
+        },
         TextTokenizer.load(tokenizer),
         mode=params.pack.mode,
         length=params.pack.length,
@@ -32,6 +35,8 @@ def main(data: Path, tokenizer: Path, packed: Path) -> None:
     check_comparable(meta.num_blocks["test"], params.sample.num)
     if repeated := repeats.line():
         print(repeated, file=sys.stderr)
+    if said := empty.line():
+        print(said, file=sys.stderr)
     if meta.mode == "concat":
         print(blocks_line(meta), file=sys.stderr)
     if any(meta.num_unknown.values()):

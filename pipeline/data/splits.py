@@ -118,6 +118,24 @@ class Repeats:
         )
 
 
+class Empty:
+    """Counts the documents of each split that are empty, as they stream by."""
+
+    def __init__(self) -> None:
+        self._num = Counter[str]()
+
+    def watching(self, split: Split, documents: Iterable[str]) -> Iterator[str]:
+        """The documents as they are."""
+        for text in documents:
+            self._num[split] += not text
+            yield text
+
+    def line(self) -> str | None:
+        """How many there were; None for none."""
+        counts = ", ".join(f"{split} {num:,}" for split, num in self._num.items() if num)
+        return f"documents that are empty (in .txt, blank lines): {counts}" if counts else None
+
+
 def documents_among(texts: Iterable[str], folder: Path, data: Data) -> tuple[set[str], set[str]]:
     """Those of `texts` that are documents of the training split, and of the held-out one."""
     wanted = set(texts)

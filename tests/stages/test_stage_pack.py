@@ -1,3 +1,4 @@
+import gzip
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -62,6 +63,33 @@ def test_unknown_characters_are_told_in_one_line(project):
     assert result.exit_code == 0
     assert result.stdout == ""
     assert result.stderr == ("unknown characters became <unk>: test 5 ('Z' 1, 'o' 1, 'é' 3)\n")
+
+
+def test_empty_documents_are_counted_and_said(project):
+    result = run(["Bea", "", "Al", ""], ["", "Ale"])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == (
+        "1 of 2 held-out documents are in the training split too: what is measured on them is "
+        "partly memory\n"
+        "documents that are empty (in .txt, blank lines): train 2, test 1\n"
+    )
+    assert Packed.open(project / "packed").train.tolist()[1] == [1, 0, 0, 0]
+
+
+def test_a_corpus_of_lines(project):
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["data"]["files"] = {"train": "*.txt.gz", "test": "*.csv"}
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    (project / "data/a.txt.gz").write_bytes(gzip.compress(b"Bea\n\nAl\n"))
+    (project / "data/b.csv").write_text("Names,Count\nAle,1\n")
+    app = typer.Typer()
+    app.command()(main)
+    result = CliRunner().invoke(app, ["data", "tokenizer", "packed"])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "documents that are empty (in .txt, blank lines): train 1\n"
+    packed = Packed.open(project / "packed")
+    assert packed.train.tolist() == [[4, 6, 5, 1], [1, 0, 0, 0], [3, 7, 1, 0]]
+    assert packed.test.tolist() == [[3, 7, 6, 1]]
 
 
 def test_too_long_name_is_one_message_and_nothing_written(project):
