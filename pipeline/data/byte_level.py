@@ -6,11 +6,15 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.pre_tokenizers import ByteLevel, FixedLength
+from tokenizers.pre_tokenizers import Sequence as InTurn
 from tokenizers.trainers import BpeTrainer
 
 from pipeline.data.tokenizer import EOS, PAD, TextTokenizer
 from pipeline.errors import DataError
+
+LONGEST_WORD = 256
+"""Bytes of a word that are learned from together: merging takes the square of its length."""
 
 
 def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
@@ -23,6 +27,8 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
         DataError: a text holds half a surrogate pair.
     """
     tokenizer = byte_level({}, [])
+    split = tokenizer.pre_tokenizer
+    tokenizer.pre_tokenizer = InTurn([split, FixedLength(LONGEST_WORD)])
     trainer = BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -34,6 +40,7 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
         tokenizer.train_from_iterator(texts, trainer)
     except UnicodeEncodeError as error:
         raise DataError(f"a document is not valid Unicode text: {error}") from None
+    tokenizer.pre_tokenizer = split
     return TextTokenizer(tokenizer.to_str(pretty=True), pad=PAD, eos=EOS, unk=None)
 
 

@@ -1,15 +1,17 @@
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from pipeline.data.byte_level import train_bpe_tokenizer
+from pipeline.data.byte_level import LONGEST_WORD, train_bpe_tokenizer
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError
 
@@ -48,6 +50,21 @@ def test_special_tokens_spelled_in_the_training_texts_are_text():
 def test_no_more_merges_than_pairs_that_occur_twice():
     assert train_bpe_tokenizer(["ab", "ab", "cd"], 16384).size == 259
     assert train_bpe_tokenizer(["", ""], 16384).size == 258
+
+
+@pytest.mark.parametrize("letters", ["a", " ", "=", "ACGT", "甲乙丙丁"])
+def test_a_word_without_end_is_learned_from_in_seconds(letters):
+    text = "".join(random.Random(0).choices(letters, k=150_000))
+    started = time.monotonic()
+    tokenizer = train_bpe_tokenizer([text], 1000)
+    assert time.monotonic() - started < 5
+    assert tokenizer.decode_all(tokenizer.encode(text)) == text
+
+
+def test_words_that_people_write_are_learned_from_whole():
+    word = "".join(random.Random(0).choices("abcdefgh", k=LONGEST_WORD - 1))
+    tokenizer = train_bpe_tokenizer([f"{word} {word} {word}"], 1000)
+    assert len(tokenizer.encode(f" {word}")) == 1
 
 
 def test_saved_and_loaded_is_the_same(tokenizer, tmp_path):
