@@ -70,7 +70,7 @@ def likelihood(
     in windows that overlap by half: each token once, with at least half a window before it.
 
     Raises:
-        DataError: a sample holds an id that the scorer does not know.
+        DataError: a sample holds an id that the scorer does not know, or its tokenizer gives one.
         CheckpointError: the scorer gives a likelihood that is not finite.
     """
     if scorer.tokenizer is None:
@@ -78,9 +78,9 @@ def likelihood(
             row[:num].tolist()
             for row, num in zip(samples.ids, samples.num_tokens(eos_id), strict=True)
         ]
-        _check_ids(scorer, samples, sequences)
     else:
         sequences = scorer.encode(samples.texts)
+    _check_ids(scorer, samples, sequences)
     windows = [
         window
         for sample, tokens in enumerate(sequences)
@@ -100,12 +100,13 @@ def likelihood(
 
 
 def _check_ids(scorer: Scorer, samples: Samples, sequences: Sequence[list[int]]) -> None:
+    of_whom = "" if scorer.tokenizer is None else " for its own tokenizer"
     for index, tokens in zip(samples.index, sequences, strict=True):
-        unknown = [id for id in tokens if not 0 <= id < scorer.model.vocab_size]
+        unknown = [id for id in (scorer.start_id, *tokens) if not 0 <= id < scorer.model.vocab_size]
         if unknown:
             raise DataError(
-                f"sample {index} holds the token id {unknown[0]}, and the scorer {scorer.name} "
-                f"knows 0 to {scorer.model.vocab_size - 1}"
+                f"sample {index} holds the token id {unknown[0]}{of_whom}, and the model of the "
+                f"scorer {scorer.name} knows 0 to {scorer.model.vocab_size - 1}"
             )
 
 

@@ -48,7 +48,7 @@ class Scorer:
     tokenizer: Any | None
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Each text in the scorer's own tokens, no special token added.
+        """Each text in the scorer's own tokens; special ones are not added, and spelled are text.
 
         Raises:
             ValueError: this scorer takes the samples' own ids.
@@ -56,9 +56,8 @@ class Scorer:
         if self.tokenizer is None:
             raise ValueError(f"the scorer {self.name} reads no text")
         # Long texts are no mistake here, they are scored in windows.
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
+        how = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        ids: list[list[int]] = self.tokenizer(texts, **how)["input_ids"]
         return ids
 
 

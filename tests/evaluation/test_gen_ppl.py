@@ -187,6 +187,19 @@ def test_text_is_scored_in_the_scorers_own_tokens(model_folder):
     assert found.scored.tolist() == [1, 0, 1, 1]
 
 
+def test_a_special_token_that_a_text_spells_is_text(model_folder):
+    scorer = text_scorer(model_folder.path)
+    [ids] = scorer.encode(["a<|end|>b"])
+    assert scorer.start_id not in ids
+    assert "".join(model_folder.tokenizer.convert_ids_to_tokens(ids)) == "a<|end|>b"
+
+
+def test_a_tokenizer_of_more_ids_than_the_model_has(model_folder):
+    tiny_model(200, 8).save_pretrained(model_folder.path)
+    with pytest.raises(DataError, match=r"the token id \d+ for its own tokenizer, .* 0 to 199"):
+        score(text_scorer(model_folder.path), samples_of([[0]], ["Isabella"]))
+
+
 def test_long_text_is_scored_in_overlapping_windows(model_folder):
     scorer = text_scorer(model_folder.path)
     assert scorer.model.max_tokens == 8
