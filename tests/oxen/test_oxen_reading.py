@@ -53,6 +53,30 @@ def test_entries_have_size_and_hash(shared_history):
     ]
 
 
+COMMIT_ALL = """
+repo = oxen.Repo(args[0])
+repo.init()
+for folder in Path(args[0]).glob("[!.]*"):
+    repo.add(str(folder))
+print(repo.commit("all").id)
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["d/d[1].jsonl", "d/x [1].jsonl", "s/u[a]/b?.jsonl", "s/[*].jsonl"]
+)
+def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path, run_oxen, name):
+    for each, content in ((name, FIRST), ("d/d1.jsonl", FIRST * 2)):
+        (tmp_path / "made" / each).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / each).write_bytes(content)
+    commit = run_oxen(COMMIT_ALL, tmp_path / "made").strip()
+    repository = open_repository(str(tmp_path / "made"), PATIENCE)
+    repository.fetch(commit, {"data.files.train": name}, tmp_path / "out")
+    assert (tmp_path / "out" / name).read_bytes() == FIRST
+    assert repository.read(name) == FIRST.decode()
+    assert {entry.path for entry in repository.entries(commit)} == {name, "d/d1.jsonl"}
+
+
 def test_resolve(shared_history):
     repository = open_repository(str(shared_history.path), PATIENCE)
     assert repository.resolve(shared_history.first) == shared_history.first

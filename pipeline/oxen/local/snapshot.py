@@ -5,6 +5,7 @@ repository writes to its databases. So the databases are copied, and the content
 never changes once it is written, is linked.
 """
 
+import glob
 import re
 import shutil
 import time
@@ -62,7 +63,8 @@ class Snapshot:
             RepositoryError: the repository does not hold its content.
         """
         try:
-            self._repo.restore(file, source=self._commit)
+            # Oxen takes it for a pattern.
+            self._repo.restore(glob.escape(file), source=self._commit)
         except ValueError as error:
             # A clone has by default the content of the newest commit only.
             if "version-store data missing" not in str(error):
