@@ -1,5 +1,6 @@
 """Servers that are away, refuse or misbehave: what is said of each, and how long it may take."""
 
+import gzip
 import json
 import os
 import signal
@@ -325,6 +326,152 @@ def test_what_is_no_commit_id_is_no_answer(commit):
 def test_what_is_no_json_of_a_server_is_no_answer(body):
     with serving(lambda request: request.send(200, body)) as server:
         assert said_by(server.url, 0) == "the answer is no Oxen server's: check the address"
+
+
+def pouring(*pieces: bytes, pause: float = 0.0) -> Callable[[Request], object]:
+    """The fault of a server whose answer is the first piece, then the last one again and again."""
+
+    def fault(request: Request) -> object:
+        request.wfile.write(pieces[0])
+        while not request.server.ended.wait(pause) if pause else not request.server.ended.is_set():
+            request.wfile.write(pieces[-1])
+        return request.cut()
+
+    return fault
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+LARGE = "the answer is larger than 16,777,216 bytes"
+ENDLESS = (
+    "it does not come to an end within 1 s (oxen.stall_seconds, twice, and more for a large file)"
+)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (pouring(HEAD + b"\r\n[", b" " * 65536), LARGE),
+        (pouring(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 9999), LARGE),
+        (pouring(b"HTTP/1.1 100 Continue\r\n\r\n" * 999), LARGE),
+        (pouring(HEAD + b"\r\n[", b" ", pause=0.05), ENDLESS),
+        (pouring(b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.05), ENDLESS),
+        (pouring(HEAD, b"A: b\r\n", pause=0.05), ENDLESS),
+    ],
+    ids=["body", "chunks", "continue", "slow body", "slow continue", "slow head"],
+)
+def test_an_answer_without_end(fault, message):
+    with serving(fault) as server:
+        said = said_by(server.url, 1.5)
+    assert said in (message, ENDLESS)  # Whichever comes first.
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"Content-Length: 99999999999999999999\r\n", b"[" + b" " * 9),
+        (b"Transfer-Encoding: chunked\r\n", b"-5\r\nhello\r\n"),
+        (b"Transfer-Encoding: chunked\r\n", b"ffffffffffffffff\r\n[]"),
+        (b"Content-Encoding: gzip\r\n", b"[]"),
+    ],
+)
+@pytest.mark.parametrize("status", [b"200", b"400", b"302 x\r\nLocation: http://[::1"])
+def test_http_that_is_none(monkeypatch, head, body, status):
+    monkeypatch.setattr("pipeline.oxen.server.connection.LONGEST_WAIT", 0.01)
+
+    def fault(request: Request) -> object:
+        request.wfile.write(b"HTTP/1.1 " + status + b"\r\n" + head + b"\r\n" + body)
+        return request.cut()
+
+    with serving(fault) as server:
+        assert said_by(server.url, AWAY)
+
+
+def test_a_little_that_unpacks_to_much():
+    bomb = gzip.compress(bytes(10**8))
+    with serving(lambda request: request.send(200, bomb, **{"Content-Encoding": "gzip"})) as server:
+        assert said_by(server.url, 1) == LARGE
+
+
+def test_a_file_that_drips(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.oxen.server.connection.SLOWEST", 2**23)
+    head = HEAD + b"Content-Length: %d\r\n\r\n" % len(CONTENT)
+    with serving(of_files(pouring(head, b"x", pause=0.05))) as server:
+        message = said_by(server.url, 2, fetch=tmp_path / "out")
+    assert message.startswith("it does not come to an end within 1.25 s")
+
+
+def listing(request: Request, total_pages: object = 1, **changes: object) -> object:
+    """A folder with one file, or what else is asked for."""
+    entry = {"filename": "a", "size": 1, "hash": "0", "metadata": None, "is_dir": False}
+    answer = {"total_pages": total_pages, "entries": [entry | changes]}
+    return "/dir/" in request.path and request.answer(200, answer)
+
+
+def entries_of(fault: Callable[[Request], object]) -> str:
+    with serving(fault) as server, ends_within(2):
+        with pytest.raises(ServerError) as error:
+            open_repository(server.url, PATIENCE).entries(COMMIT)
+        return str(error.value).removeprefix(f"{server.url}: ")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"is_dir": "false"},
+        {"is_dir": 0},
+        {"size": -1},
+        {"size": 1e999},
+        {"size": "1"},
+        {"filename": "a\0"},
+        {"filename": "\ud800"},
+        {"filename": "../a"},
+        {"metadata": {"tabular": {"height": 1e999}}},
+        {"metadata": 5},
+        {"total_pages": None},
+        {"total_pages": 1e999},
+    ],
+    ids=str,
+)
+def test_a_listing_that_is_none(wrong):
+    message = entries_of(lambda request: listing(request, **wrong))
+    assert message == "the answer is no Oxen server's: check the address"
+
+
+def test_listings_without_end(monkeypatch):
+    monkeypatch.setattr("pipeline.oxen.server.api.MOST_PAGES", 20)
+    monkeypatch.setattr("pipeline.oxen.server.repository.MOST_FOLDERS", 20)
+    message = entries_of(lambda request: listing(request, total_pages=10**9))
+    assert message == "the folder / has more than 20 pages"
+    message = entries_of(lambda request: listing(request, is_dir=True))
+    assert message == "no data set has so many files, folders or levels"
+    empty = {"total_pages": 10**9, "entries": []}
+    with serving(lambda request: "/dir/" in request.path and request.answer(200, empty)) as server:
+        assert open_repository(server.url, PATIENCE).entries(COMMIT) == []
+
+
+def test_more_bytes_than_the_disk_has_are_not_begun(tmp_path):
+    with serving(lambda request: listing(request, filename="big.bin", size=2**62)) as server:
+        message = said_by(server.url, 0, fetch=tmp_path / "out")
+        assert not any("/file/" in seen.path for seen in server.seen)
+    assert message.startswith("4,611,686,018,427,387,904 bytes are to be fetched, and ")
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [{"num_parts": 10**12, "part_size": 1}, {"num_parts": 1, "part_size": 10**18}, {}],
+    ids=["parts", "size", "none"],
+)
+def test_an_upload_of_no_sense_is_not_begun(tmp_path, begun):
+    (tmp_path / "a").write_bytes(CONTENT)
+
+    def fault(request: Request) -> object:
+        answer = {"file": "x", "upload_id": "u"} | begun
+        if request.path.endswith("/uploads"):
+            return request.answer(200, answer)
+        return request.command != "GET" and request.answer(200, {})
+
+    with serving(fault) as server, ends_within(0), pytest.raises(ServerError, match="no Oxen"):
+        open_repository(server.url, PATIENCE).commit({"a": tmp_path / "a"}, "a")
 
 
 def test_a_damaged_store_is_named_and_not_shown(knows_token, tmp_path):

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Annotated
 from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.config.params import Patience
 from pipeline.errors import RepositoryError, ServerError
@@ -12,7 +14,62 @@ from pipeline.oxen.repository import Entry
 from pipeline.oxen.server.connection import Declined, Server
 
 COMMIT = "[0-9a-f]{20,32}"
+CommitId = Annotated[str, Field(pattern=f"^{COMMIT}$")]
+Number = Annotated[int, Field(ge=0, lt=2**63)]
 _PAGE = 1000
+MOST_PAGES = 1000
+"""Of one folder."""
+
+
+class Answer(BaseModel):
+    """A JSON object of an Oxen server; keys that are of no use here are left alone."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class _Branch(Answer):
+    name: str
+    commit_id: CommitId
+
+
+class _Branches(Answer):
+    branches: list[_Branch]
+
+
+class _Commit(Answer):
+    id: str
+    message: str = ""
+
+
+class _Found(Answer):
+    commit: _Commit
+
+
+class _Log(Answer):
+    commits: list[_Commit]
+
+
+class _Table(Answer):
+    height: Number
+
+
+class _Metadata(Answer):
+    """`tabular` is of what Oxen takes for a table."""
+
+    tabular: _Table | None = None
+
+
+class _Listed(Answer):
+    filename: Annotated[str, Field(pattern="^[^\\x00/]+$")]
+    size: Number
+    hash: str
+    metadata: _Metadata | None
+    is_dir: bool
+
+
+class _Page(Answer):
+    total_pages: Number
+    entries: list[_Listed]
 
 
 class Api:
@@ -45,17 +102,11 @@ class Api:
 
     def branches(self) -> dict[str, str] | None:
         """Name -> commit at its head; None where there is no such repository."""
-
-        def read(answer: Any) -> dict[str, str]:
-            branches = {str(each["name"]): str(each["commit_id"]) for each in answer["branches"]}
-            if not all(re.fullmatch(COMMIT, commit) for commit in branches.values()):
-                raise ValueError
-            return branches
-
         try:
-            return self.server.ask("GET", f"{self.at}/branches", read)
+            found = self.server.ask("GET", f"{self.at}/branches", _Branches.model_validate)
         except Declined:
             return None
+        return {branch.name: branch.commit_id for branch in found.branches}
 
     def missing(self) -> RepositoryError:
         """The error that there is no such repository, to be raised."""
@@ -70,21 +121,18 @@ class Api:
             return False
         path = f"{self.at}/commits/{commit}"
         try:
-            return self.server.ask("GET", path, lambda answer: answer["commit"]["id"] == commit)
+            return self.server.ask("GET", path, _Found.model_validate).commit.id == commit
         except Declined:
             return False
 
     def log(self, revision: str, count: int) -> list[tuple[str, str]]:
         """Ids and messages of the newest commits."""
         path = f"{self.at}/commits/history/{quote(revision)}?page=1&page_size={count}"
-
-        def read(answer: Any) -> list[tuple[str, str]]:
-            return [(str(commit["id"]), str(commit["message"])) for commit in answer["commits"]]
-
         try:
-            return self.server.ask("GET", path, read)
+            found = self.server.ask("GET", path, _Log.model_validate)
         except Declined:
             return []
+        return [(commit.id, commit.message) for commit in found.commits]
 
     def listed(self, commit: str, folder: str) -> Iterator[tuple[Entry, bool]]:
         """What a folder, "" or a path, holds, and whether each is a folder; page by page.
@@ -92,12 +140,17 @@ class Api:
         Raises:
             Declined: there is no such folder or commit.
         """
-        pages, page = 1, 1
-        while page <= pages:
+        for page in range(1, MOST_PAGES + 1):
             path = f"{self.at}/dir/{commit}/{quote(folder)}?page={page}&page_size={_PAGE}"
-            pages, entries = self.server.ask("GET", path, lambda answer: _read_page(answer, folder))
-            yield from entries
-            page += 1
+            found = self.server.ask("GET", path, _Page.model_validate)
+            for each in found.entries:
+                path = f"{folder}/{each.filename}" if folder else each.filename
+                table = each.metadata.tabular if each.metadata else None
+                rows = None if table is None else table.height
+                yield Entry(path, each.size, each.hash, rows), each.is_dir
+            if page >= found.total_pages or not found.entries:
+                return
+        raise self.server.error(f"the folder {folder or '/'} has more than {MOST_PAGES:,} pages")
 
     def find(self, commit: str, files: Iterable[str]) -> dict[str, Entry]:
         """Those of `files` that the commit has; one request, or some pages, for each folder."""
@@ -132,25 +185,3 @@ class Api:
 def folder_of(file: str) -> str:
     """The folder that a file of a repository is in, "" at the top."""
     return file.rpartition("/")[0]
-
-
-def _read_page(answer: Any, folder: str) -> tuple[int, list[tuple[Entry, bool]]]:
-    """How many pages a listing has, and what this one of them lists."""
-    return int(answer["total_pages"]), [
-        (
-            Entry(
-                path=f"{folder}/{entry['filename']}" if folder else str(entry["filename"]),
-                size=int(entry["size"]),
-                hash=str(entry["hash"]),
-                rows=_rows(entry["metadata"]),
-            ),
-            bool(entry["is_dir"]),
-        )
-        for entry in answer["entries"]
-    ]
-
-
-def _rows(metadata: Any) -> int | None:
-    """Rows of what Oxen takes for a table."""
-    table = (metadata or {}).get("tabular")
-    return None if table is None else int(table["height"])

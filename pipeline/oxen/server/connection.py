@@ -5,7 +5,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
+from contextvars import ContextVar
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from io import BufferedReader, BytesIO, RawIOBase
 from socket import SOCK_STREAM, getaddrinfo
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -38,6 +41,11 @@ PART = 8
 """Characters of a token that are not shown either."""
 LONGEST_WAIT = 30.0
 """Seconds between two tries at most."""
+MOST_BYTES = 2**24
+"""Of an answer that is no file, unpacked."""
+TOO_LARGE = f"the answer is larger than {MOST_BYTES:,} bytes"
+SLOWEST = 4096
+"""Bytes a second of a file, on the whole."""
 
 
 class PassingFault(Exception):
@@ -57,6 +65,52 @@ def waits(retries: int) -> list[float]:
     return [min(0.5 * 2**number, LONGEST_WAIT) for number in range(retries)]
 
 
+@dataclass
+class Bound:
+    """What an answer may take; `error` makes the error of one that takes more."""
+
+    error: Callable[[str], ServerError]
+    num_bytes: int
+    seconds: float
+
+
+BOUND: ContextVar[Bound] = ContextVar("BOUND")
+"""Of the answer to the request that this thread makes."""
+
+
+class _Bounded(RawIOBase):
+    """What comes from a socket, chunks' sizes and heads of an answer too, within its bound."""
+
+    def __init__(self, socket: RawIOBase) -> None:
+        self._socket, self._bound, self._num_bytes = socket, BOUND.get(), 0
+        self._until = time.monotonic() + self._bound.seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if time.monotonic() > self._until:
+            raise self._bound.error(
+                f"it does not come to an end within {self._bound.seconds:g} s "
+                "(oxen.stall_seconds, twice, and more for a large file)"
+            )
+        count: int | None = self._socket.readinto(buffer)
+        self._num_bytes += count or 0
+        if self._num_bytes > self._bound.num_bytes:
+            raise self._bound.error(TOO_LARGE)
+        return count
+
+    def close(self) -> None:
+        self._socket.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fp = BufferedReader(_Bounded(self.fp.detach()))
+
+
 def _pools(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
     """Connections that share connecting's seconds among a host's addresses, and send patiently.
 
@@ -64,12 +118,16 @@ def _pools(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
     """
 
     class Plain(HTTPConnection):
+        response_class = _Response
+
         def connect(self) -> None:
             _share_timeout(self)
             super().connect()
             self.sock.settimeout(seconds)
 
     class Secure(HTTPSConnection):
+        response_class = _Response
+
         def connect(self) -> None:
             _share_timeout(self)
             super().connect()
@@ -124,6 +182,10 @@ class Server:
         """An error about this server, to be raised."""
         return ServerError(f"{self.called}: {text}")
 
+    def no_answer(self) -> ServerError:
+        """The error that what came is none of an Oxen server's answers, to be raised."""
+        return self.error("the answer is no Oxen server's: check the address")
+
     def tried(self, action: Callable[[], T], pause: Callable[[float], object] = time.sleep) -> T:
         """What `action` returns, tried again after growing waits while its fault may pass.
 
@@ -165,20 +227,30 @@ class Server:
         if isinstance(body, BytesIO):  # urllib3 sends it piece by piece, each with its own patience
             headers["Content-Length"] = str(body.getbuffer().nbytes)
         with self.opened(method, path, body, headers) as response, self._faults():
-            data = response.read()
+            data = response.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise self.error(TOO_LARGE)
         try:
             return read(_parsed(data, token_for(self.host)))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise self.error("the answer is no Oxen server's: check the address") from None
+        except (ValueError, TypeError):
+            raise self.no_answer() from None
 
     @contextmanager
     def opened(
-        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        size: int = 0,
     ) -> Iterator[BaseHTTPResponse]:
-        """The answer to one request, its body still to be read; see `send`."""
+        """The answer to one request, its body, a file of `size` bytes, to be read; see `send`."""
         # Looked up at each request: it may have been given since.
         token = token_for(self.host)
         auth = {"Authorization": f"Bearer {token}"} if token else {}
+        # A chunk of a byte takes six.
+        num_bytes, seconds = MOST_BYTES + 8 * size, 2 * self.patience.stall_seconds + size / SLOWEST
+        BOUND.set(Bound(self.error, num_bytes, seconds))
         with self._faults():
             response = self._pool.urlopen(
                 method, f"{self._url}/api{path}", body=body, headers={**(headers or {}), **auth},
@@ -212,7 +284,8 @@ class Server:
         if status == 429 or status >= 500:
             raise PassingFault(f"the server answers {status}{words}")
         if status < 400:
-            target = urllib3.util.parse_url(response.headers.get("Location", ""))
+            with self._faults():
+                target = urllib3.util.parse_url(response.headers.get("Location", ""))
             where = f"{target.scheme}://{target.netloc}" if target.host else "elsewhere"
             where = _hidden(where, token) if token else where
             raise self.error(f"the server sends on to {where}, where no token follows: name that")
@@ -248,7 +321,7 @@ class Server:
                     f"no byte has moved for {patience.stall_seconds:g} s (oxen.stall_seconds)"
                 ) from None
             raise PassingFault("the connection breaks off") from None
-        except HTTPError as error:
+        except (HTTPError, ValueError, OverflowError) as error:  # A chunk of -5 bytes.
             raise self.error(f"no HTTP that can be read: {type(error).__name__}") from None
 
 

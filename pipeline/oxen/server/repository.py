@@ -20,6 +20,8 @@ from pipeline.oxen.server.transfer import fetch_files
 
 BRANCH = "main"
 """The branch that is read and committed to where none is named."""
+MOST_FILES, MOST_FOLDERS, MOST_LEVELS = 10**6, 5000, 64
+"""Of a commit."""
 
 
 class ServerRepository:
@@ -51,12 +53,18 @@ class ServerRepository:
         """See Repository; `rows` of what Oxen shows as a table. One request for each folder."""
         found, folders = [], [""]
         try:
-            while folders:
-                for entry, is_folder in self._api.listed(commit, folders.pop()):
+            for folder in folders:
+                for entry, is_folder in self._api.listed(commit, folder):
                     if is_folder:
                         folders.append(entry.path)
                     else:
                         found.append(entry)
+                if (
+                    len(folders) > MOST_FOLDERS
+                    or len(found) > MOST_FILES
+                    or folder.count("/") > MOST_LEVELS
+                ):
+                    raise self._api.server.error("no data set has so many files, folders or levels")
         except Declined:
             raise self._no_commit(commit) from None
         return sorted(found, key=lambda entry: PurePosixPath(entry.path))

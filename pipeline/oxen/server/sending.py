@@ -7,20 +7,39 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from io import BytesIO
+from math import ceil
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
+from pydantic import Field
 from urllib3 import encode_multipart_formdata
 
 from pipeline.oxen.credentials import author
 from pipeline.oxen.folders import inside, oxen_hash
 from pipeline.oxen.locks import locked
-from pipeline.oxen.server.api import Api
+from pipeline.oxen.server.api import Answer, Api, CommitId
 from pipeline.oxen.server.connection import Declined, PassingFault
 from pipeline.progress import progress
 
 _TRIES = 20
+
+
+class _Made(Answer):
+    id: CommitId
+
+
+class _Merged(Answer):
+    commit: _Made
+
+
+class _Begun(Answer):
+    """An upload, whose parts are in memory one at a time; or that none is needed."""
+
+    file: Any
+    upload_id: str = ""
+    part_size: Annotated[int, Field(ge=1, le=2**27)] = 1
+    num_parts: Annotated[int, Field(le=10_000)] = 0
 
 
 def commit(api: Api, branch: str, files: Mapping[str, Path], message: str) -> str | None:
@@ -116,19 +135,20 @@ class _Workspace:
             return
         destination = {"workspace_id": self._name, "path": path}
         begun = self._server.ask(
-            "POST", f"{self._repository}/versions/uploads", _read_begun,
+            "POST", f"{self._repository}/versions/uploads", _Begun.model_validate,
             {"hash": content, "size": size, "destination": destination},
         )  # fmt: skip
-        if begun is None:
+        if begun.file == "already_stored":
             return
-        upload, part_size, num_parts = begun
-        parts = f"{self._repository}/versions/uploads/{upload}/parts"
+        if begun.num_parts != ceil(size / begun.part_size):
+            raise self._server.no_answer()
+        parts = f"{self._repository}/versions/uploads/{quote(begun.upload_id, safe='')}/parts"
         with (
             source.open("rb") as file,
             progress(total=size, desc="send", unit="B", delay=1) as bar,
         ):
-            for number in range(1, num_parts + 1):
-                part = file.read(part_size)
+            for number in range(1, begun.num_parts + 1):
+                part = file.read(begun.part_size)
                 self._send("PUT", f"{parts}/{number}", part, "application/octet-stream")
                 bar.update(len(part))
 
@@ -149,14 +169,5 @@ class _Workspace:
         """
         name, email = author()
         body = {"message": message, "author": name, "email": email}
-        return self._server.ask(
-            "POST", f"{self._at}/merge/{self._branch}",
-            lambda answer: str(answer["commit"]["id"]), body,
-        )  # fmt: skip
-
-
-def _read_begun(answer: Any) -> tuple[str, int, int] | None:
-    """Id, size of a part and number of parts of an upload; None when it needs none."""
-    if answer["file"] == "already_stored":
-        return None
-    return str(answer["upload_id"]), int(answer["part_size"]), int(answer["num_parts"])
+        path = f"{self._at}/merge/{self._branch}"
+        return self._server.ask("POST", path, _Merged.model_validate, body).commit.id

@@ -1,6 +1,7 @@
 """Files of a commit from a server: several at once, each checked, and whole or not there."""
 
 import glob
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +41,8 @@ def fetch_files(server: Server, files: Mapping[str, Entry], folder: Path) -> Non
         if not is_whole(folder / entry.path, entry.size, entry.hash)
     }
     total = sum(entry.size for entry in missing.values())
+    if total > (free := shutil.disk_usage(folder.parent).free):
+        raise server.error(f"{total:,} bytes are to be fetched, and {folder} has {free:,} left")
     lock, stop = threading.Lock(), threading.Event()
     with progress(total=total, desc="fetch", unit="B", delay=1) as bar:
 
@@ -73,7 +76,7 @@ def _fetch(
     received, digest = 0, xxhash.xxh3_128()
     try:
         with whole(path) as partial, partial.open("wb") as file:
-            with server.opened("GET", source) as response:
+            with server.opened("GET", source, size=entry.size) as response:
                 for piece in server.pieces(response, PIECE):
                     file.write(piece)
                     digest.update(piece)
