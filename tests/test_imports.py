@@ -220,7 +220,7 @@ ROOMS = {
     "training": "config data checkpoints methods kernels",
     "baseline": "config data training kernels",
     "evaluation": "config data methods kernels",
-    "report": "",
+    "report": "config",
     "tracking": "config",
     "publishing": "config oxen",
 }
