@@ -1,0 +1,78 @@
+"""Small embedding models: with random weights, and the Bayes denoiser of texts of two tokens."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.methods.draws import FREE
+from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
+from pipeline.methods.embedding.vectors import Level, by_row
+
+
+def embedding_config(**changes: object) -> EmbeddingConfig:
+    values: dict[str, object] = {
+        "vocab_size": 7,
+        "length": 5,
+        "width": 16,
+        "num_blocks": 2,
+        "num_heads": 2,
+        "cond_dim": 8 if changes.get("input") == "vector" else None,
+        "dropout": 0.0,
+        "dim": 4,
+        "norm": "l2",
+        "input": "evidence",
+        "loss": "half",
+        "clock": "nats",
+        "g_min": -5.0,
+        "g_max": 6.0,
+        "self_condition": 0.25,
+        "known": 0.5,
+    }
+    return EmbeddingConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def random_model(**changes: object) -> EmbeddingDiffusion:
+    """A model with random weights, of which none is 0."""
+    torch.manual_seed(0)
+    model = EmbeddingDiffusion(embedding_config(**changes))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@torch.no_grad()
+def bayes_model(p0: Tensor, **changes: object) -> EmbeddingDiffusion:
+    """A model whose p(x_i | z) is exact for texts of two tokens with probabilities p0 [V, V].
+
+    What it hands to the head, a unit matrix, is log p(x_i | z of the other position).
+    """
+    num_tokens, dim = len(p0), 2
+    torch.manual_seed(0)
+    usual = {"vocab_size": num_tokens, "length": 2, "dim": dim, "self_condition": 0.0}
+    model = EmbeddingDiffusion(embedding_config(**(usual | changes))).eval()
+    network, p0 = model.network, p0.float()
+    angles = 2 * math.pi / num_tokens * torch.arange(num_tokens)
+    network.vectors.weight.copy_(torch.stack([angles.cos(), angles.sin()], -1))
+    network.output_layer.linear = nn.Linear(num_tokens, num_tokens)
+    network.head.weight.copy_(torch.eye(num_tokens))
+    network.head.bias.zero_()
+
+    def hidden(z: Tensor, g: Tensor, known: Tensor, estimate: Tensor | None = None) -> Tensor:
+        own = (by_row(Level.at(g, dim).evidence, z) * z @ network.vectors().T).softmax(-1)
+        given = F.one_hot(known.clamp(min=0), num_tokens).to(own)
+        first, second = torch.where((known == FREE)[..., None], own, given).unbind(1)
+        return torch.stack([second @ p0.T, first @ p0], 1).log()
+
+    network.hidden = hidden  # type: ignore[method-assign]
+    return model
+
+
+def free(num: int, length: int) -> Tensor:
+    """No known tokens [num, length]."""
+    return torch.full((num, length), FREE)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
