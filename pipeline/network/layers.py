@@ -158,6 +158,6 @@ def by_row(modulation: Tensor, row: Tensor | None) -> Tensor:
 
 def zeroed(linear: nn.Linear) -> nn.Linear:
     """The same layer with all parameters 0."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)
     return linear

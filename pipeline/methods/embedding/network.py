@@ -83,7 +83,8 @@ class Denoiser(Trunk):
             EvidenceInput(num_tokens, width) if input == "evidence" else VectorInput(dim, width)
         )
         self.level_map = None if cond_dim is None else SigmaEmbedding(cond_dim)
-        self.estimate_map = zeroed(nn.Linear(dim, width)) if estimates else None
+        # No bias: an estimate of zeros must be as good as none.
+        self.estimate_map = zeroed(nn.Linear(dim, width, bias=False)) if estimates else None
         self.position_embed = Embedding(length, width)
         nn.init.normal_(self.position_embed.embedding)
         self.regression = nn.Linear(width, dim) if regresses else nn.Identity()
