@@ -91,24 +91,24 @@ class Denoising:
         estimate = self._first_estimate(z, g, known, rows)
         hidden = network.hidden(z, g, known, estimate)
         found = network.expect(hidden, z, g, x0)
-        free = (known == FREE).float() * scale.float()[:, None]
-        by_g = squared_error(vectors, found.mean) * free * (level.snr / 2).float()[:, None]
+        is_free = (known == FREE).float()
+        by_g = (squared_error(vectors, found.mean) * is_free).sum(-1) * (level.snr / 2).float()
         if self.module.training and torch.is_grad_enabled():
-            clock.observe(g, by_g.sum(-1))
-        diffusion = (by_g * slope.float()[:, None]).sum(-1)
-        return self._of(found, hidden, vectors, free, diffusion, t).sum()
+            clock.observe(g, by_g * is_free.shape[1] / is_free.sum(-1).clamp(min=1))
+        nats = self._of(found, hidden, vectors, is_free, by_g * slope.float(), t)
+        return (nats * scale.float()).sum()
 
     def _of(
         self,
         found: Expected,
         hidden: Tensor,
         vectors: Tensor,
-        free: Tensor,
+        is_free: Tensor,
         diffusion: Tensor,
         t: Tensor,
     ) -> Tensor:
         """Nats by row [B], from cross-entropies and from the bound's integrand."""
-        loss, cross_entropy = self.module.config.loss, (found.nats * free).sum(-1)
+        loss, cross_entropy = self.module.config.loss, (found.nats * is_free).sum(-1)
         if loss == "likelihood":
             return torch.where(t == 0, cross_entropy, diffusion)
         if loss == "half":
@@ -116,7 +116,7 @@ class Denoising:
         if loss == "mse_cross_entropy":
             regressed = self.module.network.regression(hidden)
             error = squared_error(vectors.detach(), regressed) / vectors.shape[-1]
-            return cross_entropy + (error * free).sum(-1)
+            return cross_entropy + (error * is_free).sum(-1)
         return cross_entropy
 
     @torch.no_grad()

@@ -1,0 +1,315 @@
+"""Losses against their formulas, their gradients, and what a step draws."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from embedding_toy import embedding_config, free, random_model, seeded
+
+from pipeline.methods.draws import FREE
+from pipeline.methods.embedding.loss import Denoising
+from pipeline.methods.embedding.model import EmbeddingDiffusion
+from pipeline.training.gradient import accumulate_gradient, pieces_of
+
+LOSSES = ("likelihood", "cross_entropy", "half", "mse_cross_entropy")
+ROWS = 24
+every_loss = pytest.mark.parametrize("loss", LOSSES)
+both_inputs = pytest.mark.parametrize("input", ["evidence", "vector"])
+
+
+def objective_of(**changes):
+    return Denoising(random_model(**changes).double().train())
+
+
+def drawn_for(objective, rows=ROWS, seed=0):
+    config, generator = objective.module.config, seeded(seed)
+    x0 = torch.randint(config.vocab_size, (rows, config.length), generator=generator)
+    return objective.draw(x0, generator)
+
+
+def plain_loss(model, x0, known, t, scale, estimated, noise):
+    """By the formulas, with all logits: nats a row [B]."""
+    network, config = model.network, model.config
+    w = network.vectors.weight
+    if config.norm == "layernorm":
+        w = w - w.mean(-1, keepdim=True)
+    table = math.sqrt(config.dim) * w / w.norm(dim=-1, keepdim=True)
+    g, slope = model.clock.g_and_slope(t)
+    gamma = g + math.log(config.dim)
+    alpha, sigma = (each.sqrt()[:, None, None] for each in ((-gamma).sigmoid(), gamma.sigmoid()))
+    e = table[x0]
+    z = alpha * e + sigma * noise
+
+    def logits(hidden):
+        return network.head(hidden) + alpha / sigma**2 * (z @ table.T)
+
+    estimate = logits(network.hidden(z, g, known, torch.zeros_like(z))).softmax(-1) @ table
+    is_free = (known == FREE).double()
+    estimate = (estimate * estimated[:, None, None] * is_free[..., None]).detach()
+    hidden = network.hidden(z, g, known, estimate)
+    log_p = logits(hidden).log_softmax(-1)
+    cross_entropy = -(log_p.gather(-1, x0[..., None]).squeeze(-1) * is_free).sum(-1)
+    error = (e - log_p.exp() @ table).square().sum(-1)
+    likelihood = slope / 2 * torch.exp(-gamma) * (error * is_free).sum(-1)
+    if config.loss == "mse_cross_entropy":
+        regressed = (network.regression(hidden) - e.detach()).square().mean(-1)
+        return scale * (cross_entropy + (regressed * is_free).sum(-1))
+    return (
+        scale
+        * {
+            "likelihood": torch.where(t == 0, cross_entropy, likelihood),
+            "cross_entropy": cross_entropy,
+            "half": (cross_entropy + likelihood) / 2,
+        }[config.loss]
+    )
+
+
+def gradients(module, loss):
+    module.zero_grad()
+    loss.backward()
+    return {
+        name: each.grad.clone() for name, each in module.named_parameters() if each.grad is not None
+    }
+
+
+def assert_same_gradients(ours, wanted, bar=1e-6):
+    """To `bar` of each parameter's largest entry."""
+    assert ours.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert gradient.abs().max() > 0, name
+        error = (ours[name] - gradient).abs().max() / gradient.abs().max()
+        assert error <= bar, (name, error.item())
+
+
+@every_loss
+@both_inputs
+@pytest.mark.parametrize("norm", ["l2", "layernorm"])
+def test_loss_and_gradient_are_those_of_the_formulas(loss, input, norm):
+    """With known positions, and an estimate in some rows; every parameter has a gradient."""
+    objective = objective_of(loss=loss, input=input, norm=norm, self_condition=0.5)
+    drawn = drawn_for(objective)
+    estimated = drawn[4]
+    assert 0 < estimated.sum() < ROWS
+    ours, wanted = objective.loss(*drawn), plain_loss(objective.module, *drawn).sum()
+    torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=0)
+    assert torch.equal(objective.loss(*objective.located(*drawn)), ours)
+    found = gradients(objective.module, ours)
+    assert_same_gradients(found, gradients(objective.module, wanted))
+    assert found.keys() == dict(objective.module.named_parameters()).keys()
+
+
+@every_loss
+def test_a_gradient_by_a_vectors_weights_is_orthogonal_to_them(loss):
+    objective = objective_of(loss=loss)
+    objective.loss(*drawn_for(objective)).backward()
+    weight = objective.module.network.vectors.weight
+    along = F.cosine_similarity(weight, weight.grad, dim=-1)
+    torch.testing.assert_close(along, torch.zeros_like(along), rtol=0, atol=1e-9)
+
+
+@every_loss
+@pytest.mark.parametrize("clock", ["nats", "decoding", "cosine"])
+def test_a_batch_in_pieces_has_the_same_gradient_and_teaches_the_clock_the_same(loss, clock):
+    """With few estimates, so that a piece has none."""
+    found = []
+    for num in 1, 4:
+        objective = objective_of(loss=loss, clock=clock, self_condition=0.15)
+        pieces = pieces_of(drawn_for(objective), num)
+        assert num == 1 or {bool(piece[4].any()) for piece in pieces} == {True, False}
+        total = accumulate_gradient(objective, pieces)
+        by_name = {name: each.grad.clone() for name, each in objective.module.named_parameters()}
+        objective.finish_step()
+        assert all(each.grad is None for each in objective.module.parameters())
+        found.append((total, by_name, objective.module.clock.nats))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    assert_same_gradients(found[0][1], found[1][1])
+    torch.testing.assert_close(found[0][2], found[1][2])
+    assert not torch.equal(found[0][2], torch.ones_like(found[0][2]))
+
+
+@pytest.mark.parametrize("loss", ["likelihood", "half"])
+def test_the_clock_sees_the_integrand_of_the_bound_in_nats_a_text(loss):
+    """Known positions count as the free ones do, and rows count alike."""
+    objective = objective_of(loss=loss)
+    drawn, seen, model = drawn_for(objective), [], objective.module
+    model.clock.observe = lambda g, nats: seen.append((g, nats))
+    objective.loss(*drawn)
+    x0, known, t, _, estimated, noise = drawn
+    ((g, nats),) = seen
+    torch.testing.assert_close(g, model.clock.g(t))
+    scale = model.length / (known == FREE).sum(-1)
+    likelihood = EmbeddingDiffusion(embedding_config(loss="likelihood")).double()
+    likelihood.network = model.network
+    tiny = t.clamp(min=1e-15)
+    slope = model.clock.g_and_slope(tiny)[1]
+    wanted = plain_loss(likelihood, x0, known, tiny, scale, estimated, noise) / slope
+    torch.testing.assert_close(nats, wanted, rtol=1e-5, atol=1e-9)
+
+
+def test_the_clock_sees_nothing_but_training():
+    objective = objective_of()
+    drawn = drawn_for(objective)
+    objective.module.eval()
+    objective.loss(*drawn)
+    objective.module.train()
+    with torch.no_grad():
+        objective.loss(*drawn)
+    objective.finish_step()
+    assert torch.equal(objective.module.clock.nats, torch.ones(100, dtype=torch.float64))
+
+
+def test_a_resumed_run_has_the_same_bytes():
+    """Half of the steps, what was saved of them, and the other half: weights and clock."""
+
+    def steps(objective, numbers):
+        for step in numbers:
+            objective.loss(*drawn_for(objective, seed=step)).backward()
+            with torch.no_grad():
+                for parameter in objective.module.parameters():
+                    parameter -= 1e-3 * parameter.grad
+            objective.finish_step()
+        return objective.module.state_dict()
+
+    whole = steps(objective_of(), range(6))
+    resumed = objective_of()
+    torch.nn.init.zeros_(resumed.module.network.head.weight)
+    resumed.module.load_state_dict(steps(objective_of(), range(3)))
+    for name, value in steps(resumed, range(3, 6)).items():
+        assert torch.equal(value, whole[name]), name
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 17, 64])
+def test_likelihood_has_one_row_in_sixteen_for_the_reconstruction(rows):
+    """Each part is divided by its own number of rows: their sum is the bound's."""
+    objective = objective_of(loss="likelihood", known=0.0)
+    _, _, t, scale, _, _ = drawn_for(objective, rows)
+    first = math.ceil(rows / 16)
+    assert not t[:first].any()
+    assert ((t[first:] > 0) & (t[first:] <= 1)).all()
+    strata = ((1 - t[first:]) * (rows - first)).floor()
+    assert sorted(strata.tolist()) == list(range(rows - first))
+    assert scale[:first].sum().item() == pytest.approx(rows)
+    assert rows == first or scale[first:].sum().item() == pytest.approx(rows)
+    assert len(scale[:first].unique()) == 1
+    assert len(scale[first:].unique()) <= 1
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "half", "mse_cross_entropy"])
+def test_other_losses_have_stratified_times_and_count_all_rows_alike(loss):
+    objective = objective_of(loss=loss, known=0.0)
+    _, known, t, scale, _, noise = drawn_for(objective)
+    assert sorted(((1 - t) * ROWS).floor().tolist()) == list(range(ROWS))
+    assert torch.equal(scale, torch.ones(ROWS))
+    assert bool((known == FREE).all())
+    assert noise.shape == (ROWS, 5, 4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_rows_gets_an_estimate_first(share):
+    """Within 4 standard errors, of 4,000 rows."""
+    objective = objective_of(self_condition=share)
+    drawn = drawn_for(objective, 4000)
+    estimated = drawn[4]
+    bar = 4 * math.sqrt(share * (1 - share) / 4000)
+    assert estimated.double().mean().item() == pytest.approx(share, abs=bar)
+    assert torch.equal(objective.located(*drawn)[6], estimated.nonzero().squeeze(-1))
+
+
+@both_inputs
+def test_estimates_change_their_own_rows_alone_and_leave_no_gradient(input):
+    objective = objective_of(input=input, known=0.0)
+    x0, known, t, scale, _, noise = drawn_for(objective)
+    rows = torch.arange(ROWS)
+
+    def by_row(estimated):
+        return torch.stack(
+            [
+                objective.loss(*(x[i : i + 1] for x in (x0, known, t, scale, estimated, noise)))
+                for i in range(ROWS)
+            ]
+        )
+
+    none, every, some = by_row(rows < 0), by_row(rows >= 0), by_row(rows < 5)
+    assert torch.equal(some[5:], none[5:])
+    assert torch.equal(some[:5], every[:5])
+    assert bool((every != none).all())
+    calls = []
+    hidden = objective.module.network.hidden
+
+    def spied(z, g, known, estimate=None):
+        calls.append((len(z), torch.is_grad_enabled(), z.requires_grad, estimate))
+        return hidden(z, g, known, estimate)
+
+    objective.module.network.hidden = spied
+    objective.loss(x0, known, t, scale, rows < 5, noise)
+    objective.loss(x0, known, t, scale, rows < 0, noise)
+    first, second, alone = calls
+    assert first == (5, False, False, None)
+    assert second[:3] == (ROWS, True, True)
+    assert not second[3].requires_grad
+    assert not second[3][5:].any()
+    assert alone == (ROWS, True, True, None)
+
+
+def test_mean_of_the_likelihoods_loss_and_gradient_is_that_of_the_exact_bound():
+    """Of three tokens alone in their text, by quadrature; within 4 standard errors of 64 batches.
+
+    The network hands z on, and no head of z is right: so the gradient by the vectors, through z,
+    evidence, target and mean, is none of 0.
+    """
+    model = random_model(
+        vocab_size=3,
+        length=1,
+        dim=2,
+        g_min=-1.0,
+        g_max=4.0,
+        loss="likelihood",
+        known=0.0,
+        self_condition=0.0,
+    )
+    network = model.network
+    network.hidden = lambda z, g, known, estimate=None: F.pad(4 * z, (0, model.config.width - 2))
+    leaves = network.head.weight, network.head.bias, network.vectors.weight
+    exact = bound_by_quadrature(model)
+    wanted = [exact, *torch.autograd.grad(exact, leaves)]
+    objective, generator = Denoising(model), seeded()
+    x0 = torch.arange(3).repeat(5000)[:, None]
+    batches = []
+    for _ in range(64):
+        drawn = objective.draw(x0[torch.randperm(15000, generator=generator)], generator)
+        loss = objective.loss(*drawn) / 15_000
+        batches.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
+    for found, expected in zip(zip(*batches, strict=True), wanted, strict=True):
+        replicates = torch.stack(found).double()
+        stderr = replicates.std(0) / 8
+        assert stderr.max() < 0.1 * expected.abs().max()
+        assert bool(((replicates.mean(0) - expected).abs() <= 4 * stderr + 1e-6).all())
+
+
+def bound_by_quadrature(model):
+    """Integral and reconstruction, in the mean over the three tokens."""
+    head, table = model.network.head, model.network.vectors().double()
+    nodes, weights = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(24))
+    noise = torch.cartesian_prod(nodes, nodes)
+    mass = torch.cartesian_prod(weights, weights).prod(-1) / (2 * math.pi)
+    steps, spans = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(40))
+    low, high = model.config.g_min, model.config.g_max
+    g = torch.cat([(low + high) / 2 + (high - low) / 2 * steps, torch.tensor([low])])
+    gamma = (g + math.log(2))[:, None, None, None]
+    alpha, sigma = (-gamma).sigmoid().sqrt(), gamma.sigmoid().sqrt()
+    z = alpha * table[:, None] + sigma * noise
+    said = F.linear(4 * z, head.weight[:, :2].double(), head.bias.double())
+    log_p = (said + alpha / sigma**2 * (z @ table.T)).log_softmax(-1)
+    error = (table[:, None] - log_p.exp() @ table).square().sum(-1) @ mass
+    integrand = (torch.exp(-gamma[..., 0, 0]) / 2 * error).mean(-1)
+    nats = torch.stack([-log_p[-1, v, :, v] @ mass for v in range(3)])
+    return integrand[:-1] @ spans * (high - low) / 2 + nats.mean()
+
+
+def test_a_batch_of_no_estimate_and_one_token_a_text():
+    objective = objective_of(length=1)
+    drawn = drawn_for(objective)
+    assert torch.equal(drawn[1], free(ROWS, 1))
+    assert objective.loss(*drawn).isfinite()
