@@ -7,9 +7,11 @@ import typer
 from pipeline.config.params import load_params
 from pipeline.data.byte_level import train_bpe_tokenizer
 from pipeline.data.gpt2 import fetch_gpt2_tokenizer
+from pipeline.data.sentencepiece import sentencepiece_tokenizer, train_sentencepiece
 from pipeline.data.splits import split_documents
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import reported
+from pipeline.files import whole
 
 
 @reported
@@ -22,6 +24,12 @@ def main(data: Path, tokenizer: Path) -> None:
     documents = split_documents(data, "train", params.data)
     if params.tokenizer.kind == "bpe":
         train_bpe_tokenizer(documents, params.tokenizer.vocab_size).save(tokenizer)
+    elif params.tokenizer.kind == "sentencepiece":
+        pieces = params.tokenizer.sentencepiece
+        model = train_sentencepiece(documents, params.tokenizer.vocab_size, pieces)
+        sentencepiece_tokenizer(model, pieces.model_type).save(tokenizer)
+        with whole(tokenizer / "sentencepiece.model") as partial:
+            partial.write_bytes(model)
     else:
         train_char_tokenizer(documents).save(tokenizer)
 

@@ -20,6 +20,7 @@ from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.files import from_root
 
+Id = Annotated[int, Field(ge=0)]
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 RENAMED = {"network": "oxen"}
 """Keys of params.yaml that were called otherwise."""
@@ -78,12 +79,37 @@ class Patience(Section):
     retries: Annotated[int, Field(ge=0)]
 
 
-class Tokenizer(Section):
-    """How text becomes ids."""
+ModelType = Literal["bpe", "unigram"]
 
-    kind: Literal["char", "bpe", "gpt2"]
+
+class SentencePiece(Section):
+    """What SentencePiece learns, and the ids of its special pieces."""
+
+    model_type: ModelType
+    bos: Id
+    eos: Id
+    pad: Id
+    unk: Id
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        ids = self.model_dump(exclude={"model_type"})
+        if len(set(ids.values())) < len(ids):
+            got = ", ".join(f"{name} {id}" for name, id in ids.items())
+            raise ValueError(f"ids must differ (got {got})")
+        return self
+
+
+class Tokenizer(Section):
+    """How text becomes ids, with the section of every kind."""
+
+    kind: Literal["char", "bpe", "sentencepiece", "gpt2"]
     vocab_size: int
     source: Text
+    char: Section
+    bpe: Section
+    sentencepiece: SentencePiece
+    gpt2: Section
 
     @model_validator(mode="after")
     def _holds_all_bytes(self) -> Self:
@@ -91,6 +117,16 @@ class Tokenizer(Section):
             raise ValueError(
                 "vocab_size must be at least 258, for the 256 bytes, pad and eos "
                 f"(got {self.vocab_size})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _holds_special_pieces(self) -> Self:
+        pieces = self.sentencepiece
+        last = max(pieces.bos, pieces.eos, pieces.pad, pieces.unk)
+        if self.kind == "sentencepiece" and last >= self.vocab_size:
+            raise ValueError(
+                f"ids of sentencepiece must be less than vocab_size, {self.vocab_size} (got {last})"
             )
         return self
 

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Literal, Self
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel, Fuse
+from tokenizers.decoders import Sequence as ByteFallback
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
@@ -52,7 +54,7 @@ class TextTokenizer:
     Attributes:
         size: number of ids, specials included; the graph's mask has this id.
         pad_id, eos_id: may be the same.
-        unk_id: None if every text can be encoded.
+        unk_id: None where there is none; where every text can be encoded, no text has it.
         definition: text of tokenizer.json.
         sha256: its hash.
     """
@@ -76,7 +78,7 @@ class TextTokenizer:
             )
         # "<eos>" in a document is five characters, never the end of it.
         self._tokenizer.encode_special_tokens = True
-        self._is_byte_level = isinstance(self._tokenizer.decoder, ByteLevel)
+        self._as_bytes = AS_BYTES.get(type(self._tokenizer.decoder))
         self._special = {"pad_token": pad, "eos_token": eos, "unk_token": unk}
         self.definition = definition
         self.size: int = self._tokenizer.get_vocab_size()
@@ -171,7 +173,7 @@ class TextTokenizer:
         One that the edge of a window cuts in two belongs to the window that it begins in.
         """
         ids = self._text_of(ids, mode)
-        if not self._is_byte_level:
+        if self._as_bytes is None:
             return len(ids) + (mode == "pad")
         num_eos = 1 if mode == "pad" else ids.count(self.eos_id)
         content = self._bytes_of(id for id in ids if id != self.eos_id)
@@ -181,7 +183,7 @@ class TextTokenizer:
     def is_invalid_utf8(self, ids: Iterable[int], mode: Mode = "pad") -> bool:
         """Whether a block's text has bytes that `decode` had to replace by �."""
         ids = self._text_of(ids, mode)
-        if not self._is_byte_level or REPLACEMENT not in self.decode_all(ids):
+        if self._as_bytes is None or REPLACEMENT not in self.decode_all(ids):
             return False
         try:
             self._bytes_of(ids).decode()
@@ -223,9 +225,9 @@ class TextTokenizer:
         return ids[: ids.index(self.eos_id)] if is_cut else ids
 
     def _bytes_of(self, ids: Iterable[int]) -> bytes:
-        """The bytes of byte-level tokens, of a special one those of its name."""
-        tokens = "".join(self._tokenizer.id_to_token(id) or "" for id in ids)
-        return bytes(BYTES[character] for character in tokens)
+        """The bytes of tokens, of a special one those of its name."""
+        tokens = (self._tokenizer.id_to_token(id) or "" for id in ids)
+        return b"".join(map(self._as_bytes or str.encode, tokens))
 
     def _id_of(self, token: str) -> int:
         id: int | None = self._tokenizer.token_to_id(token)
@@ -246,6 +248,22 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 BYTES = _bytes_of_characters()
+
+
+def _letters_as_bytes(token: str) -> bytes:
+    return bytes(BYTES[character] for character in token)
+
+
+def _piece_as_bytes(piece: str) -> bytes:
+    is_byte = re.fullmatch("<0x[0-9A-F]{2}>", piece)
+    return bytes.fromhex(piece[3:5]) if is_byte else piece.encode()
+
+
+# By the decoder of a tokenizer some of whose tokens are no whole characters.
+AS_BYTES: dict[type, Callable[[str], bytes]] = {
+    ByteLevel: _letters_as_bytes,
+    ByteFallback: _piece_as_bytes,
+}
 
 
 def _small_text(path: Path) -> str:

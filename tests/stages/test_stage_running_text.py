@@ -18,6 +18,7 @@ DATA, TOKENIZER, PACKED, CHECKPOINT, BASELINE = (
     Path("artifacts", name) for name in ("data", "tokenizer", "packed", "checkpoint", "baseline")
 )
 CHANGES = {
+    "tokenizer.vocab_size": 300,
     "pack.mode": "concat",
     "train.num_steps": 12,
     "train.warmup_steps": 2,
@@ -29,7 +30,7 @@ CHANGES = {
 TEXTS = ["the cat sat", "on the mat", "naïve 👩", "a bat", ""] * 30
 
 
-@pytest.fixture(params=["char", "bpe"])
+@pytest.fixture(params=["char", "bpe", "sentencepiece"])
 def trained(tiny, request):
     """Both models, trained on windows of 16 tokens."""
     write_params(tiny, TINY | CHANGES | {"tokenizer.kind": request.param})
@@ -69,5 +70,5 @@ def test_figures_of_windows_take_all_of_them(trained):
         assert (found["novelty"], found["held_out"]) == (None, None)
     assert read_json(Path("real_text.json"))["well_formed"] == 1
     snapshots = [shown for row in read_jsonl(Path("checkpoint.jsonl")) for shown in row["texts"]]
-    assert any("<eos>" in shown for shown in snapshots)
+    assert any(text.decode_all([text.eos_id]) in shown for shown in snapshots)
     assert read_json(CHECKPOINT / "config.json")["text_lengths"] is None

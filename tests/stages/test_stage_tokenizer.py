@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from reference_files import write_byte_level
+from sentencepiece import SentencePieceProcessor
 from tiny_project import write_params
 from typer.testing import CliRunner
 
@@ -52,6 +54,28 @@ def test_learns_pairs_of_bytes(project):
         None,
     )
     assert len(tokenizer.encode("Anna")) == 2
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_learns_pieces(project, model_type):
+    names = ["Anna", "Annabel", "Annette", "Hannah"] * 3
+    pq.write_table(pa.table({"Names": names}), project / "data/train.parquet")
+    changes = {"kind": "sentencepiece", "vocab_size": 280, "sentencepiece.model_type": model_type}
+    write_params(project, {f"tokenizer.{key}": value for key, value in changes.items()})
+    result = run()
+    assert (result.exit_code, result.output) == (0, "")
+    tokenizer = TextTokenizer.load(project / "tokenizer")
+    assert (tokenizer.size, tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id) == (280, 2, 1, 3)
+    model = SentencePieceProcessor(model_file=str(project / "tokenizer/sentencepiece.model"))
+    assert model.encode("Annabel") == tokenizer.encode("Annabel")
+    assert len(tokenizer.encode("Anna")) < 4
+    shutil.rmtree(project / "tokenizer")
+    write_params(project, {f"tokenizer.{k}": v for k, v in (changes | {"vocab_size": 900}).items()})
+    result = run()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: tokenizer.vocab_size must be at most ")
+    assert result.stderr.count("\n") == 1
+    assert not (project / "tokenizer").exists()
 
 
 def test_takes_gpt2s_from_its_source(project):
