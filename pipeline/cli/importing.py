@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +91,7 @@ def _convert(folder: Path, tokenizer: str | None, destination: Path) -> str:
 
     from pipeline.checkpoints.checkpoint import save_checkpoint
     from pipeline.checkpoints.reference.reading import build, read_published
-    from pipeline.oxen.folders import in_place_of
+    from pipeline.oxen.folders import in_place_of, scratch_folder
 
     published = read_published(folder)
     text = _tokenizer(tokenizer, folder)
@@ -102,12 +101,12 @@ def _convert(folder: Path, tokenizer: str | None, destination: Path) -> str:
             f"the tokenizer has {text.size} tokens, and the model was trained on {vocab_size}: "
             "give its own with --tokenizer"
         )
-    with tempfile.TemporaryDirectory() as scratch, in_place_of(destination) as partial:
-        text.save(Path(scratch))
+    with scratch_folder() as scratch, in_place_of(destination) as partial:
+        text.save(scratch)
         save_checkpoint(
             partial,
             build(published, torch.device("cpu")),
-            tokenizer=Path(scratch),
+            tokenizer=scratch,
             tokenizer_sha256=text.sha256,
         )
     return _about(published.config, sum(value.numel() for value in published.weights.values()))
@@ -142,8 +141,10 @@ def _opened(source: str, revision: str | None, path: str | None) -> Iterator[Pat
     """A folder with the files of `source`; of a repository only while the context lasts."""
     plain = Path(source).expanduser()
     if _is_repository(source):
-        with tempfile.TemporaryDirectory() as scratch:
-            yield _fetch(source, revision, path, Path(scratch))
+        from pipeline.oxen.folders import scratch_folder
+
+        with scratch_folder() as scratch:
+            yield _fetch(source, revision, path, scratch)
     elif path is not None:
         raise ParamsError(f"--path: {source} is no Oxen repository")
     elif plain.exists():

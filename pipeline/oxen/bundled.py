@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import RepositoryError
 from pipeline.files import sha256, store
-from pipeline.oxen.local.committing import run
+from pipeline.oxen.local.process import run
 from pipeline.oxen.local.repository import LocalRepository
 from pipeline.oxen.repository import Entry
 
@@ -70,7 +70,7 @@ class BundledRepository:
         """The repository and its commit of the shipped files, both made at the first call."""
         commit = run(
             "seed",
-            repository=str(self._path),
+            str(self._path),
             files={path.name: str(path) for path in sorted(self._shipped.glob("*.parquet"))},
             message=f"Baby names, revision {self.resolve(revision)}",
         )

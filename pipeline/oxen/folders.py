@@ -1,5 +1,6 @@
 """Folders that appear whole or not at all, and what their files are."""
 
+import glob
 import os
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+import psutil
 import xxhash
 
 from pipeline.errors import RepositoryError
@@ -57,13 +59,16 @@ def resumed_in_place_of(path: Path) -> Iterator[Path]:
 def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
     """A temporary folder, on the disk of the folder `beside` when given, gone afterwards.
 
-    Oxen's threads may still write into a database that lies there: removing it is tried again.
+    What killed processes left there goes too. Oxen's threads may still write into a database that
+    lies there: removing it is tried again.
     """
-    if beside is None:
-        folder = Path(tempfile.mkdtemp())
-    else:
-        name = f"{beside.name}."
-        folder = Path(tempfile.mkdtemp(dir=beside.parent, prefix=name, suffix=".partial"))
+    beside = beside or Path(tempfile.gettempdir(), "text-diffusion")
+    for left in beside.parent.glob(f"{glob.escape(beside.name)}.*.*.partial"):
+        owner = left.name.split(".")[-3]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    prefix = f"{beside.name}.{os.getpid()}."
+    folder = Path(tempfile.mkdtemp(dir=beside.parent, prefix=prefix, suffix=".partial"))
     try:
         yield folder
     finally:

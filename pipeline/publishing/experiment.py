@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.config.identity import (
@@ -16,6 +15,7 @@ from pipeline.config.identity import (
 from pipeline.config.params import Params
 from pipeline.errors import DataError, RepositoryError, ServerError
 from pipeline.files import read_json, read_jsonl
+from pipeline.oxen.folders import scratch_folder
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import Repository, named
 from pipeline.publishing.publication import checkpoint_files, without_wall_clock, write_publication
@@ -45,8 +45,8 @@ def publish(params: Params, artifacts: Path, reports: Path) -> None:
         except ServerError as error:
             away = error
         samples = _samples(artifacts, params)
-        with TemporaryDirectory() as folder:
-            files = write_publication(Path(folder), provenance, samples)
+        with scratch_folder() as folder:
+            files = write_publication(folder, provenance, samples)
             if params.publish.checkpoint:
                 weights = provenance["checkpoint_sha256"]
                 files |= checkpoint_files(artifacts / "checkpoint", weights)

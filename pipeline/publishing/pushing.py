@@ -13,12 +13,12 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.config.params import Patience
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
+from pipeline.oxen.folders import scratch_folder
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import named
 from pipeline.publishing.publication import write_snapshot
@@ -74,8 +74,8 @@ def put_new(folder: Path, spool: Spool, repository: str, fingerprint: str) -> in
             row = read_json(path)
         except FileNotFoundError:  # The process of a killed trainer was faster.
             continue
-        with TemporaryDirectory() as scratch:
-            files = write_snapshot(Path(scratch), fingerprint, row)
+        with scratch_folder() as scratch:
+            files = write_snapshot(scratch, fingerprint, row)
             spool.put(repository, files, f"Samples of step {row['step']} of {fingerprint}")
         path.unlink(missing_ok=True)
         num += 1

@@ -60,7 +60,7 @@ def test_processes_seed_it_once_and_fetch_what_ships(project, tmp_path, messages
 KILL = """
 import os, signal, sys
 import oxen
-from pipeline.oxen.local import committing as operations
+from pipeline.oxen.local import process as operations
 call = getattr(oxen.Repo, sys.argv[1])
 def then_die(*args, **kwargs):
     call(*args, **kwargs)

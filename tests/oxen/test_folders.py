@@ -1,8 +1,11 @@
 """Folders that appear whole."""
 
+import os
+import subprocess
+
 import pytest
 
-from pipeline.oxen.folders import in_place_of
+from pipeline.oxen.folders import in_place_of, scratch_folder
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -18,3 +21,19 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with in_place_of(target, replace=True) as folder:
         (folder / "two").write_text("2")
     assert [path.name for path in target.iterdir()] == ["two"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(here))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with scratch_folder() as mine, scratch_folder(here / "data") as beside:
+        for folder in (mine, beside):
+            killed = folder.with_name(folder.name.replace(str(os.getpid()), str(ended.pid)))
+            (killed / "deep").mkdir(parents=True)
+        with scratch_folder(), scratch_folder(here / "data"):
+            pass
+        assert set(here.iterdir()) == {mine, beside}
+    assert not list(here.iterdir())

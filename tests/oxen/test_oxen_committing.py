@@ -12,7 +12,7 @@ import pytest
 from tiny_project import PATIENCE
 
 from pipeline.errors import RepositoryError
-from pipeline.oxen.local.committing import run
+from pipeline.oxen.local.process import run
 from pipeline.oxen.opening import open_repository
 
 
@@ -53,21 +53,21 @@ def test_an_empty_folder_becomes_a_repository_and_a_full_one_does_not(project, t
 KILL_AT = """
 import os, signal, sys
 import oxen
-from pipeline.oxen.local import committing as operations
+from pipeline.oxen.local import committing, process
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 def then_die(call):
     return lambda *args, **kwargs: (call(*args, **kwargs), die())
 where = sys.argv[1]
 if where == "copying":
-    operations.shutil.copyfile = lambda source, target: (target.write_text("ha"), die())
+    committing.shutil.copyfile = lambda source, target: (target.write_text("ha"), die())
 elif where == "first staged":
     oxen.Repo.add = then_die(oxen.Repo.add)
 elif where == "all staged":
     oxen.Repo.commit = die
 elif where == "committed":
     oxen.Repo.commit = then_die(oxen.Repo.commit)
-operations.main()
+process.main()
 """
 
 
@@ -108,7 +108,7 @@ def test_after_kills_the_next_commit_succeeds_with_one_copy(
 
 def test_processes_make_and_commit_at_once(project, tmp_path, messages):
     (source,) = sources(tmp_path / "in", one="1").values()
-    command = [sys.executable, "-m", "pipeline.oxen.local.committing"]
+    command = [sys.executable, "-m", "pipeline.oxen.local.process"]
     three = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -188,6 +188,6 @@ def test_without_a_configuration_the_home_stays_untouched(project, tmp_path, log
 
 
 def test_a_process_that_breaks_is_said(project, capfd):
-    with pytest.raises(RepositoryError, match="Oxen's process ended with status 1 during nonsense"):
-        run("nonsense", repository=str(project))
+    with pytest.raises(RepositoryError, match="process ended with status 1 during nonsense"):
+        run("nonsense", str(project))
     assert "KeyError: 'nonsense'" in capfd.readouterr().err

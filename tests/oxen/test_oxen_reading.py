@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,36 @@ def test_damaged_content_is_refused(history, tmp_path, damage):
             history.first, {"b": "sub/b.txt", "a": "a.jsonl"}, target
         )
     assert list(target.iterdir()) == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("operation", ["resolve", "entries"])
+def test_a_copy_that_broke_off_kills_no_process_of_ours(history, share, operation):
+    database = history.path / ".oxen" / "tree" / "nodes_lmdb" / "data.mdb"
+    os.truncate(database, int(database.stat().st_size * share))
+    repository = open_repository(str(history.path), PATIENCE)
+    with suppress(RepositoryError):
+        assert getattr(repository, operation)(history.first)
+        assert share > 0.5
+
+
+@pytest.mark.parametrize("place", ["", "refs", "versions/files"])
+@pytest.mark.parametrize("odd", ["link", "device", "nowhere", "pipe"])
+def test_what_is_no_file_of_a_repository_is_not_read(history, place, odd):
+    path = history.path / ".oxen" / place / "x"
+    if odd == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"link": "/", "device": "/dev/zero", "nowhere": "nowhere"}[odd])
+    with pytest.raises(RepositoryError) as error:
+        open_repository(str(history.path), PATIENCE).resolve("main")
+    assert str(error.value).startswith(f"{path} is neither file nor folder")
+
+
+def test_an_operation_that_does_not_end_is_ended(history, monkeypatch):
+    monkeypatch.setattr("pipeline.oxen.local.process.LONGEST_SECONDS", 0.01)
+    with pytest.raises(RepositoryError, match=r"Oxen has not ended resolve within 0 s"):
+        open_repository(str(history.path), PATIENCE).resolve("main")
 
 
 def test_content_whose_hash_starts_with_a_zero(tmp_path):

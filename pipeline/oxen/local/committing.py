@@ -1,57 +1,16 @@
-"""Committing to a local Oxen repository: one operation, in a process of its own.
+"""Committing to a local Oxen repository."""
 
-`run` starts this file as a module, writes the operation to its standard input as JSON and reads the
-answer from its standard output. Oxen keeps a repository's databases open, and shut to others, until
-its process ends.
-"""
-
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import oxen
 
-from pipeline import errors
-from pipeline.errors import PipelineError, RepositoryError
-from pipeline.files import whole, with_library
+from pipeline.errors import RepositoryError
+from pipeline.files import whole
 from pipeline.oxen.folders import in_place_of, scratch_folder
-from pipeline.oxen.local.bindings import configure, oxen_errors
 from pipeline.oxen.local.snapshot import Snapshot, log_of
 from pipeline.oxen.locks import locked, wait_for_strangers
-
-
-def run(operation: str, **arguments: Any) -> Any:
-    """What `seed` or `commit` returns for `arguments`, all plain JSON.
-
-    Raises:
-        PipelineError: whatever kind the operation raised.
-        OSError: it ran out of disk space or may not write.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.oxen.local.committing"],
-        input=json.dumps({"operation": operation, "arguments": arguments}),
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env=with_library(),
-        check=False,
-    )
-    if done.returncode:
-        raise RepositoryError(
-            f"Oxen's process ended with status {done.returncode} during {operation}"
-        )
-    answer = json.loads(done.stdout)
-    if "errno" in answer:
-        raise OSError(answer["errno"], answer["message"], answer["filename"])
-    if "error" in answer:
-        raise getattr(errors, answer["error"])(answer["message"])
-    return answer["result"]
 
 
 def seed(repository: str, files: dict[str, str], message: str) -> str:
@@ -83,6 +42,9 @@ def commit(repository: str, files: dict[str, str], message: str) -> str | None:
             raise RepositoryError(f"{path} has a commit checked out: check out a branch first")
         _unstage(repo, path, {PurePosixPath(file).parts[0] for file in files})
         return _commit(repo, path, files, message)
+
+
+OPERATIONS = (seed, commit)
 
 
 def _commit(repo: oxen.Repo, path: Path, files: dict[str, str], message: str) -> str | None:
@@ -124,34 +86,3 @@ def _unstage(repo: oxen.Repo, path: Path, tops: set[str]) -> None:
         raise RepositoryError(f"{path} has staged files: commit or unstage {', '.join(others)}")
     for file in staged:
         repo.restore(file, staged=True)
-
-
-def _answer(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The result, or the error as its kind and message."""
-    operations = {"seed": seed, "commit": commit}
-    try:
-        with oxen_errors(arguments["repository"]):
-            configure()
-            return {"result": operations[operation](**arguments)}
-    except PipelineError as error:
-        return {"error": type(error).__name__, "message": str(error)}
-    except OSError as error:
-        return {"errno": error.errno, "message": error.strerror, "filename": error.filename}
-
-
-def main() -> None:
-    """Answer one request; what Oxen itself prints goes nowhere."""
-    # Python's own handler would wait for Oxen's call to return.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    answers, notes = (os.fdopen(os.dup(fd), "w", encoding="utf-8") for fd in (1, 2))
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    sys.stderr = notes
-    request = json.load(sys.stdin)
-    json.dump(_answer(request["operation"], request["arguments"]), answers)
-    answers.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,7 @@ never changes once it is written, is linked.
 """
 
 import glob
+import os
 import re
 import shutil
 import time
@@ -118,6 +119,11 @@ def copy_databases(repository: Path, folder: Path, commit: str | None = None) ->
         raise RepositoryError(f"no Oxen repository at {repository}")
     for _ in range(_TRIES):
         try:
+            if odd := next(_odd(source), None):
+                raise RepositoryError(
+                    f"{odd} is neither file nor folder: no link, pipe or device is read of a "
+                    "repository"
+                )
             before = _state(source)
             for path, (is_file, *_) in before.items():
                 copy = target / path.relative_to(source)
@@ -140,6 +146,15 @@ def copy_databases(repository: Path, folder: Path, commit: str | None = None) ->
     # A branch may be named as a commit is (a commit onto a checked-out commit makes one).
     shutil.rmtree(target / "refs", ignore_errors=True)
     (target / "HEAD").write_text(commit, encoding="utf-8")
+
+
+def _odd(folder: Path) -> Iterator[Path]:
+    """What below it leads elsewhere, or may never end; Oxen itself makes none."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _odd(Path(entry))
+        elif not entry.is_file(follow_symlinks=False):
+            yield Path(entry)
 
 
 def _state(source: Path) -> dict[Path, tuple[bool, int, int]]:
