@@ -1,22 +1,28 @@
-"""What `sedd doctor` looks at, one function for each line."""
+"""What `sedd doctor` looks at, one function for each line.
+
+Servers are asked all at once, each of which has an answer by a set time.
+"""
 
 import os
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pipeline.cli.asking import Asked, left, probe
 from pipeline.cli.project import check_python
 from pipeline.config.params import Data, Params, Patience, load_params
 from pipeline.errors import BusyError, ParamsError, PipelineError, RepositoryError, ServerError
-from pipeline.files import from_root, store
+from pipeline.files import store
 from pipeline.oxen.address import Address, parse_repo
 from pipeline.oxen.fetching import recorded_files
 
+T = TypeVar("T")
 PATIENCE = 5.0
 """Seconds that one step of a request may take at most."""
 LITTLE, TOO_LITTLE = 5e9, 1e9
@@ -100,20 +106,58 @@ def read_params() -> Params | str:
         return "; ".join(str(error).splitlines())
 
 
+def asked(question: Callable[[], T], until: float | None) -> Callable[[], T]:
+    """Have a thread put a question at once; what gives the answer.
+
+    It raises ServerError where there is none until that time of `time.monotonic` (None if one
+    always comes), else what the question raised. One never answered ends with the process.
+    """
+    future: Future[T] = Future()
+
+    def left() -> float | None:
+        return None if until is None else max(0.0, until - time.monotonic())
+
+    def ask() -> None:
+        try:
+            future.set_result(question())
+        except Exception as error:
+            future.set_exception(error)
+
+    def answer() -> T:
+        try:
+            return future.result(left())
+        except TimeoutError:
+            raise ServerError(f"no answer within {seconds:.0f} s") from None
+
+    seconds = left()
+    threading.Thread(target=ask, daemon=True).start()
+    return answer
+
+
 def mlflow(params: Params, until: float) -> Callable[[], Finding]:
     """Begin to look whether runs can be tracked; a server has until then to answer."""
-    from pipeline.tracking.store import SQLITE, database_missing, redact, tracking_uri
+    from pipeline.tracking.store import (
+        SQLITE,
+        connected,
+        database_missing,
+        redact,
+        tracking_uri,
+    )
 
     uri = tracking_uri(params.tracking.uri)
     if database_missing(uri):
         return lambda: _to_be_made("the database", store() / "mlflow")
+
+    def reach() -> None:
+        with connected(uri):
+            pass
+
     # A file answers, however slowly this machine imports MLflow.
-    seconds = None if uri.startswith(SQLITE) else left(until)
-    asked = Asked(lambda: probe(uri, seconds), None)
+    answer = asked(reach, None if uri.startswith(SQLITE) else until)
 
     def finish() -> Finding:
         try:
-            asked.answer()
+            answer()
         except ServerError as error:
             text = f"MLflow at {redact(uri)}: {error}: start it, or set tracking.uri to local"
             return Finding("FAIL", text)
@@ -148,11 +192,11 @@ def data_repo(params: Params, until: float) -> Callable[[], Finding]:
     def resolve() -> str:
         return open_repository(data.repo, patience(params.oxen)).resolve(data.revision)
 
-    asked = Asked(resolve, until)
+    answer = asked(resolve, until)
 
     def finish() -> Finding:
         try:
-            commit = asked.answer()
+            commit = answer()
             if commit == data.revision:
                 return Finding("ok", f"{data.repo} has {commit}{_token(data.repo)}")
             problem = (
@@ -193,11 +237,11 @@ def publish_repo(params: Params, until: float) -> Callable[[], Finding]:
         open_repository(repo, params.oxen, create=True)
         return repo
 
-    asked = Asked(reach, until)
+    answer = asked(reach, until)
 
     def finish() -> Finding:
         try:
-            text = asked.answer()
+            text = answer()
         except ServerError as error:
             problem = _about(repo, error)
             if params.publish.strict:
@@ -245,18 +289,9 @@ def scorer(params: Params) -> Finding:
     name = params.score.scorer
     if name == "baseline":
         return Finding("ok", "baseline, which the pipeline trains itself")
-    from pipeline.evaluation.scorer import HUB
+    from pipeline.evaluation.scorer import HUB, model_folder
 
-    if name in HUB:
-        return _cached(name)
-    folder = from_root(name)
-    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-        return Finding("ok", str(folder))
-    return Finding(
-        "FAIL",
-        f"score.scorer: {folder} holds no transformers model (got {name}): use baseline, "
-        f"{', '.join(HUB)} or a folder with config.json and *.safetensors",
-    )
+    return _cached(name) if name in HUB else Finding("ok", str(model_folder(name)))
 
 
 def _cached(name: str) -> Finding:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from pipeline.errors import CheckpointError, PipelineError
+from pipeline.errors import CheckpointError
 from pipeline.evaluation.causal import CausalLM, load_causal
 from pipeline.files import from_root
 from pipeline.files import sha256 as file_sha256
@@ -93,12 +93,7 @@ def load_scorer(
         advice = "use baseline, or a folder with the model"
         folder = from_hub(name, HUB_FILES, key="score.scorer", instead=advice)
     else:
-        folder = from_root(name)
-        if not (folder / "config.json").is_file():
-            raise PipelineError(
-                f"score.scorer: {folder} holds no transformers model (got {name}); "
-                f"use baseline, {', '.join(HUB)} or a folder with config.json and *.safetensors"
-            )
+        folder = model_folder(name)
     own = _load_tokenizer(name, folder)
     start_id = own.eos_token_id if own.bos_token_id is None else own.bos_token_id
     if start_id is None:
@@ -109,6 +104,21 @@ def load_scorer(
     sha256 = weights_sha256(folder)
     model = load_causal(folder, device, precision)
     return Scorer(label, sha256, precision, model, start_id, None if takes_ids else own)
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model that `score.scorer` names by its path.
+
+    Raises:
+        CheckpointError: it holds none.
+    """
+    folder = from_root(name)
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"score.scorer: {folder} holds no transformers model (got {name}); "
+            f"use baseline, {', '.join(HUB)} or a folder with config.json and *.safetensors"
+        )
+    return folder
 
 
 def encoding_of(definition: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tiny_project import PROJECT, TINY, write_params
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.cli.asking import Asked
+from pipeline.cli.checks import asked
 from pipeline.config.edits import edit_yaml
 from pipeline.config.params import load_params
 from pipeline.errors import DataError, ServerError
@@ -284,10 +284,10 @@ def test_with_every_host_dead_it_takes_15_seconds_at_most():
 def test_a_question_ends_with_its_time():
     never = threading.Event()
     begin = time.monotonic()
-    asked = [Asked(lambda: never.wait(20), begin + 0.3) for _ in range(3)]
-    for question in asked:
+    answers = [asked(lambda: never.wait(20), begin + 0.3) for _ in range(3)]
+    for answer in answers:
         with pytest.raises(ServerError, match="no answer within 0 s"):
-            question.answer()
+            answer()
     assert 0.2 < time.monotonic() - begin < 2
     never.set()
 
@@ -298,6 +298,6 @@ def test_a_question_answers_or_raises():
     def fail() -> None:
         raise DataError("no")
 
-    assert Asked(lambda: 3, until).answer() == 3
+    assert asked(lambda: 3, until)() == 3
     with pytest.raises(DataError, match="no"):
-        Asked(fail, until).answer()
+        asked(fail, until)()

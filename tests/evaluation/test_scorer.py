@@ -143,7 +143,7 @@ def drop_tensor(path):
     [
         ("model.safetensors", truncate, "is damaged"),
         ("model.safetensors", drop_tensor, r"lack transformer\.h\.1\.mlp\.c_fc\.weight"),
-        ("model.safetensors", lambda path: path.unlink(), "no model in"),
+        ("model.safetensors", lambda path: path.unlink(), "holds no transformers model"),
         ("config.json", lambda path: path.write_text("{}"), "score.scorer|is damaged"),
         ("tokenizer.json", lambda path: path.write_text("{}"), "no tokenizer can be loaded"),
     ],
