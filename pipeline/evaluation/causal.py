@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,29 +20,13 @@ ATTEND_WITHIN = "within_texts"
 """The name that transformers knows `attend_within` by."""
 
 
-class CausalLM(Protocol):
-    """A network that predicts each next token.
+class CausalLM:
+    """A causal model of transformers; its states are its logits.
+
+    In bfloat16 its matrix products are rounded as autocast has it.
 
     Attributes:
         pads: whether shorter texts are padded to the length of the longest.
-    """
-
-    device: torch.device
-    vocab_size: int
-    max_tokens: int | None
-    pads: bool
-
-    def states(self, texts: Sequence[Tensor]) -> Tensor:
-        """What `nats` takes, [N, D], of all N tokens of texts, one text after another."""
-
-    def nats(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Negative log likelihood [N] of targets [N], each next after states [N, D]."""
-
-
-class Transformers:
-    """Any causal model of transformers; its states are its logits.
-
-    In bfloat16 its matrix products are rounded as autocast has it.
     """
 
     pads = True
@@ -54,7 +38,7 @@ class Transformers:
         self._precision = precision
 
     def states(self, texts: Sequence[Tensor]) -> Tensor:
-        """See CausalLM."""
+        """What `nats` takes, [N, D], of all N tokens of texts, one text after another."""
         with products_in(self._precision, self.device):
             return self._states(texts)
 
@@ -65,14 +49,14 @@ class Transformers:
         return logits[real.bool()]
 
     def nats(self, states: Tensor, targets: Tensor) -> Tensor:
-        """See CausalLM."""
+        """Negative log likelihood [N] of targets [N], each next after states [N, D]."""
         # Not all at once: their log probabilities take as much memory again, in float32.
         size = max(1, 4 * LOGITS // self.vocab_size)
         parts = zip(torch.split(states, size), torch.split(targets, size), strict=True)
         return torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in parts])
 
 
-class GPT2(Transformers):
+class GPT2(CausalLM):
     """GPT-2: texts one after another in a row, and a head at the positions that are asked for."""
 
     pads = False
@@ -172,5 +156,5 @@ def load_causal(folder: Path, device: torch.device, precision: Precision) -> Cau
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"]))
         raise CheckpointError(f"the model in {folder} is damaged: its weights lack {missing}")
-    kind = GPT2 if config.model_type == "gpt2" else Transformers
+    kind = GPT2 if config.model_type == "gpt2" else CausalLM
     return kind(model.eval().to(device), precision)

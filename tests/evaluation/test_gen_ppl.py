@@ -18,7 +18,7 @@ from tiny_scorers import (
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation import causal, gen_ppl
-from pipeline.evaluation.causal import GPT2, Transformers
+from pipeline.evaluation.causal import GPT2, CausalLM
 from pipeline.evaluation.gen_ppl import Likelihood, likelihood
 from pipeline.evaluation.scorer import load_scorer
 
@@ -77,7 +77,7 @@ def test_batch_size_changes_nothing_but_rounding(id_scorer, batch_size):
     [
         (GPT2, [[6, 6], [6, 4], [3, 2], [1]]),
         # 4 and 3 with padding; others are too far apart to share a forward.
-        (Transformers, [[6, 6], [6], [4, 3], [2], [1]]),
+        (CausalLM, [[6, 6], [6], [4, 3], [2], [1]]),
     ],
 )
 def test_each_batch_is_one_forward(monkeypatch, kind, expected):
@@ -94,7 +94,7 @@ def test_each_batch_is_one_forward(monkeypatch, kind, expected):
     assert calls == expected
 
 
-@pytest.mark.parametrize("kind", [GPT2, Transformers])
+@pytest.mark.parametrize("kind", [GPT2, CausalLM])
 @pytest.mark.parametrize(("max_tokens", "max_padding"), [(1, 0.125), (13, 0.5), (4096, 0.9)])
 def test_what_shares_a_forward_changes_nothing_but_rounding(
     monkeypatch, kind, max_tokens, max_padding

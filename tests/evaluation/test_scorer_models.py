@@ -8,7 +8,7 @@ from transformers import GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.evaluation import causal
-from pipeline.evaluation.causal import Transformers, load_causal
+from pipeline.evaluation.causal import CausalLM, load_causal
 from pipeline.evaluation.gen_ppl import likelihood
 from pipeline.evaluation.scorer import load_scorer
 
@@ -59,7 +59,7 @@ def neox(tmp_path):
 def test_another_model_scores_texts_of_mixed_lengths(neox, precision, tolerance):
     folder, model = neox
     scorer = load(folder, precision)
-    assert isinstance(scorer.model, Transformers)
+    assert isinstance(scorer.model, CausalLM)
     texts = ["Anna", "xyz", "Bella", "", "zyx"]
     found = likelihood(scorer, samples_of([[0]] * 5, texts), eos_id=9, batch_size=4, desc="score")
     for text, nats in zip(texts, found.nats, strict=True):
