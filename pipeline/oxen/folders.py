@@ -16,8 +16,8 @@ from pipeline.errors import RepositoryError
 
 
 @contextmanager
-def in_place_of(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `path`, renamed to it on success; with `replace` in its stead.
+def in_place_of(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to it on success.
 
     What killed processes left beside it is removed: call it under a lock.
     """
@@ -28,8 +28,6 @@ def in_place_of(path: Path, *, replace: bool = False) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        if replace:
-            shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
