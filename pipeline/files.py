@@ -3,12 +3,16 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import BusyError, PipelineError
+
+PATIENCE = (5.0, 600.0)
+"""Seconds that another process may hold a lock before it is told, and then before we give up."""
 
 
 @contextmanager
@@ -66,6 +70,36 @@ def with_library() -> dict[str, str]:
 def store() -> Path:
     """The folder shared by all experiments, also by those that DVC runs in a copy of the tree."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve() / ".store"
+
+
+@contextmanager
+def locked(what: Path | str) -> Iterator[None]:
+    """Hold the lock of a folder, or of a name that processes here agree on.
+
+    It lies in the store, as the folder may be foreign.
+
+    Raises:
+        BusyError: another process has held it for too long.
+    """
+    from filelock import FileLock, Timeout
+
+    name = str(what.resolve() if isinstance(what, Path) else what)
+    key = hashlib.sha256(name.encode()).hexdigest()[:16]
+    lock = FileLock(store() / "locks" / f"{key}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    silent, most = PATIENCE
+    try:
+        lock.acquire(timeout=silent)
+    except Timeout:
+        print(f"waiting for another process that uses {what}", file=sys.stderr, flush=True)
+        try:
+            lock.acquire(timeout=most)
+        except Timeout:
+            raise BusyError(f"another process has used {what} for {most:.0f} s") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def from_root(path: str) -> Path:

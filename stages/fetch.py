@@ -6,8 +6,8 @@ import typer
 
 from pipeline.config.params import load_params
 from pipeline.errors import reported
+from pipeline.files import locked
 from pipeline.oxen.fetching import fetch, is_fetched
-from pipeline.oxen.locks import locked
 
 
 @reported

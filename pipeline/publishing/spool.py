@@ -17,9 +17,8 @@ from filelock import FileLock
 
 from pipeline.config.params import Patience
 from pipeline.errors import BusyError, RepositoryError, ServerError
-from pipeline.files import read_json, sha256, store, whole, write_json
+from pipeline.files import locked, read_json, sha256, store, whole, write_json
 from pipeline.oxen.folders import in_place_of, inside
-from pipeline.oxen.locks import locked
 from pipeline.oxen.opening import open_repository
 
 Failure = RepositoryError | BusyError

@@ -4,21 +4,19 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 from urllib.parse import unquote
 
-from filelock import FileLock, Timeout
-
-from pipeline.errors import BusyError, PipelineError
+from pipeline import files
+from pipeline.errors import PipelineError
 from pipeline.files import store, whole
 
 LOCAL = "local"
 SQLITE = "sqlite:///"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-LOCK_SECONDS = 600
 # Whoever sets these variables wins. MLflow's own are 120 s and 8 tries: minutes on a dead address.
 FIRST_REQUEST = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 LATER_REQUESTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -58,22 +56,9 @@ def database_missing(uri: str) -> bool:
     return uri.startswith(SQLITE) and not _database(uri).exists()
 
 
-@contextmanager
-def locked() -> Iterator[None]:
-    """Hold the lock that all processes of this project's store take to write runs.
-
-    Raises:
-        BusyError: another process held it for LOCK_SECONDS.
-    """
-    path = _home() / "track.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path, timeout=LOCK_SECONDS):
-            yield
-    except Timeout:
-        raise BusyError(
-            f"another process has been writing MLflow runs for {LOCK_SECONDS} s (lock {path})"
-        ) from None
+def locked() -> AbstractContextManager[None]:
+    """Hold the lock that all processes of this project's store take to write runs."""
+    return files.locked(_home())
 
 
 def create_database(uri: str) -> None:

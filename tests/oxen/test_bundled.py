@@ -89,7 +89,7 @@ def test_kills_while_seeding_leave_no_broken_one(project, tmp_path):
     folder = target(tmp_path)
     BundledRepository().fetch(shipped_revision(), FILES, folder)
     assert (folder / "train.parquet").read_bytes() == (SHIPPED / "train.parquet").read_bytes()
-    assert sorted(left.name for left in path.parent.iterdir()) == ["baby_names", "config", "locks"]
+    assert sorted(left.name for left in path.parent.iterdir()) == ["baby_names", "config"]
 
 
 def test_other_shipped_files_are_another_commit(tmp_path, project, messages):

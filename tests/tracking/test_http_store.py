@@ -100,6 +100,6 @@ def test_one_run_complete_and_updated(
     (row,) = runs("local", "names")
     assert (row.name, row.gen_ppl) == ("0123456", 11.0)
     # Nothing local but the lock, and the password nowhere.
-    assert [path.name for path in tmp_path.glob("project/.store/mlflow/*")] == ["track.lock"]
+    assert [path.name for path in tmp_path.glob("project/.store/mlflow/*")] == []
     assert "s3cret" not in "".join(capfd.readouterr())
     assert "s3cret" not in str(run.to_dictionary())

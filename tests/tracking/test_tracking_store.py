@@ -143,12 +143,12 @@ def test_a_database_appears_whole_and_what_a_kill_left_goes(tmp_path: Path) -> N
         create_database(local_uri())
         create_database(local_uri())
     assert not database_missing(local_uri())
-    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "track.lock"}
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db"}
     with connected(local_uri()) as client:
         assert client.get_experiment("0").artifact_location == f"{artifact_root(local_uri())}/0"
 
 
 def test_a_lock_that_never_opens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
-    with locked(), pytest.raises(BusyError, match=r"track\.lock"), locked():
+    monkeypatch.setattr("pipeline.files.PATIENCE", (0.1, 0.1))
+    with locked(), pytest.raises(BusyError, match=r"used .*\.store/mlflow for 0 s"), locked():
         pass

@@ -1,16 +1,19 @@
 """Committing to a local Oxen repository."""
 
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import oxen
 
-from pipeline.errors import RepositoryError
-from pipeline.files import whole
+from pipeline.errors import BusyError, RepositoryError
+from pipeline.files import locked, whole
 from pipeline.oxen.folders import in_place_of, scratch_folder
 from pipeline.oxen.local.snapshot import Snapshot, log_of
-from pipeline.oxen.locks import locked, wait_for_strangers
+
+STRANGERS_PATIENCE = 30.0
+"""Seconds that a process which does not know our lock, as a user's own `oxen`, may hold it."""
 
 
 def seed(repository: str, files: dict[str, str], message: str) -> str:
@@ -35,7 +38,7 @@ def commit(repository: str, files: dict[str, str], message: str) -> str | None:
             with in_place_of(path) as partial:
                 return _commit(oxen.Repo(str(partial)).init(), partial, files, message)
         repo = oxen.Repo(str(path))
-        wait_for_strangers(repo, path)
+        _wait_for_strangers(repo, path)
         branch = repo.current_branch
         # Oxen answers with a branch named as the commit that is checked out.
         if branch is not None and any(commit.id == branch.name for commit in repo.log()):
@@ -45,6 +48,25 @@ def commit(repository: str, files: dict[str, str], message: str) -> str | None:
 
 
 OPERATIONS = (seed, commit)
+
+
+def _wait_for_strangers(repo: oxen.Repo, path: Path) -> None:
+    """Open Oxen's own database of branches, which shuts others out until this process ends.
+
+    Raises:
+        BusyError: a process that does not know our lock has it open.
+    """
+    deadline = time.monotonic() + STRANGERS_PATIENCE
+    while True:
+        try:
+            repo.branches()
+            return
+        except ValueError as error:
+            if "LOCK" not in str(error):
+                raise
+        if time.monotonic() > deadline:
+            raise BusyError(f"another process has {path} open in Oxen: end it and try again")
+        time.sleep(0.2)
 
 
 def _commit(repo: oxen.Repo, path: Path, files: dict[str, str], message: str) -> str | None:

@@ -15,9 +15,9 @@ from urllib.parse import quote
 from pydantic import Field
 from urllib3 import encode_multipart_formdata
 
+from pipeline.files import locked
 from pipeline.oxen.credentials import author
 from pipeline.oxen.folders import inside, oxen_hash
-from pipeline.oxen.locks import locked
 from pipeline.oxen.server.api import Answer, Api, CommitId
 from pipeline.oxen.server.connection import Declined, PassingFault
 from pipeline.progress import progress
