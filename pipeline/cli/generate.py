@@ -92,7 +92,7 @@ def infill(
     With the absorbing graph this samples the model given the pieces: exactly with --predictor
     first_hitting, else the more nearly the more steps. With the uniform graph it does not, at any
     number of steps: the model takes the fixed tokens for noised ones, and believes them less than
-    it should.
+    it should. Embedding diffusion does as it was trained to, unless its share of known rows is 0.
     """
     parts = _parts(template, prefix, suffix, gap)
     options.check_range("--num", num, 1)

@@ -14,7 +14,9 @@ from pipeline.errors import ParamsError
 if TYPE_CHECKING:
     from pipeline.config.params import Params, Patience
 
-PredictorName = Literal["auto", "analytic", "euler", "cached", "first_hitting"]
+PredictorName = Literal[
+    "auto", "analytic", "euler", "cached", "first_hitting", "ddim", "ddpm", "draw"
+]
 ModelFolder = Annotated[
     Path, typer.Option("--model", metavar="DIR", help="Folder of the model and its tokenizer.")
 ]
@@ -35,9 +37,10 @@ Predictor = Annotated[
     PredictorName | None,
     typer.Option(
         "--predictor",
-        help="Sampler. Of every model: analytic, euler. Of a conditional score: cached, which has "
-        "the law of analytic for fewer evaluations, and first_hitting, which reveals one token at "
-        "a time, exactly, whatever --steps says. auto: cached if possible, else analytic.",
+        help="Sampler. Of every SEDD model: analytic, euler. Of a conditional score: cached, which "
+        "has the law of analytic for fewer evaluations, and first_hitting, which reveals one token "
+        "at a time, exactly, whatever --steps says. auto: cached if possible, else analytic. Of "
+        "embedding diffusion: ddim (auto), ddpm, draw.",
         show_default="sample.predictor of params.yaml; auto where there is none",
     ),
 ]
@@ -45,7 +48,7 @@ Temperature = Annotated[
     float | None,
     typer.Option(
         "--temperature",
-        help="Of the token that is revealed; 1 is off. Not with the uniform graph.",
+        help="Of the token that is revealed, or expected; 1 is off. Not with the uniform graph.",
         show_default="sample.temperature of params.yaml; 1 where there is none",
     ),
 ]

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.cli import app
 from pipeline.data.tokenizer import train_char_tokenizer
+from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 
 LENGTH = 8
@@ -70,16 +71,53 @@ def make_model(tmp_path_factory, tokenizer):
         else:
             with torch.no_grad():
                 model.network.output_layer.linear.bias[says] = math.log(odds)
-        folder = tmp_path_factory.mktemp("trained")
-        tokenizer.save(folder / "tokenizer")
-        save_checkpoint(
-            folder / "model",
-            model,
-            tokenizer=folder / "tokenizer",
-            tokenizer_sha256=tokenizer.sha256,
-            text_lengths=text_lengths and list(text_lengths),
+        return write_model(tmp_path_factory.mktemp("trained"), tokenizer, model, text_lengths)
+
+    return make
+
+
+def write_model(folder, tokenizer, model, text_lengths):
+    """Write a checkpoint with its tokenizer and return its folder."""
+    tokenizer.save(folder / "tokenizer")
+    save_checkpoint(
+        folder / "model",
+        model,
+        tokenizer=folder / "tokenizer",
+        tokenizer_sha256=tokenizer.sha256,
+        text_lengths=text_lengths and list(text_lengths),
+    )
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def make_embedding(tmp_path_factory, tokenizer):
+    """Write a checkpoint of embedding diffusion with random weights and return its folder."""
+
+    def make(known=0.5):
+        torch.manual_seed(0)
+        model = EmbeddingDiffusion(
+            EmbeddingConfig(
+                vocab_size=tokenizer.size,
+                length=LENGTH,
+                width=8,
+                num_blocks=1,
+                num_heads=2,
+                cond_dim=None,
+                dropout=0.0,
+                dim=4,
+                norm="l2",
+                input="evidence",
+                loss="half",
+                clock="nats",
+                g_min=-5.0,
+                g_max=6.0,
+                self_condition=0.25,
+                known=known,
+            )
         )
-        return folder / "model"
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        return write_model(tmp_path_factory.mktemp("trained"), tokenizer, model, [1] * LENGTH)
 
     return make
 
