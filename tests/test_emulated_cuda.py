@@ -26,6 +26,10 @@ from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.cli import app
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.methods.draws import Samples
+from pipeline.methods.embedding.bound import draw_bound as embedding_bound
+from pipeline.methods.embedding.loss import Denoising
+from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
+from pipeline.methods.embedding.sampler import sample as embedding_sample
 from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
@@ -46,6 +50,8 @@ MOST_WAITS = {
     ("train", *RAW): 0,
     ("train", *UNIFORM): 0,
     ("train", "baseline"): 15,
+    ("train", "embedding"): 0,
+    ("sample", "embedding"): 0,
     ("cached", *CONDITIONAL): 0,
     ("first_hitting", *CONDITIONAL): 0,
     ("analytic", *CONDITIONAL): 0,
@@ -334,6 +340,55 @@ def test_sampling(cuda, variant, predictor):
     check_waits(ours.calls, predictor, *variant)
     assert torch.equal(ours.tokens.cpu(), theirs.tokens)
     assert torch.equal(ours.nfe.cpu(), theirs.nfe)
+
+
+@pytest.mark.parametrize("input", ["evidence", "vector"])
+def test_embedding_diffusion(cuda, input):
+    def made(device: torch.device) -> EmbeddingDiffusion:
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 20, "length": 16, "width": 32, "num_blocks": 2, "num_heads": 2}
+        config = EmbeddingConfig(
+            **sizes,
+            cond_dim=16 if input == "vector" else None,
+            dropout=0.0,
+            dim=8,
+            norm="l2",
+            input=input,
+            loss="half",
+            clock="nats",
+            g_min=-5.0,
+            g_max=6.0,
+            self_condition=0.5,
+            known=0.5,
+        )
+        found = EmbeddingDiffusion(config)
+        for parameter in found.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        return found.to(device)
+
+    def numbers(device: torch.device) -> list[torch.Tensor]:
+        trainer, order = Trainer(Denoising(made(device)), SETTINGS, device), Order(len(BLOCKS), 0)
+        for _ in range(3):
+            waits.clear()
+            trainer.train_step(BLOCKS, order)
+        if device == DEVICE:
+            check_waits(1, "train", "embedding")
+        model, x0 = made(device).eval(), torch.from_numpy(BLOCKS.astype(np.int64))
+        how = {"num_replicates": 2, "num_draws": 2, "batch_size": 24}
+        generator = torch.Generator(device).manual_seed(0)
+        bound = embedding_bound(model, x0.to(device), generator=generator, **how)
+        found = [bound.total, trainer._window, model.clock.nats]
+        for predictor in ("ddim", "ddpm", "draw"):
+            waits.clear()
+            how = {"num_steps": 12, "predictor": predictor, "generator": generator}
+            samples = embedding_sample(model, 8, **how)
+            found.append(samples.tokens)
+        if device == DEVICE:
+            check_waits(samples.calls, "sample", "embedding")
+        return [each.cpu() for each in found]
+
+    for ours, theirs in zip(numbers(DEVICE), numbers(CPU), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("variant", [CONDITIONAL, RAW, UNIFORM], ids="-".join)

@@ -72,25 +72,35 @@ class _Expected(torch.autograd.Function):
                 mean[rows] = (p.to(dtype) @ narrow).to(head.wide)
         ctx.save_for_backward(hidden, weight, bias, table, ids, mean, log_total)
         ctx.dtype = dtype
+        # What nobody differentiates costs nothing.
+        ctx.set_materialize_grads(False)
         return mean, nats
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_mean: Tensor, by_nats: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, by_mean: Tensor | None, by_nats: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, table, ids, mean, log_total = ctx.saved_tensors
         with torch.autocast(hidden.device.type, enabled=False):
             head = _Head(hidden, weight, bias, ctx.dtype)
             sums = [torch.zeros_like(x, dtype=head.wide) for x in (hidden, weight, bias, table)]
             by_hidden, by_weight, by_bias, by_table = sums
-            narrow, narrow_by_mean = table.to(ctx.dtype), by_mean.to(ctx.dtype)
+            narrow = table.to(ctx.dtype)
             # What every output of a position has in common.
-            shift = by_nats - (by_mean * mean).sum(-1)
+            shift = torch.zeros_like(log_total) if by_nats is None else by_nats
+            if by_mean is not None:
+                shift = shift - (by_mean * mean).sum(-1)
+                narrow_by_mean = by_mean.to(ctx.dtype)
             for rows in head.rows():
                 p = head.outputs(rows).sub_(log_total[rows, None]).exp_()
-                by_table += p.T.to(ctx.dtype) @ narrow_by_mean[rows]
-                by_outputs = (narrow_by_mean[rows] @ narrow.T).to(head.wide)
-                by_outputs.add_(shift[rows, None]).mul_(p)
-                by_outputs.scatter_add_(-1, ids[rows, None], -by_nats[rows, None])
+                by_outputs = shift[rows, None]
+                if by_mean is not None:
+                    by_table += p.T.to(ctx.dtype) @ narrow_by_mean[rows]
+                    by_outputs = (narrow_by_mean[rows] @ narrow.T).to(head.wide).add_(by_outputs)
+                by_outputs = p.mul_(by_outputs)
+                if by_nats is not None:
+                    by_outputs.scatter_add_(-1, ids[rows, None], -by_nats[rows, None])
                 by_bias += by_outputs.sum(0)
                 narrow_by_outputs = by_outputs.to(ctx.dtype)
                 by_hidden[rows] = (narrow_by_outputs @ head.weight).to(head.wide)
