@@ -14,6 +14,7 @@ import torch
 from tiny_project import PROJECT, TINY, stage_command, write_params
 
 from pipeline.device import why_not_compiled
+from pipeline.methods.registry import METHODS
 
 INPUTS = ("artifacts/packed", "artifacts/tokenizer")
 OUTS = (
@@ -108,11 +109,13 @@ def test_training_ends_with_its_outs_and_no_state(tiny):
     assert list(Path(".store/train").iterdir()) == []
 
 
-def test_killed_training_ends_like_uninterrupted_training(tiny):
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_training_ends_like_uninterrupted_training(tiny, method):
     """Kills inside a checkpoint write, between checkpoints, and inside the copy to the outs."""
+    write_params(tiny, TINY | {"method": method})
     finish()
     expected = results()
-    write_params(tiny, TINY | {"train.checkpoint_every": 1})
+    write_params(tiny, TINY | {"method": method, "train.checkpoint_every": 1})
     assert kill_when(writing_checkpoint)
     assert kill_when(lambda: bool(states()))
     # The copy takes milliseconds: a run that wins the race ends, and the next one is tried.

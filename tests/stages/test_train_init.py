@@ -83,6 +83,7 @@ def test_a_warm_start_goes_on_from_where_the_weights_are(given):
     [
         ({"model.width": 32, "model.num_heads": 4}, "model.width is 32 here and 16 there"),
         ({"diffusion.absorb.parameterization": "raw"}, "is raw here and conditional there"),
+        ({"method": "embedding"}, "is of the method sedd, and method is embedding"),
         ({"train.init": "nowhere"}, "no checkpoint in"),
     ],
 )
