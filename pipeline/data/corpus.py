@@ -91,6 +91,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     import pyarrow as pa
 
     kind = COMPRESSIONS[path.suffix]
+    if not path.stat().st_size:
+        raise DataError(f"{path} is damaged or not {kind}: it has no bytes")
     try:
         with pa.CompressedInputStream(path, kind) as stream:
             yield io.BufferedReader(stream)

@@ -201,6 +201,8 @@ WRONG = {
     "plain.txt.gz": (b"Ann\n", " is damaged or not gzip: "),
     "plain.jsonl.zst": (b"{}\n", " is damaged or not zstd: "),
     "plain.parquet.gz": (b"PAR1", " is damaged or not gzip: "),
+    "empty.txt.gz": (b"", " is damaged or not gzip: it has no bytes"),
+    "empty.parquet.zst": (b"", " is damaged or not zstd: it has no bytes"),
     "cut.csv.gz": (gzip.compress(b"Names\nAnn\n")[:-3], " is damaged or not gzip: Truncated"),
     "inside.parquet.gz": (gzip.compress(b"PAR1"), " is damaged or not parquet: "),
 }
