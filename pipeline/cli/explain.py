@@ -91,8 +91,7 @@ def shift(
     from pipeline.cli.model import load_tokenizer, one_line
 
     tokenizer = load_tokenizer(model)
-    special = {tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id}
-    plain = [id for id in range(tokenizer.size) if id not in special]
+    plain = [id for id in range(tokenizer.size) if id not in tokenizer.special_ids]
     place = {id: index for index, id in enumerate(plain)}
     ids = tokenizer.encode_known(text)
     shifted = [plain[(place[id] + n) % len(plain)] for id in ids]

@@ -55,6 +55,7 @@ class TextTokenizer:
         size: number of ids, specials included; the graph's mask has this id.
         pad_id, eos_id: may be the same.
         unk_id: None where there is none; where every text can be encoded, no text has it.
+        special_ids: theirs, and those of other special tokens: no text has any.
         definition: text of tokenizer.json.
         sha256: its hash.
     """
@@ -84,6 +85,10 @@ class TextTokenizer:
         self.size: int = self._tokenizer.get_vocab_size()
         self.pad_id, self.eos_id = self._id_of(pad), self._id_of(eos)
         self.unk_id = None if unk is None else self._id_of(unk)
+        added = self._tokenizer.get_added_tokens_decoder()
+        named = (self.pad_id, self.eos_id, self.unk_id)
+        self.special_ids = {id for id, token in added.items() if token.special}
+        self.special_ids |= {id for id in named if id is not None}
         self.sha256 = hashlib.sha256(definition.encode()).hexdigest()
 
     @classmethod

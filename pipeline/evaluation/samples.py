@@ -112,6 +112,5 @@ def well_formed(ids: Ints, vocabulary: TextTokenizer) -> Bools:
 
 def _of_text(ids: Ints, vocabulary: TextTokenizer) -> Bools:
     """Which of `ids` [N, L] are tokens, and none of the special ones [N, L]."""
-    v = vocabulary
-    specials = [id for id in (v.pad_id, v.eos_id, v.unk_id) if id is not None]
-    return ~np.isin(ids, specials) & (ids >= 0) & (ids < v.size)
+    special = np.isin(ids, list(vocabulary.special_ids))
+    return ~special & (ids >= 0) & (ids < vocabulary.size)

@@ -55,8 +55,8 @@ def test_every_text_comes_back(trained, text):
     assert tokenizer.num_chars([*ids, tokenizer.eos_id], "pad") == len(text) + 1
     assert tokenizer.num_chars([*ids, tokenizer.eos_id], "concat") == len(text) + 1
     assert not tokenizer.is_invalid_utf8(ids)
-    special = {tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id, 0}
-    assert not special & set(ids)
+    assert tokenizer.special_ids == {0, 1, 2, 3}
+    assert not tokenizer.special_ids & set(ids)
     assert tokenizer.unknown(text) == []
     arrays, lengths = Encoder(tokenizer).encode([text, text])
     assert (arrays.tolist(), lengths.tolist()) == (ids * 2, [len(ids)] * 2)

@@ -8,7 +8,9 @@ from pipeline.errors import DataError
 from pipeline.evaluation.samples import Samples, through_eos, well_formed
 
 PAD, EOS, UNK, A, B, MASK = range(6)
-VOCABULARY = SimpleNamespace(size=5, pad_id=PAD, eos_id=EOS, unk_id=UNK)
+VOCABULARY = SimpleNamespace(
+    size=5, pad_id=PAD, eos_id=EOS, unk_id=UNK, special_ids={PAD, EOS, UNK}
+)
 
 
 def test_tokens_through_the_first_eos():

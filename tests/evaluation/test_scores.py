@@ -18,7 +18,12 @@ from pipeline.evaluation.scores import (
 )
 
 VOCABULARY = SimpleNamespace(
-    size=6, pad_id=PAD, eos_id=EOS, unk_id=UNK, is_invalid_utf8=lambda ids, mode: ids[0] == 5
+    size=6,
+    pad_id=PAD,
+    eos_id=EOS,
+    unk_id=UNK,
+    special_ids={PAD, EOS, UNK},
+    is_invalid_utf8=lambda ids, mode: ids[0] == 5,
 )
 SCORER = SimpleNamespace(name="tiny", sha256="ab" * 32, precision="float32")
 TEXTS = ["cd", "ef", "cd", ""]
