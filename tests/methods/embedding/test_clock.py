@@ -41,7 +41,7 @@ BUMP = torch.exp(-((CENTRES - 1) ** 2))
 @pytest.mark.parametrize("by_nats", [True, False])
 def test_time_goes_from_one_end_to_the_other_at_its_slope(kind, by_nats):
     made = learned(BUMP, 50, clock(kind))
-    t = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    t = torch.linspace(0, 1, 4001, dtype=torch.float64)
     g, _ = made.g_and_slope(t, by_nats=by_nats)
     assert g.dtype == torch.float64
     assert g[[0, -1]].tolist() == pytest.approx([G_MIN, G_MAX], abs=1e-9)
@@ -49,7 +49,7 @@ def test_time_goes_from_one_end_to_the_other_at_its_slope(kind, by_nats):
     middle, step = made.g_and_slope((t[1:] + t[:-1]) / 2, by_nats=by_nats)[1], t[1]
     inside = ((g[1:] - G_MIN) / WIDTH).floor() == ((g[:-1] - G_MIN) / WIDTH).floor()
     torch.testing.assert_close((g.diff() / step)[inside], middle[inside])
-    assert inside.double().mean() > 0.99
+    assert inside.double().mean() > 0.9
     assert by_nats or torch.equal(g, made.g(t))
 
 

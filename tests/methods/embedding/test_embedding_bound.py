@@ -62,7 +62,7 @@ def taught(model, x0):
 def bayes_bound(factorised=False, **changes):
     p0 = P0.sum(1)[:, None] * P0.sum(0) if factorised else P0
     x0 = TEXTS.repeat(COPIES, 1)
-    model = taught(bayes_model(p0, **changes), TEXTS.repeat(20_000, 1))
+    model = taught(bayes_model(p0, **changes), TEXTS.repeat(10_000, 1))
     return bound_of(model, x0, num_draws=8)
 
 
@@ -96,17 +96,17 @@ def test_bound_of_independent_positions_is_the_sum_of_their_entropies():
     ],
 )
 def test_a_head_of_zeros_costs_the_log_of_the_vocabulary_a_token(changes):
-    """Within 4 standard errors of 1 % or less; what the last level keeps costs up to 0.2 %."""
+    """Within 4 standard errors of 1.5 % or less; what the last level keeps costs up to 0.2 %."""
     torch.manual_seed(0)
     model = EmbeddingDiffusion(
         embedding_config(**({"num_blocks": 1, "self_condition": 0.0} | changes))
     ).eval()
-    x0 = torch.randint(model.config.vocab_size, (300, model.length), generator=seeded())
+    x0 = torch.randint(model.config.vocab_size, (150, model.length), generator=seeded())
     found = rate(
-        bound_of(taught(model, x0.repeat(20, 1)), x0).total, torch.full((300,), model.length)
+        bound_of(taught(model, x0.repeat(30, 1)), x0).total, torch.full((150,), model.length)
     )
     wanted = math.log(model.config.vocab_size)
-    assert found.mc_stderr < 0.01 * wanted
+    assert found.mc_stderr < 0.015 * wanted
     assert abs(found.value - wanted) <= 4 * found.mc_stderr + 0.002 * wanted
 
 

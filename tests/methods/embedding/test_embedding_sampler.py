@@ -1,0 +1,289 @@
+"""Samplers: each step by its formula, samples by their law, and what does not change them."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from embedding_toy import bayes_model, random_model, seeded
+from toy import check_law, follows_law, index_of, total_variation, toy_distribution
+
+from pipeline.methods.embedding import sampler
+from pipeline.methods.embedding.sampler import PREDICTORS, moved, resolve, sample
+from pipeline.methods.embedding.vectors import Level
+
+P0 = toy_distribution(3, 2)
+NUM = 20_000
+VARIANCE = 0.25
+every_rule = pytest.mark.parametrize("rule", PREDICTORS)
+
+
+def draw(model, num_steps, predictor="ddim", seed=0, num=NUM, **options):
+    return sample(
+        model, num, num_steps=num_steps, predictor=predictor, generator=seeded(seed), **options
+    )
+
+
+def levels(num_steps):
+    """Of numbers, from noise to data, all in float64."""
+    g = torch.linspace(9, -7, num_steps + 1, dtype=torch.float64)
+    return [Level.at(each[None], 1) for each in g]
+
+
+def gaussian(level):
+    """Factor k of the mean, and variance, of numbers of variance VARIANCE given z: mean k z."""
+    alpha, sigma = level.alpha.item(), level.sigma.item()
+    noised = alpha**2 * VARIANCE + sigma**2
+    return alpha * VARIANCE / noised, VARIANCE * sigma**2 / noised
+
+
+def variance_after(rule, num_steps):
+    """That of z, by the recursion in closed form."""
+    variance = 1.0
+    for now, after in itertools.pairwise(levels(num_steps)):
+        (k, left), a, s = gaussian(now), now.alpha.item(), now.sigma.item()
+        next_a, next_s = after.alpha.item(), after.sigma.item()
+        if rule == "ddim":
+            variance *= (next_a * k + next_s / s * (1 - a * k)) ** 2
+            continue
+        if rule == "mean and fresh noise":
+            variance = (next_a * k) ** 2 * variance + next_s**2
+            continue
+        # The posterior of z' given z and x, from their joint: variances, then Bayes' formula.
+        ratio = a / next_a
+        added = s**2 - ratio**2 * next_s**2
+        precision = ratio**2 / added + 1 / next_s**2
+        of_z, of_x = ratio / added / precision, next_a / next_s**2 / precision
+        spread = left if rule == "draw" else 0.0
+        variance = (of_z + of_x * k) ** 2 * variance + of_x**2 * spread + 1 / precision
+    return variance
+
+
+@every_rule
+@pytest.mark.parametrize("num_steps", [1, 4, 32])
+def test_steps_have_the_variance_of_their_recursion(rule, num_steps):
+    """Of Gaussian data and its own denoiser; within 4 standard errors, from 100,000 numbers."""
+    generator = seeded()
+    z = torch.randn(1, 100_000, 1, generator=generator)
+    for now, after in itertools.pairwise(levels(num_steps)):
+        k, left = gaussian(now)
+        target = k * z
+        if rule == "draw":
+            target = target + left**0.5 * torch.randn(z.shape, generator=generator)
+        z = moved(z, target, now, after, rule, generator)
+        assert z.dtype == torch.float32
+    bar = 4 * math.sqrt(2 / 100_000)
+    assert z.var().item() == pytest.approx(variance_after(rule, num_steps), rel=bar)
+
+
+@pytest.mark.parametrize("rule", [*PREDICTORS, "mean and fresh noise"])
+def test_variances_converge_as_one_over_the_steps_but_for_a_wrong_rule(rule):
+    a, s = levels(1)[-1].alpha.item(), levels(1)[-1].sigma.item()
+    wanted = a**2 * VARIANCE + s**2
+    gaps = [variance_after(rule, num_steps) - wanted for num_steps in (512, 1024, 2048)]
+    if rule == "mean and fresh noise":
+        assert max(gaps) < -VARIANCE / 4
+        return
+    if rule == "draw":
+        # A draw from the posterior of Gaussian data has no error at all.
+        assert max(map(abs, gaps)) < 1e-8
+        return
+    assert abs(gaps[-1]) < 0.01 * VARIANCE
+    for gap, half in itertools.pairwise(gaps):
+        assert half == pytest.approx(gap / 2, rel=0.1)
+
+
+def test_one_ddpm_step_from_noise_to_data_is_around_what_is_expected():
+    """Its law is that of data noised anew, but for what the noise at the start still tells."""
+    first, last = (Level.at(torch.tensor([g], dtype=torch.float64), 1) for g in (12.0, 0.0))
+    z, mean = torch.randn(1, 100_000, 1, generator=seeded(1)), torch.full((1, 100_000, 1), 3.0)
+    after = moved(z, mean, first, last, "ddpm", seeded())
+    alpha, sigma = last.alpha.item(), last.sigma.item()
+    assert after.mean().item() == pytest.approx(3 * alpha, abs=4 * sigma / 100_000**0.5 + 1e-4)
+    assert after.std().item() == pytest.approx(sigma, rel=4 / 200_000**0.5)
+
+
+@pytest.mark.parametrize("num_steps", [10_000, 10_000_000])
+def test_small_steps_lose_no_noise_in_float32(num_steps):
+    """c is computed before it is rounded: 1 less a ratio would be off by more than 5 %."""
+    now, after = (
+        Level.at(torch.tensor([g], dtype=torch.float64), 32) for g in (-4.0, -4.0 - 11 / num_steps)
+    )
+    zeros = torch.zeros(1, 100_000, 1)
+    noise = moved(zeros, zeros, now, after, "ddpm", seeded())
+    wanted = after.sigma.item() * math.sqrt(11 / num_steps)
+    assert noise.std().item() == pytest.approx(wanted, rel=4 / 200_000**0.5)
+
+
+@every_rule
+def test_samples_of_the_bayes_denoiser_come_to_follow_the_data(rule):
+    """Chance alone is a total variation of 0.008 from 20,000 samples."""
+    model, found = bayes_model(P0), []
+    for num_steps in 4, 16, 64:
+        law = torch.bincount(index_of(draw(model, num_steps, rule).tokens, 3), minlength=9) / NUM
+        found.append(total_variation(law, P0.flatten()))
+    assert found[0] > 2 * found[1] > 2 * (found[2] - 0.008)
+    assert found[2] < 0.02
+
+
+def small(**changes):
+    """Of five positions and seven tokens, on levels where nothing is certain."""
+    return random_model(**({"g_min": 0.0} | changes))
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.6)])
+def test_the_last_draw_is_from_the_models_law_and_not_its_mode(temperature, top_p):
+    """Of a constant head, and of levels that tell nothing: to the power 1 / temperature."""
+    model = small(length=1, g_min=38.0, g_max=40.0)
+    with torch.no_grad():
+        model.network.head.weight.zero_()
+        law = model.network.head.bias.copy_(torch.linspace(-1, 1, 7)).softmax(0)
+    samples = draw(model, 1, temperature=temperature, top_p=top_p)
+    law = law ** (1 / temperature)
+    if top_p < 1:
+        law = torch.where(torch.arange(7) >= 4, law, 0.0)
+    drawn = samples.tokens.squeeze(1)
+    check_law(drawn, law.double() / law.sum())
+    plain = model.network.head.bias.softmax(0).detach().double()
+    assert follows_law(drawn, plain) == (temperature == top_p == 1)
+
+
+@torch.no_grad()
+@every_rule
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_each_step_is_the_rule_around_what_was_found(rule, share, monkeypatch):
+    """And a self-conditioned model is given what it expected a step before, at first nothing."""
+    model, told, steps = small(self_condition=share), [], []
+    hidden, move = model.network.hidden, moved
+    levels = model.clock.g(torch.linspace(1, 0, 4, dtype=torch.float64))
+
+    def spied(z, g, known, estimate=None):
+        found = hidden(z, g, known, estimate)
+        told.append((z, g, estimate, model.network.expect(found, z, g, known.clamp(min=0)).mean))
+        return found
+
+    def noted(z, target, now, after, rule, generator):
+        steps.append((z, target, now, after, move(z, target, now, after, rule, generator)))
+        return steps[-1][-1]
+
+    model.network.hidden = spied
+    monkeypatch.setattr(sampler, "moved", noted)
+    vectors = model.network.vectors()
+    samples = draw(model, 3, rule, num=6)
+    assert samples.calls == len(told) == 4
+    assert torch.equal(samples.nfe, torch.full((6,), 4))
+    assert [each[1].item() for each in told] == pytest.approx(levels.tolist())
+    assert told[0][2] is None
+    calls = itertools.pairwise(told)
+    for (z, target, now, after, next_z), (call, later) in zip(steps, calls, strict=True):
+        assert torch.equal(z, call[0])
+        assert torch.equal(next_z, later[0])
+        assert torch.equal(now.gamma, model.level(call[1]).gamma)
+        assert torch.equal(after.gamma, model.level(later[1]).gamma)
+        torch.testing.assert_close(later[2], call[3], rtol=1e-4, atol=1e-4)
+        if rule == "draw":
+            assert torch.isclose(target[:, :, None], vectors).all(-1).any(-1).all()
+        else:
+            torch.testing.assert_close(target, call[3], rtol=1e-4, atol=1e-4)
+
+
+def test_a_temperature_acts_on_what_is_expected_as_on_what_is_drawn():
+    model, seen = small(self_condition=0.25), []
+    hidden = model.network.hidden
+
+    def spied(z, g, known, estimate=None):
+        found = hidden(z, g, known, estimate)
+        evidence = model.level(g).evidence.float() * z
+        seen.append((estimate, model.network.logits(found.flatten(0, 1), evidence.flatten(0, 1))))
+        return found
+
+    model.network.hidden = spied
+    draw(model, 1, "ddim", num=3, temperature=0.5)
+    wanted = (2 * seen[0][1]).softmax(-1) @ model.network.vectors()
+    torch.testing.assert_close(seen[1][0].flatten(0, 1), wanted, rtol=1e-4, atol=1e-4)
+
+
+@every_rule
+@pytest.mark.parametrize("size", [1, 20, 700])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_p": 0.9}])
+def test_parts_make_no_difference(monkeypatch, rule, size, options):
+    """Of rows as of positions, to samples and states; the calls are as many as the parts."""
+    model = small()
+
+    def run(activations, positions):
+        monkeypatch.setattr(sampler, "ACTIVATIONS", {"cpu": activations})
+        monkeypatch.setattr(sampler, "CHUNK", {"cpu": positions})
+        states = []
+        samples = draw(model, 3, rule, num=10, on_state=lambda *s: states.append(s), **options)
+        return samples, states
+
+    (whole, states), (parts, states_of_parts) = run(2**21, 2**22), run(size * 64, size * 7)
+    assert torch.equal(parts.tokens, whole.tokens)
+    assert torch.equal(parts.nfe, whole.nfe)
+    rows = max(1, size // 5)
+    assert (whole.calls, parts.calls) == (4, 4 * math.ceil(10 / rows))
+    for (*when, xt), (*when_of_part, xt_of_part) in zip(states, states_of_parts, strict=True):
+        assert when == when_of_part
+        assert torch.equal(xt, xt_of_part)
+
+
+@every_rule
+def test_states_are_likely_tokens_or_none(rule):
+    """One is shown that has half of the weight; at the end it is the samples."""
+    model, states = small(g_min=-5.0), []
+    fixed = torch.tensor([-1, 3, -1, 6, -1])
+    samples = draw(model, 4, rule, num=50, fixed=fixed, on_state=lambda *s: states.append(s))
+    assert [step for step, _, _ in states] == list(range(6))
+    assert [t for _, t, _ in states] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    for _, _, xt in states:
+        assert 0 <= xt.min() <= xt.max() <= 7
+        assert bool((xt[:, fixed >= 0] == fixed[fixed >= 0]).all())
+    assert torch.equal(states[-1][2], samples.tokens)
+    hidden = [(xt == 7).double().mean().item() for _, _, xt in states]
+    assert hidden[0] > hidden[3] > hidden[5] == 0
+    # Without its states the same are drawn.
+    assert torch.equal(draw(model, 4, rule, num=50, fixed=fixed).tokens, samples.tokens)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("chances", "shown"), [((0.51, 0.49), 0), ((0.1, 0.51, 0.39), 1), ((0.49, 0.41, 0.1), 3)]
+)
+def test_a_token_is_shown_from_half_of_the_weight_on(chances, shown):
+    model, states = small(vocab_size=len(chances), length=1, g_min=38.0, g_max=40.0), []
+    model.network.head.weight.zero_()
+    model.network.head.bias.copy_(torch.tensor(chances).log())
+    draw(model, 1, num=3, on_state=lambda *s: states.append(s))
+    assert torch.equal(states[0][2], torch.full((3, 1), shown))
+
+
+def test_a_shorter_length_is_drawn_as_itself():
+    samples = draw(small(), 3, num=4, length=3)
+    assert samples.tokens.shape == (4, 3)
+    assert torch.equal(samples.tokens, draw(small(), 3, num=4, length=3).tokens)
+    assert not torch.equal(samples.tokens, draw(small(), 3, num=4, length=3, seed=1).tokens)
+
+
+def test_auto_is_ddim():
+    model = small()
+    assert resolve(model, "auto") == "ddim"
+    assert torch.equal(draw(model, 3, "auto", num=8).tokens, draw(model, 3, "ddim", num=8).tokens)
+    assert not torch.equal(draw(model, 3, "ddpm", num=8).tokens, draw(model, 3, num=8).tokens)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": 0}, "num_steps 0 below 1"),
+        ({"length": 6}, r"length 6 not in 1\.\.5"),
+        ({"length": 0}, "length 0"),
+        ({"fixed": torch.zeros(4)}, r"shape \(4,\), expected \(5,\)"),
+        ({"predictor": "analytic"}, r"auto, ddim, ddpm or draw .*\(got analytic\)"),
+        ({"temperature": 0.0}, r"above 0.*\(got 0\.0 and 1\.0\)"),
+        ({"temperature": math.inf}, r"\(got inf"),
+        ({"top_p": 1.5}, r"at most 1 \(got 1\.0 and 1\.5\)"),
+    ],
+)
+def test_impossible_requests_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        draw(small(), **({"num_steps": 2, "num": 1} | options))
