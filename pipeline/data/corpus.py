@@ -198,7 +198,8 @@ def _parquet(path: Path, column: str) -> Iterator[Any]:
         _check_column(path, file.schema_arrow, column)
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column]):
             # By name: a.b asks for the field b of a column a as well.
-            yield from batch.column(column).to_pylist()
+            for value in batch.column(column):  # All at once would be a copy.
+                yield value.as_py()
 
 
 def _check_names(path: Path, names: list[str], column: str) -> None:

@@ -1,7 +1,9 @@
 """Many texts to one array of ids, as fast as the vocabulary allows and on any number of threads."""
 
 import json
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import numpy.typing as npt
 from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.data.byte_level import byte_level, merges_of, not_byte_level
-from pipeline.data.tokenizer import BYTES, TextTokenizer
+from pipeline.data.tokenizer import BYTES, TextTokenizer, checked
 
 if TYPE_CHECKING:
     import tiktoken
@@ -23,13 +25,19 @@ SPLIT = (
     r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
     r"|\s++$|\s+(?!\S)|\s"
 )
+# Where such a split begins in any text: before a single space or line's end.
+BETWEEN_WORDS = re.compile(r"(?<=\S)(?=\s\S)")
+ANYWHERE, NOWHERE = re.compile(""), re.compile("(?!)")
+PART = 2**18
+"""Characters of a long text that are encoded at once, where it can be cut."""
 
 
 class Encoder:
     """Gives the ids that `tokenizer` gives.
 
-    tiktoken computes them for a byte-level BPE that it is proved to agree with (GPT-2's, and those
-    trained here): three times as fast. Any other vocabulary is left to the tokenizers library.
+    A table holds them where each character is a token. tiktoken computes them for a byte-level BPE
+    that it is proved to agree with (GPT-2's, and those trained here): three times as fast. Any
+    other vocabulary is left to the tokenizers library.
 
     Attributes:
         uses_tiktoken: whether it does so here.
@@ -37,8 +45,24 @@ class Encoder:
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
+        self._table = _table_of(tokenizer)
         self._encoding = _tiktoken_of(tokenizer)
         self.uses_tiktoken = self._encoding is not None
+        self._cut = BETWEEN_WORDS if self.uses_tiktoken else NOWHERE
+        if self._table is not None:
+            self._cut = ANYWHERE
+
+    def parts(self, text: str) -> Iterator[tuple[str, bool]]:
+        """Pieces of a text that have the ids which they have in it, and whether each is the last.
+
+        Of about `PART` characters, where the text can be cut: however long it is, the memory that
+        encoding takes is that of a piece.
+        """
+        start = 0
+        while len(text) - start > PART and (match := self._cut.search(text, start + PART)):
+            yield text[start : match.end()], False
+            start = match.end()
+        yield text[start:], True
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Ints]:
         """Ids of `texts` one after another [T], and how many each of them has [N].
@@ -46,6 +70,8 @@ class Encoder:
         Raises:
             DataError: a text holds half a surrogate pair.
         """
+        if self._table is not None:
+            return self._table[_codes(texts)], np.array([len(text) for text in texts], np.int64)
         if self._encoding is None:
             lists = self._tokenizer.encode_batch(texts)
             lengths = np.array([len(ids) for ids in lists], np.int64)
@@ -61,6 +87,22 @@ class Encoder:
             # It gives up on a million spaces in a row, and knows no half of a surrogate pair: the
             # other library goes on with the first, `tokenizer` has a message for the second.
             return np.array(self._tokenizer.encode(text), np.uint32)
+
+
+def _codes(texts: Sequence[str]) -> Ids:
+    """The code point of each character."""
+    return np.frombuffer("".join(checked(texts)).encode("utf-32-le"), np.dtype("<u4"))
+
+
+def _table_of(tokenizer: TextTokenizer) -> Ids | None:
+    """The id of each code point; None where a token is something else than a character."""
+    if tokenizer.unk_id is None or not tokenizer.is_of_characters:
+        return None
+    table = np.full(sys.maxunicode + 1, tokenizer.unk_id, np.uint32)
+    for token, id in json.loads(tokenizer.definition)["model"]["vocab"].items():
+        if len(token) == 1:
+            table[ord(token)] = id
+    return table
 
 
 def _tiktoken_of(tokenizer: TextTokenizer) -> "tiktoken.Encoding | None":

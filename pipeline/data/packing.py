@@ -29,10 +29,16 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Batch:
-    """Neighbouring documents of a split; `first` is the place of the first one."""
+    """Neighbouring documents of a split, or parts of them.
+
+    Attributes:
+        first: place of the first one.
+        ends: whether a document ends with it, for each of the texts.
+    """
 
     first: int
     texts: list[str]
+    ends: list[bool]
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,10 @@ class Packer:
     def write(self, file: BinaryIO, split: str, texts: Iterable[str], num_workers: int) -> Seen:
         """Write the tokens of `texts` in order, encoded by `num_workers` threads."""
         seen = Seen()
-        pieces = in_order(lambda batch: self.piece(split, batch), batches(texts), num_workers)
+        parts = ((text, True) for text in texts)
+        if self._mode == "concat":
+            parts = (part for text in texts for part in self._encoder.parts(text))
+        pieces = in_order(lambda batch: self.piece(split, batch), batches(parts), num_workers)
         # Only long work is worth a bar.
         with progress(desc=f"pack {split}", unit="B", delay=2) as bar:
             for piece in pieces:
@@ -153,7 +162,8 @@ class Packer:
         if self._mode == "pad":
             tokens = self._padded(split, batch, ids, lengths)
         else:
-            tokens = np.insert(ids.astype(self.dtype), np.cumsum(lengths), self._tokenizer.eos_id)
+            ends = np.cumsum(lengths)[batch.ends]
+            tokens = np.insert(ids.astype(self.dtype), ends, self._tokenizer.eos_id)
         return Piece(
             tokens=tokens,
             lengths=lengths,
@@ -187,17 +197,18 @@ class Packer:
         return unknown
 
 
-def batches(texts: Iterable[str]) -> Iterator[Batch]:
-    """Neighbouring texts together, until they are many or long."""
-    first, batch, num_characters = 0, list[str](), 0
-    for text in texts:
-        batch.append(text)
+def batches(parts: Iterable[tuple[str, bool]]) -> Iterator[Batch]:
+    """Neighbouring texts, with whether a document ends there, until they are many or long."""
+    batch, num_characters = Batch(0, [], []), 0
+    for text, ends in parts:
+        batch.texts.append(text)
+        batch.ends.append(ends)
         num_characters += len(text)
-        if len(batch) == DOCUMENTS_AT_ONCE or num_characters >= CHARACTERS_AT_ONCE:
-            yield Batch(first, batch)
-            first, batch, num_characters = first + len(batch), [], 0
-    if batch:
-        yield Batch(first, batch)
+        if len(batch.texts) == DOCUMENTS_AT_ONCE or num_characters >= CHARACTERS_AT_ONCE:
+            yield batch
+            batch, num_characters = Batch(batch.first + len(batch.texts), [], []), 0
+    if batch.texts:
+        yield batch
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], num_workers: int) -> Iterator[R]:

@@ -21,6 +21,8 @@ from pipeline.files import whole, write_json
 Mode = Literal["pad", "concat"]
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+# A dot does not match a newline.
+CHARACTER = r"[\s\S]"
 # What a tokenizer may do to a text beside encoding it.
 CHANGING = ("truncation", "padding", "normalizer", "post_processor")
 MOST_BYTES = 2**27
@@ -41,8 +43,7 @@ def train_char_tokenizer(texts: Iterable[str]) -> "TextTokenizer":
         raise DataError("no characters to learn a tokenizer from: every document is empty")
     vocab = {token: id for id, token in enumerate([PAD, EOS, UNK, *sorted(characters)])}
     tokenizer = Tokenizer(WordLevel(vocab, unk_token=UNK))
-    # A dot does not match a newline.
-    tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.pre_tokenizer = Split(Regex(CHARACTER), "isolated")
     tokenizer.decoder = Fuse()
     tokenizer.add_special_tokens([PAD, EOS, UNK])
     return TextTokenizer(tokenizer.to_str(pretty=True), pad=PAD, eos=EOS, unk=UNK)
@@ -129,6 +130,18 @@ class TextTokenizer:
         }
         write_json(folder / "tokenizer_config.json", config)
 
+    @property
+    def is_of_characters(self) -> bool:
+        """Whether each character is a token, as `train_char_tokenizer` has it."""
+        parts = json.loads(self.definition)
+        split = parts["pre_tokenizer"] or {}
+        return (
+            parts["model"]["type"] == "WordLevel"
+            and split.get("pattern") == {"Regex": CHARACTER}
+            and split["behavior"] == "Isolated"
+            and all(token["special"] for token in parts["added_tokens"])
+        )
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no special token added; what is not in the vocabulary becomes unk.
 
@@ -138,7 +151,7 @@ class TextTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, on all cores."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(_checked(texts))]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(checked(texts))]
 
     def encode_known(self, text: str) -> list[int]:
         """Ids of `text`.
@@ -154,7 +167,7 @@ class TextTokenizer:
 
     def unknown(self, text: str) -> list[str]:
         """The pieces of `text` that `encode` turns to unk, in order."""
-        [text] = _checked([text])
+        [text] = checked([text])
         if self.unk_id is None:
             return []
         encoding = self._tokenizer.encode(text)
@@ -284,7 +297,12 @@ def _small_text(path: Path) -> str:
         raise DataError(f"the tokenizer in {path.parent} is damaged: {error!r}") from None
 
 
-def _checked(texts: Sequence[str]) -> Sequence[str]:
+def checked(texts: Sequence[str]) -> Sequence[str]:
+    """The texts as they are.
+
+    Raises:
+        DataError: one holds half a surrogate pair.
+    """
     for text in texts:
         try:
             text.encode()

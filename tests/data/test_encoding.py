@@ -10,7 +10,7 @@ from reference_files import SHARED_GPT2, write_byte_level
 
 from pipeline.data.byte_level import byte_level, train_bpe_tokenizer
 from pipeline.data.corpus import read_documents
-from pipeline.data.encoding import Encoder
+from pipeline.data.encoding import PART, Encoder
 from pipeline.data.gpt2 import read_gpt2_tokenizer
 from pipeline.data.tokenizer import EOS, PAD, TextTokenizer, train_char_tokenizer
 from pipeline.errors import DataError
@@ -102,10 +102,34 @@ def test_very_long_runs(trained, run):
     check(trained, [run])
 
 
-def test_characters_go_through_the_tokenizers_library():
-    tokenizer = train_char_tokenizer(["abc"])
-    assert not Encoder(tokenizer).uses_tiktoken
-    check(tokenizer, ["abc", "", "aéc"])
+CHARACTERS = train_char_tokenizer(["abc <pad>eos\n", "日本語👩"])
+
+
+@given(texts=st.lists(odd_text, min_size=1))
+def test_characters_get_the_same_ids(texts):
+    assert not Encoder(CHARACTERS).uses_tiktoken
+    check(CHARACTERS, texts)
+
+
+@settings(max_examples=300)
+@given(text=odd_text)
+@pytest.mark.parametrize("kind", ["char", "bpe", "other"])
+def test_parts_of_a_text_have_its_ids(trained, kind, text):
+    tokenizer = {"char": CHARACTERS, "bpe": trained}.get(kind) or bpe([("a", "b")] * 2)
+    encoder = Encoder(tokenizer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.data.encoding.PART", 3)
+        parts, ends = zip(*encoder.parts(text), strict=True)
+    assert "".join(parts) == text
+    assert ends == (False,) * (len(parts) - 1) + (True,)
+    assert encoder.encode(parts)[0].tolist() == tokenizer.encode(text)
+
+
+def test_long_texts_are_cut(trained):
+    text = "the cat sat on the mat\n" * 50_000
+    lengths = [len(part) for part, _ in Encoder(trained).parts(text)]
+    assert len(lengths) == 5
+    assert max(lengths) < PART + 5
 
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -116,6 +117,19 @@ def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch, mode):
 
     peak(20)
     assert peak(400) < 1.5 * peak(100)
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_memory_does_not_grow_with_a_document(tmp_path, kind):
+    words = "the cat sat on the mat "
+    train = train_char_tokenizer if kind == "char" else partial(train_bpe_tokenizer, vocab_size=300)
+    tokenizer, texts = train([words]), [words * 200_000] * 2
+
+    tracemalloc.start()
+    packed(tmp_path, tokenizer, texts, [words], 16, "concat", num_workers=2)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 60e6
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
