@@ -3,6 +3,7 @@
 import errno
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -54,10 +55,12 @@ class Interrupted(PipelineError):
 
 
 def reported(main: Callable[P, R]) -> Callable[P, R]:
-    """Let `main` end a PipelineError, or a full disk, with its message on stderr and status 1."""
+    """Let `main` end a PipelineError, or what a system refuses, with one message and status 1."""
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        # Else notes would go to standard output.
+        sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
         # A terminal or a file of another encoding shows what it cannot hold as stderr does.
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -67,10 +70,14 @@ def reported(main: Callable[P, R]) -> Callable[P, R]:
             lines = error.args
         except KeyboardInterrupt:
             lines = ("interrupted",)
+        except BrokenPipeError:  # Who reads the output has enough of it.
+            raise
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            lines = (f"no disk space left while writing {error.filename or 'a file'}: free some",)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                line = f"no disk space left while writing {error.filename or 'a file'}: free some"
+            else:
+                line = f"{error.filename or 'the working folder'}: {error.strerror or error}"
+            lines = (line,)
         if len(lines) > MOST:
             lines = (*lines[:MOST], f"and {len(lines) - MOST:,} more")
         print("error:", "\n".join(map(shown, lines)), file=sys.stderr)

@@ -104,8 +104,16 @@ def locked(what: Path | str) -> Iterator[None]:
 
 def from_root(path: str) -> Path:
     """Resolve a path of params.yaml: relative ones hang off the project, not the working folder."""
+    return (Path(os.environ.get("DVC_ROOT", ".")).resolve() / expanded(path)).resolve()
+
+
+def expanded(path: str) -> Path:
+    """A path as a user types it, ~ being a home.
+
+    Raises:
+        PipelineError: it is of no user.
+    """
     try:
-        expanded = Path(path).expanduser()
+        return Path(path).expanduser()
     except RuntimeError:
         raise PipelineError(f"{path}: there is no such user's folder") from None
-    return (Path(os.environ.get("DVC_ROOT", ".")).resolve() / expanded).resolve()

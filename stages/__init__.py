@@ -1,10 +1,21 @@
 """Stages of dvc.yaml. Under a Python without the project's packages they say so and end."""
 
 import importlib.util
+import signal
 import sys
+from typing import Any, NoReturn
 
 if not all(importlib.util.find_spec(name) for name in ("dvc", "pydantic", "torch", "typer")):
     sys.exit(
         f"error: this stage was started with {sys.executable}, where the project is not "
         "installed: activate its environment (. .venv/bin/activate), or use `make repro`"
     )
+
+
+def _interrupted(*_: Any) -> NoReturn:
+    sys.exit("error: interrupted")
+
+
+# Python's own handler would end what is imported now with a traceback.
+if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _interrupted)

@@ -67,6 +67,40 @@ def test_a_key_is_put_before_the_first_line(capsys):
     assert said(capsys, error.value) == "error: data.repo: no commit\n  one\\nerror: forged\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(2, "No such file", "x"), "x: No such file"),
+        (PermissionError(13, "Permission denied", "/a\nb"), r"/a\nb: Permission denied"),
+        (FileNotFoundError(2, "No such file"), "the working folder: No such file"),
+        (OSError("odd"), "the working folder: odd"),
+        (OSError(28, "No space", "x"), "no disk space left while writing x: free some"),
+    ],
+)
+def test_what_a_system_refuses_is_a_line(capsys, error, line):
+    assert said(capsys, error) == f"error: {line}\n"
+
+
+def test_without_standard_error_nothing_of_it_goes_to_standard_output():
+    code = "import sys; from pipeline.errors import *; "
+    code += "reported(lambda: (print('note', file=sys.stderr), print('text')))()"
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
+    done = subprocess.run(command, stdout=subprocess.PIPE, env={"PYTHONPATH": str(PROJECT)})
+    assert (done.returncode, done.stdout) == (0, b"text\n")
+
+
+def test_ctrl_c_while_a_stage_imports(tmp_path):
+    (tmp_path / "typer.py").write_text("import os; os.kill(os.getpid(), 2)")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{PROJECT}"}
+    # Not ignored, as it is by what shells start in their background.
+    code = "import signal; signal.signal(2, signal.default_int_handler); import os, sys; "
+    code += "os.execv(sys.executable, [sys.executable, '-m', 'stages.check', 'x'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (1, b"error: interrupted\n")
+
+
 def test_text_that_stdout_cannot_hold_is_escaped():
     code = "from pipeline.errors import reported; reported(print)('é א 👩')"
     for encoding, printed in (

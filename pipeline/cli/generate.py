@@ -30,7 +30,7 @@ def sample(
     text gives windows of it, in which each eos is visible. Special tokens of a malformed text stay
     visible; line ends, control characters and backslashes are escaped.
     """
-    options.check_range("--num", num, 1)
+    options.check_range("--num", num, 1, options.MOST)
     chosen = options.choose(
         steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate
     )
@@ -95,7 +95,7 @@ def infill(
     it should. Embedding diffusion does as it was trained to, unless its share of known rows is 0.
     """
     parts = _parts(template, prefix, suffix, gap)
-    options.check_range("--num", num, 1)
+    options.check_range("--num", num, 1, options.MOST)
     chosen = options.choose(
         steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate
     )

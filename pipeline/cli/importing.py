@@ -11,6 +11,7 @@ import typer
 
 from pipeline.cli.options import patience
 from pipeline.errors import CheckpointError, ParamsError, PipelineError, reported
+from pipeline.files import expanded
 from pipeline.hub import from_hub
 
 if TYPE_CHECKING:
@@ -133,13 +134,13 @@ def _about(config: "SEDDConfig", num_weights: int) -> str:
 
 
 def _is_repository(source: str) -> bool:
-    return "://" in source or (Path(source).expanduser() / ".oxen").is_dir()
+    return "://" in source or (expanded(source) / ".oxen").is_dir()
 
 
 @contextmanager
 def _opened(source: str, revision: str | None, path: str | None) -> Iterator[Path]:
     """A folder with the files of `source`; of a repository only while the context lasts."""
-    plain = Path(source).expanduser()
+    plain = expanded(source)
     if _is_repository(source):
         from pipeline.oxen.folders import scratch_folder
 
@@ -174,7 +175,7 @@ def _fetch(source: str, revision: str | None, path: str | None, scratch: Path) -
 
     with named("SRC"):
         repository = open_repository(
-            source if "://" in source else str(Path(source).expanduser().resolve()), patience()
+            source if "://" in source else str(expanded(source).resolve()), patience()
         )
     with named("--revision" if revision else "SRC"):
         commit = repository.resolve(revision or "main")
@@ -213,7 +214,7 @@ def _tokenizer(given: str | None, folder: Path) -> "TextTokenizer":
     if given is None and (folder / "tokenizer.json").is_file():
         return read_tokenizer(folder)
     source = given or "gpt2"
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.is_dir():
         advice = "give the folder of a tokenizer.json"
         path = from_hub(source, TOKENIZER_FILES, key="--tokenizer", instead=advice)

@@ -86,6 +86,8 @@ Device = Annotated[
 ]
 MODEL = Path("artifacts/checkpoint")
 LARGEST_SEED = 2**63 - 1
+MOST = 10**6
+"""Texts, and steps."""
 
 
 def check_range(option: str, value: int, least: int, most: int | None = None) -> None:
@@ -125,9 +127,9 @@ def choose(
         ParamsError: a number is out of range, or no steps are given outside a project.
     """
     if steps is not None:
-        check_range("--steps", steps, 1)
+        check_range("--steps", steps, 1, MOST)
     if batch_size is not None:
-        check_range("--batch-size", batch_size, 1)
+        check_range("--batch-size", batch_size, 1, MOST)
     if temperature is not None and not 0 < temperature < math.inf:
         raise ParamsError(f"--temperature must be a number above 0 (got {temperature})")
     if top_p is not None and not 0 < top_p <= 1:
@@ -159,7 +161,7 @@ def pick_device_name(device: str | None) -> str:
     if device is None:
         params = _params()
         return "auto" if params is None else params.device
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
         raise ParamsError(f"--device must be auto, cpu, cuda or cuda:N (got {device})")
     return device
 

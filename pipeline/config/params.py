@@ -15,12 +15,12 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline.config.methods import SECTIONS, Diffusion, Embedding
-from pipeline.config.sections import Count, Fraction, Positive, Real, Section, Seed, Text
+from pipeline.config.sections import Count, Fraction, Positive, Real, Section, Seed, Steps, Text
 from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.files import from_root
 
-Id = Annotated[int, Field(ge=0)]
+Id = Annotated[int, Field(ge=0, lt=2**31)]
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 RENAMED = {"network": "oxen"}
 """Keys of params.yaml that were called otherwise."""
@@ -40,7 +40,7 @@ def _plain(path: str) -> str:
 
 
 def _device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
         raise ValueError("must be auto, cpu, cuda or cuda:N")
     return name
 
@@ -76,7 +76,7 @@ class Patience(Section):
 
     connect_seconds: Annotated[Real, Field(gt=0, le=10)]
     stall_seconds: Positive
-    retries: Annotated[int, Field(ge=0)]
+    retries: Annotated[int, Field(ge=0, lt=2**31)]
 
 
 ModelType = Literal["bpe", "unigram"]
@@ -104,7 +104,7 @@ class Tokenizer(Section):
     """How text becomes ids, with the section of every kind."""
 
     kind: Literal["char", "bpe", "sentencepiece", "gpt2"]
-    vocab_size: int
+    vocab_size: Annotated[int, Field(lt=2**31)]
     source: Text
     char: Section
     bpe: Section
@@ -135,7 +135,7 @@ class Pack(Section):
     """How documents become blocks of `length` tokens."""
 
     mode: Literal["pad", "concat"]
-    length: Annotated[int, Field(ge=2)]
+    length: Annotated[int, Field(ge=2, lt=2**31)]
 
 
 class Transformer(Section):
@@ -168,7 +168,7 @@ class Optimizing(Section):
     batch_size: Count
     accumulate: Count
     lr: Positive
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)]
     weight_decay: Annotated[Real, Field(ge=0)]
     beta1: Fraction
     beta2: Fraction
@@ -195,12 +195,12 @@ class Train(Optimizing):
     """Training of the score network."""
 
     init: Text | None
-    num_steps: Annotated[int, Field(ge=0)]
+    num_steps: Annotated[int, Field(ge=0, lt=2**31)]
     compile: Literal[False, True, "graphs"]
     activation_checkpointing: bool
     sample_every: Count
     sample_num: Count
-    sample_steps: Count
+    sample_steps: Steps
 
     @field_validator("init")
     @classmethod
@@ -234,9 +234,9 @@ class Baseline(Transformer, Optimizing):
 class Evaluate(Section):
     """The Monte Carlo bound."""
 
-    num_replicates: Annotated[int, Field(ge=16)]
+    num_replicates: Annotated[int, Field(ge=16, lt=2**31)]
     # Draws come in antithetic pairs.
-    num_draws: Annotated[int, Field(ge=2, multiple_of=2)]
+    num_draws: Annotated[int, Field(ge=2, lt=2**31, multiple_of=2)]
     batch_size: Count
     precision: Precision
     seed: Seed
@@ -252,7 +252,7 @@ class Sample(Section):
     temperature: Positive
     top_p: Annotated[Real, Field(gt=0, le=1)]
     batch_size: Count
-    num_traced: Annotated[int, Field(ge=0)]
+    num_traced: Annotated[int, Field(ge=0, lt=2**31)]
     precision: Precision
     seed: Seed
 
@@ -263,8 +263,8 @@ class Score(Section):
     scorer: Text
     precision: Precision
     batch_size: Count
-    num_bootstrap: Annotated[int, Field(ge=2)]
-    num_real_draws: Annotated[int, Field(ge=2)]
+    num_bootstrap: Annotated[int, Field(ge=2, lt=2**31)]
+    num_real_draws: Annotated[int, Field(ge=2, lt=2**31)]
     seed: Seed
 
 
@@ -293,8 +293,8 @@ class Publish(Section):
 class Params(Section):
     """All of params.yaml."""
 
-    steps: Count
-    sweep: Annotated[list[Count], Field(min_length=4, max_length=4)]
+    steps: Steps
+    sweep: Annotated[list[Steps], Field(min_length=4, max_length=4)]
     method: Literal["sedd", "embedding"]
     diffusion: Diffusion
     embedding: Embedding

@@ -174,6 +174,11 @@ def test_no_steps_outside_a_project(refusal, elsewhere, model):
     [
         ("--steps", 0),
         ("--steps", -3),
+        ("--steps", 2**63 - 1),
+        ("--num", 2**63),
+        ("--batch-size", 2**63),
+        ("--device", "cuda:٣"),
+        ("--device", f"cuda:{'9' * 20}"),
         ("--num", 0),
         ("--batch-size", 0),
         ("--seed", -1),

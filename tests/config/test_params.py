@@ -75,6 +75,9 @@ def test_every_mistake_is_named_at_once(tmp_path):
     [
         ({"steps": [1024]}, r"steps: Input should be a valid integer (got [1024])"),
         ({"steps": 12.5}, "steps: Input should be a valid integer"),
+        ({"steps": 2**63}, "steps: Input should be less than or equal to 1000000"),
+        ({"train.batch_size": 2**31}, "train.batch_size: Input should be less than 2147483648"),
+        ({"device": "cuda:٣"}, "device: must be auto, cpu, cuda or cuda:N (got 'cuda:٣')"),
         ({"steps": True}, "steps: Input should be a valid integer"),
         ({"sweep": [1, 4, 16]}, "sweep: List should have at least 4 items"),
         ({"sweep": [1, 4, 16, -2]}, "sweep.3: Input should be greater than or equal to 1"),
