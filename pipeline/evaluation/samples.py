@@ -84,30 +84,22 @@ class Samples:
         """How many tokens of each, from its start, are its text, with the eos that ends it [N]."""
         if self.mode == "concat":
             return np.full(len(self), self.ids.shape[1])
-        return through_eos(self.ids, eos_id)
+        is_eos = self.ids == eos_id
+        return np.where(is_eos.any(axis=1), is_eos.argmax(axis=1) + 1, self.ids.shape[1])
 
     def well_formed(self, vocabulary: TextTokenizer) -> Bools:
-        """Which hold nothing but text, and eos where the mode has it [N]."""
+        """Which are one non-special token or more, eos, then only pad [N].
+
+        With `concat` which hold nothing but text, and eos anywhere.
+        """
+        v, is_text = vocabulary, _of_text(self.ids, vocabulary)
         if self.mode == "concat":
-            allowed = _of_text(self.ids, vocabulary) | (self.ids == vocabulary.eos_id)
-            return allowed.all(axis=1)
-        return well_formed(self.ids, vocabulary)
-
-
-def through_eos(ids: Ints, eos_id: int) -> Ints:
-    """How many tokens of each row [N, L] come through its first eos; all L of one without [N]."""
-    is_eos = ids == eos_id
-    return np.where(is_eos.any(axis=1), is_eos.argmax(axis=1) + 1, ids.shape[1])
-
-
-def well_formed(ids: Ints, vocabulary: TextTokenizer) -> Bools:
-    """Which rows [N, L] are one non-special token or more, eos, then only pad [N]."""
-    v = vocabulary
-    num_tokens = through_eos(ids, v.eos_id)[:, None]
-    position = np.arange(ids.shape[1])
-    text, end = position < num_tokens - 1, position == num_tokens - 1
-    allowed = np.where(text, _of_text(ids, v), ids == np.where(end, v.eos_id, v.pad_id))
-    return allowed.all(axis=1) & (num_tokens[:, 0] > 1)
+            return (is_text | (self.ids == v.eos_id)).all(axis=1)
+        num_tokens = self.num_tokens(v.eos_id)[:, None]
+        position = np.arange(self.ids.shape[1])
+        text, end = position < num_tokens - 1, position == num_tokens - 1
+        allowed = np.where(text, is_text, self.ids == np.where(end, v.eos_id, v.pad_id))
+        return allowed.all(axis=1) & (num_tokens[:, 0] > 1)
 
 
 def _of_text(ids: Ints, vocabulary: TextTokenizer) -> Bools:

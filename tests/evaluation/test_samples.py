@@ -3,9 +3,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tiny_scorers import samples_of
 
 from pipeline.errors import DataError
-from pipeline.evaluation.samples import Samples, through_eos, well_formed
+from pipeline.evaluation.samples import Samples
 
 PAD, EOS, UNK, A, B, MASK = range(6)
 VOCABULARY = SimpleNamespace(
@@ -15,7 +16,7 @@ VOCABULARY = SimpleNamespace(
 
 def test_tokens_through_the_first_eos():
     ids = np.array([[A, B, EOS, EOS], [EOS, A, A, A], [A, A, A, A], [A, PAD, A, EOS]])
-    assert through_eos(ids, EOS).tolist() == [3, 1, 4, 4]
+    assert samples_of(ids).num_tokens(EOS).tolist() == [3, 1, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,8 @@ def test_tokens_through_the_first_eos():
     ],
 )
 def test_well_formed(ids, expected):
-    assert well_formed(np.array([ids, [A, EOS, PAD, PAD]]), VOCABULARY).tolist() == [expected, True]
+    samples = samples_of([ids, [A, EOS, PAD, PAD]])
+    assert samples.well_formed(VOCABULARY).tolist() == [expected, True]
 
 
 @pytest.mark.parametrize(
