@@ -174,7 +174,7 @@ def test_a_users_configuration_is_used_and_never_written(tmp_path, project, log)
     assert log(project / "made") == [("one", "Ada")]
     assert theirs.read_text() == 'name = "Ada"\nemail = "ada@example.org"\n'
     theirs.write_text("damaged")
-    with pytest.raises(RepositoryError, match=r"user_config\.toml is damaged: run oxen config"):
+    with pytest.raises(RepositoryError, match=r"user_config\.toml is damaged: .* run oxen config"):
         repository.commit(files, "two")
     assert theirs.read_text() == "damaged"
     assert [path.name for path in theirs.parent.iterdir()] == [theirs.name]

@@ -4,13 +4,10 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-import oxen
 
 from pipeline.errors import BusyError, RepositoryError
-from pipeline.files import store
-from pipeline.oxen.credentials import OURS
+from pipeline.files import store, whole
+from pipeline.oxen.credentials import OURS, author
 
 
 @contextmanager
@@ -39,24 +36,17 @@ def oxen_errors(where: str) -> Iterator[None]:
 
 
 def configure() -> None:
-    """Give Oxen an author: the user's own configuration where there is one, else one of ours."""
-    name = "user_config.toml"
-    theirs = Path(oxen.util.get_oxen_config_dir()) / name
-    if theirs.exists():
-        try:
-            oxen.user.current_user()
-        except BaseException as error:
-            if not _panicked(error):
-                raise
-            raise RepositoryError(f"{theirs} is damaged: run oxen config") from None
+    """Give Oxen an author: the user's own configuration where there is one, else one of ours.
+
+    Raises:
+        RepositoryError: the configuration is damaged.
+    """
+    if author() != OURS:
         return
     folder = store() / "oxen" / "config"
-    folder.mkdir(parents=True, exist_ok=True)
     os.environ["OXEN_CONFIG_DIR"] = str(folder)
-    if not (folder / name).exists():
-        partial = folder / f"{os.getpid()}.toml"
-        oxen.user.config_user(*OURS, str(partial))
-        partial.replace(folder / name)
+    with whole(folder / "user_config.toml") as partial:
+        partial.write_text('name = "{}"\nemail = "{}"\n'.format(*OURS), encoding="utf-8")
 
 
 def _panicked(error: BaseException) -> bool:
