@@ -92,8 +92,10 @@ def test_noised_vectors_have_the_moments_of_their_level():
 def test_float32_holds_a_token_of_any_level(g):
     level = Level.at(torch.full((V,), g), DIM)
     e = vectors("l2")().detach().float()[:, None]
-    z = level.noised(e, torch.randn(e.shape, generator=seeded()))
-    wide = level.noised(e.double(), torch.randn(e.shape, generator=seeded()).double())
+    noise = torch.randn(e.shape, generator=seeded())
+    z = level.noised(e, noise)
+    alpha, sigma = (each[:, None, None] for each in (level.alpha, level.sigma))
+    wide = alpha * e.double() + sigma * noise.double()
     assert z.dtype == torch.float32
     torch.testing.assert_close(z.double(), wide, rtol=1e-5, atol=1e-6)
     evidence = level.evidence.float()[:, None] * z.squeeze(1) @ e.squeeze(1).T
