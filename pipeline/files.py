@@ -7,10 +7,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.errors import BusyError, PipelineError
+from pipeline.errors import BusyError, DataError, PipelineError
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+M = TypeVar("M", bound="BaseModel")
 PATIENCE = (5.0, 600.0)
 """Seconds that another process may hold a lock before it is told, and then before we give up."""
 
@@ -44,15 +48,64 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON value."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_as(path: Path, kind: type[M]) -> M:
+    """The JSON object of a file, checked.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        DataError: it is damaged; a line for each mistake.
+    """
+    return parsed_as(kind, path.read_bytes(), str(path))
+
+
+def parsed_as(kind: type[M], text: bytes, where: str) -> M:
+    """The JSON object in `text`, checked.
+
+    Raises:
+        DataError: it is damaged; a line for each mistake, which begins with `where` it stands.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        lines = (
+            f"{where}: {'.'.join(map(str, each['loc'])) or '(top)'}: {each['msg']}"
+            for each in error.errors(include_input=False)
+        )
+        raise DataError(*lines) from None
+
+
+def read_object(path: Path, *required: str) -> dict[str, Any]:
+    """A JSON object that has the keys `required`.
+
+    Raises:
+        DataError: the file is missing, damaged, or lacks a key.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: run dvc repro") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from None
+    missing = [key for key in required if not isinstance(values, dict) or key not in values]
+    if missing or not isinstance(values, dict):
+        raise DataError(f"{path} has no {', '.join(missing) or 'object'}: run dvc repro -f report")
+    return values
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """Read one JSON object a line.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        DataError: a line is none.
+    """
+    with path.open("rb") as file:
+        try:
+            return [json.loads(line) for line in file]
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is damaged: {error}") from None
 
 
 def sha256(path: Path) -> str:

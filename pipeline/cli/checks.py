@@ -216,7 +216,7 @@ def is_here(data: Data) -> bool:
     recorded = recorded_files(Path("artifacts/provenance.json"), data)
     if recorded is None:
         return False
-    files = {Path("artifacts/data", path): file["size"] for path, file in recorded.items()}
+    files = {Path("artifacts/data", path): file.size for path, file in recorded.items()}
     return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
 
@@ -277,7 +277,7 @@ def spool() -> Finding:
     """What waits to be sent."""
     from pipeline.publishing.spool import waiting_spools
 
-    waiting = {spool.items()[0].repository: len(spool.items()) for spool in waiting_spools()}
+    waiting = {spool.repository: len(spool.items()) for spool in waiting_spools()}
     if not waiting:
         return Finding("ok", "nothing waits to be sent")
     counts = ", ".join(f"{count} for {repository}" for repository, count in waiting.items())

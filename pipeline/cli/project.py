@@ -89,21 +89,22 @@ def _send(spool: "Spool") -> bool:
     """Send what waits for one repository, and say so; whether nothing waits any more."""
     from pipeline.config.params import load_params
 
-    repository = spool.items()[0].repository
+    repository = spool.repository
     flushed = spool.flush(load_params().oxen)
     if flushed.sent:
         print(f"sent {_commits(len(flushed.sent))} to {repository}")
-    if flushed.failure is None:
-        return True
-    left = _commits(len(spool.items()))
-    why = shown(str(flushed.failure))
-    print(f"still waiting: {left} for {repository} in {spool.folder} ({why})")
-    return False
+    for line in flushed.refusals():
+        print(line)
+    if flushed.failure is not None:
+        left = _commits(len(spool.items()))
+        why = shown(str(flushed.failure))
+        print(f"still waiting: {left} for {repository} in {spool.folder} ({why})")
+    return flushed.failure is None and not flushed.refused
 
 
 def _list(spool: "Spool") -> None:
     items = spool.items()
-    print(f"waiting: {_commits(len(items))} for {items[0].repository} in {spool.folder}")
+    print(f"waiting: {_commits(len(items))} for {spool.repository} in {spool.folder}")
     for item in items:
         print(f"  {shown(item.message)}")
 

@@ -5,9 +5,10 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
+from pydantic import BaseModel
 
 from pipeline.errors import RepositoryError
 from pipeline.files import whole
@@ -18,6 +19,23 @@ LONGEST = 4096
 """Characters of a token."""
 _TOKENS = "auth_config.toml"
 _PRIVATE = 0o600
+
+
+class _Host(BaseModel):
+    host: str
+    auth_token: str | None = None
+
+
+class _Tokens(BaseModel):
+    host_configs: list[_Host] = []
+
+
+class _User(BaseModel):
+    name: str | None = None
+    email: str | None = None
+
+
+M = TypeVar("M", _Tokens, _User)
 
 
 def config_folder() -> Path:
@@ -31,22 +49,17 @@ def token_for(host: str) -> str | None:
     Raises:
         RepositoryError: the store is damaged.
     """
-    for known in _read(_TOKENS, "sedd login HOST").get("host_configs", []):
-        if known.get("host") == host:
-            token = known.get("auth_token")
-            if token and not is_token(token):
+    for known in _read(_TOKENS, _Tokens, "sedd login HOST").host_configs:
+        if known.host == host:
+            if known.auth_token and not is_token(known.auth_token):
                 raise _damaged(_TOKENS, f"sedd login {host}")
-            return token or None
+            return known.auth_token or None
     return None
 
 
-def is_token(token: object) -> bool:
+def is_token(token: str) -> bool:
     """Whether it can be sent: one word of ASCII letters, digits and signs."""
-    return (
-        isinstance(token, str)
-        and re.fullmatch("[!-~]+", token) is not None
-        and len(token) <= LONGEST
-    )
+    return re.fullmatch("[!-~]+", token) is not None and len(token) <= LONGEST
 
 
 def keep_token(host: str, token: str) -> Path:
@@ -62,6 +75,7 @@ def keep_token(host: str, token: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
+            _read(_TOKENS, _Tokens, "sedd login HOST")
             text = _with_token(host, token)
             with whole(path) as partial:
                 _write_privately(partial, text)
@@ -75,13 +89,9 @@ def keep_token(host: str, token: str) -> Path:
 def _with_token(host: str, token: str) -> str:
     """Oxen's file of tokens, with this one."""
     import tomlkit
-    from tomlkit.exceptions import TOMLKitError
 
-    try:
-        # As Oxen's own client begins one.
-        document: Any = tomlkit.parse(_text(_TOKENS) or 'default_host = "hub.oxen.ai"\n')
-    except (TOMLKitError, UnicodeDecodeError):
-        raise _damaged(_TOKENS, "sedd login HOST") from None
+    # As Oxen's own client begins one.
+    document: Any = tomlkit.parse(_text(_TOKENS) or 'default_host = "hub.oxen.ai"\n')
     if not document.get("host_configs"):
         document["host_configs"] = tomlkit.aot()
     hosts = document["host_configs"]
@@ -106,15 +116,15 @@ def author() -> tuple[str, str]:
     Raises:
         RepositoryError: the configuration is damaged.
     """
-    user = _read("user_config.toml", "oxen config")
-    return (str(user["name"]), str(user["email"])) if {"name", "email"} <= user.keys() else OURS
+    user = _read("user_config.toml", _User, "oxen config")
+    return OURS if user.name is None or user.email is None else (user.name, user.email)
 
 
-def _read(name: str, remedy: str) -> dict[str, Any]:
+def _read(name: str, kind: type[M], remedy: str) -> M:
     try:
-        return tomllib.loads(_text(name))
+        return kind.model_validate(tomllib.loads(_text(name)))
     # Its own message quotes the text, which may hold a token.
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         raise _damaged(name, remedy) from None
 
 

@@ -3,17 +3,38 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from pipeline.config.params import Data, Patience
+from pipeline.config.params import Data, DataFiles, Patience
+from pipeline.config.sections import Section
 from pipeline.data.corpus import count_rows, format_of
 from pipeline.data.splits import files_of, is_pattern
 from pipeline.errors import DataError, RepositoryError
-from pipeline.files import read_json, sha256, write_json
+from pipeline.files import read_as, sha256, write_json
 from pipeline.oxen.address import Address, parse_repo
 from pipeline.oxen.folders import resumed_in_place_of
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import Repository, named
+
+
+class Fetched(Section):
+    """A file as it came."""
+
+    path: str
+    split: str
+    size: int
+    sha256: str
+    rows: int
+
+
+class Provenance(Section):
+    """Where the documents come from: what `asked` names, as it is at a commit."""
+
+    repo: str
+    host: str | None
+    revision: str
+    commit: str
+    asked: DataFiles
+    files: list[Fetched]
 
 
 def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> None:
@@ -36,23 +57,21 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
             _described(folder, path, split) for split, paths in files.items() for path in paths
         ]
         for split, paths in files.items():
-            if not any(file["rows"] for file in described if file["split"] == split):
+            if not any(file.rows for file in described if file.split == split):
                 raise DataError(
                     f"data.files.{split}: {', '.join(paths)} has no rows, "
                     "and an empty dataset trains nothing"
                 )
-    write_json(
-        provenance,
-        {
-            "repo": params.repo,
-            "host": address.host if isinstance(address, Address) else None,
-            "revision": params.revision,
-            "commit": commit,
-            "asked": params.files.model_dump(),
-            "files": described,
-        },
+    fetched = Provenance(
+        repo=params.repo,
+        host=address.host if isinstance(address, Address) else None,
+        revision=params.revision,
+        commit=commit,
+        asked=params.files,
+        files=described,
     )
-    rows = ", ".join(f"{file['path']} ({file['rows']:,} rows)" for file in described)
+    write_json(provenance, fetched.model_dump())
+    rows = ", ".join(f"{file.path} ({file.rows:,} rows)" for file in described)
     print(f"fetched {rows} from {params.repo} at {commit}")
 
 
@@ -62,7 +81,7 @@ def is_fetched(params: Data, data: Path, provenance: Path) -> bool:
     held = {path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()}
     if recorded is None or held != recorded.keys():
         return False
-    return all(sha256(data / path) == recorded[path]["sha256"] for path in held)
+    return all(sha256(data / path) == recorded[path].sha256 for path in held)
 
 
 def _pinned(repository: Repository, revision: str) -> str:
@@ -122,20 +141,20 @@ def _drop_all_but(paths: list[str], folder: Path) -> None:
             path.unlink()
 
 
-def _described(folder: Path, path: str, split: str) -> dict[str, Any]:
+def _described(folder: Path, path: str, split: str) -> Fetched:
     with _at(split, folder):
         rows = count_rows(folder / path)
     size = (folder / path).stat().st_size
     content = sha256(folder / path)
-    return {"path": path, "split": split, "size": size, "sha256": content, "rows": rows}
+    return Fetched(path=path, split=split, size=size, sha256=content, rows=rows)
 
 
-def recorded_files(provenance: Path, data: Data) -> dict[str, dict[str, Any]] | None:
+def recorded_files(provenance: Path, data: Data) -> dict[str, Fetched] | None:
     """What is known of each fetched file, by path; None if they are not of what `data` asks for."""
-    if not provenance.is_file():
+    try:
+        fetched = read_as(provenance, Provenance)
+    except (FileNotFoundError, DataError):
         return None
-    fetched = read_json(provenance)
-    asked = (data.repo, data.revision, data.files.model_dump())
-    if (fetched["repo"], fetched["revision"], fetched.get("asked")) != asked:
+    if (fetched.repo, fetched.revision, fetched.asked) != (data.repo, data.revision, data.files):
         return None
-    return {file["path"]: file for file in fetched["files"]}
+    return {file.path: file for file in fetched.files}

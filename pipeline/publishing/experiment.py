@@ -13,13 +13,13 @@ from pipeline.config.identity import (
     sample_paths,
 )
 from pipeline.config.params import Params
-from pipeline.errors import DataError, RepositoryError, ServerError
-from pipeline.files import read_json, read_jsonl
+from pipeline.errors import DataError, ServerError
+from pipeline.files import read_jsonl, read_object
 from pipeline.oxen.folders import scratch_folder
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import Repository, named
 from pipeline.publishing.publication import checkpoint_files, without_wall_clock, write_publication
-from pipeline.publishing.spool import Failure, Flushed, Spool, is_passing, spool_for, waits
+from pipeline.publishing.spool import Failure, Flushed, Spool, spool_for, waits
 from pipeline.table import shown
 
 
@@ -53,14 +53,14 @@ def publish(params: Params, artifacts: Path, reports: Path) -> None:
             item = spool.put(str(repository), files, f"Samples and results of {run[:12]}")
         what = f"{len(samples)} samples as {run}"
         flushed = Flushed(failure=away) if away else spool.flush(params.oxen)
+        if refused := flushed.refused.get(item.folder):
+            spool.drop(item)
+            raise refused
         if flushed.failure is None:
             # None: the head has it all, or another process has just sent it.
             commit = flushed.sent.get(item.folder.name)
             where = f"commit {shown(commit)} of {repository}" if commit else repository
             print(f"published {what} in {where}")
-        elif not is_passing(flushed.failure):
-            spool.drop(item)
-            raise flushed.failure
         elif params.publish.strict:
             raise ServerError(f"{what}: {waits(spool, flushed.failure)}")
         else:
@@ -68,18 +68,12 @@ def publish(params: Params, artifacts: Path, reports: Path) -> None:
 
 
 def _send_earlier(spool: Spool, params: Params) -> Failure | None:
-    """Send what waits from before; why not, where that may pass.
-
-    Raises:
-        RepositoryError: it never can be sent.
-    """
+    """Send what waits from before; why not, where that may pass."""
     flushed = spool.flush(params.oxen)
     if flushed.sent:
         print(f"sent {len(flushed.sent)} that waited in {spool.folder}")
-    if flushed.failure is not None and not is_passing(flushed.failure):
-        raise RepositoryError(
-            f"{flushed.failure}; remove {spool.folder} to give up what waits there"
-        )
+    for line in flushed.refusals():
+        print(line)
     return flushed.failure
 
 
@@ -101,7 +95,7 @@ def _samples(artifacts: Path, params: Params) -> list[dict[str, Any]]:
     for path in sample_paths(artifacts, params):
         drawn = read_jsonl(path)
         scores = artifacts / "scores" / f"{path.stem}.json"
-        known = _read(scores)["by_sample"]
+        known = read_object(scores, "by_sample")["by_sample"]
         if known["index"] != [row["index"] for row in drawn]:
             raise DataError(f"{scores} is of other samples than {path}: run dvc repro")
         each = zip(*known.values(), strict=True)
@@ -116,10 +110,10 @@ def _provenance(params: Params, artifacts: Path, reports: Path) -> dict[str, Any
     """What runs/ID.json holds; addresses of servers and repositories to write to stay out."""
     checkpoint = file_sha256(artifacts / "checkpoint" / "model.safetensors")
     git = git_state()
-    training = _read(artifacts / "runs" / "train.json")
+    training = read_object(artifacts / "runs" / "train.json", "fingerprint", "device")
     return {
         "id": experiment_id(params, checkpoint, sample_paths(artifacts, params)),
-        "data": _read(artifacts / "provenance.json"),
+        "data": read_object(artifacts / "provenance.json", "repo", "revision", "commit"),
         "params": {
             **result_params(params),
             **{
@@ -132,12 +126,7 @@ def _provenance(params: Params, artifacts: Path, reports: Path) -> dict[str, Any
         "checkpoint_sha256": checkpoint,
         "training_fingerprint": training["fingerprint"],
         "device": training["device"],
-        "metrics": without_wall_clock(_read(reports / "metrics.json")),
+        "metrics": without_wall_clock(
+            read_object(reports / "metrics.json", "scorer", "likelihood")
+        ),
     }
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: run dvc repro") from None

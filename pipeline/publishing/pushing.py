@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.config.params import Patience
 from pipeline.errors import PipelineError
-from pipeline.files import read_json
+from pipeline.files import read_object
 from pipeline.oxen.folders import scratch_folder
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import named
@@ -51,10 +51,13 @@ class Sender:
         while not self._last:
             self._changed.wait()
             self._changed.clear()
-            failure = self._spool.flush(self._patience).failure
-            if failure is not None and not self._said:
+            flushed = self._spool.flush(self._patience)
+            lines = flushed.refusals()
+            if flushed.failure is not None:
+                lines.append(waits(self._spool, flushed.failure))
+            if lines and not self._said:
                 self._said = True
-                say(f"snapshots of training: {waits(self._spool, failure)}")
+                say(f"snapshots of training: {'; '.join(lines)}")
 
 
 def say(line: str) -> None:
@@ -70,10 +73,9 @@ def put_new(folder: Path, spool: Spool, repository: str, fingerprint: str) -> in
     """
     num = 0
     for path in sorted(folder.glob("[0-9]*.json"), key=lambda path: int(path.stem)):
-        try:
-            row = read_json(path)
-        except FileNotFoundError:  # The process of a killed trainer was faster.
+        if not path.exists():  # The process of a killed trainer was faster.
             continue
+        row = read_object(path, "step", "loss", "eval_loss", "texts", "ids")
         with scratch_folder() as scratch:
             files = write_snapshot(scratch, fingerprint, row)
             spool.put(repository, files, f"Samples of step {row['step']} of {fingerprint}")

@@ -9,19 +9,29 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock
 
 from pipeline.config.params import Patience
-from pipeline.errors import BusyError, RepositoryError, ServerError
-from pipeline.files import locked, read_json, sha256, store, whole, write_json
+from pipeline.config.sections import Section
+from pipeline.errors import BusyError, DataError, PipelineError, ServerError
+from pipeline.files import locked, read_as, sha256, store, whole, write_json
 from pipeline.oxen.folders import in_place_of, inside
 from pipeline.oxen.opening import open_repository
+from pipeline.table import shown
 
-Failure = RepositoryError | BusyError
+Failure = ServerError | BusyError
+
+
+class Described(Section):
+    """item.json."""
+
+    repository: str
+    message: str
+    paths: list[str]
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,20 @@ class Item:
     message: str
     paths: tuple[str, ...]
 
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """What `Spool.put` kept.
+
+        Raises:
+            FileNotFoundError: it has just been sent.
+            PipelineError: it is damaged.
+        """
+        kept = read_as(folder / "item.json", Described)
+        item = cls(folder, kept.repository, kept.message, tuple(map(inside, kept.paths)))
+        if missing := [path for path, file in item.files.items() if not file.is_file()]:
+            raise DataError(f"{folder} is damaged: it lacks {', '.join(missing)}")
+        return item
+
     @property
     def digest(self) -> str:
         """Of all that it is."""
@@ -57,11 +81,20 @@ class Flushed:
 
     Attributes:
         sent: name of each item's folder -> the commit made, None where the head had it all.
-        failure: why the next one could not be sent; None when nothing waits.
+        refused: folder of each one that can never be sent -> why.
+        failure: why the next one could not be sent now; None when all others are.
     """
 
     sent: dict[str, str | None] = field(default_factory=dict)
+    refused: dict[Path, PipelineError] = field(default_factory=dict)
     failure: Failure | None = None
+
+    def refusals(self) -> list[str]:
+        """A line for each that can never be sent."""
+        return [
+            shown(f"never to be sent ({why}): remove {folder} to give it up")
+            for folder, why in self.refused.items()
+        ]
 
 
 class Spool:
@@ -72,13 +105,27 @@ class Spool:
 
     def items(self) -> list[Item]:
         """What waits, oldest first."""
-        found = []
+        return [item for item in self._kept().values() if isinstance(item, Item)]
+
+    @property
+    def repository(self) -> str:
+        """Whose they are."""
+        return next((item.repository for item in self.items()), "a repository")
+
+    def is_empty(self) -> bool:
+        """Whether nothing waits, damaged or not."""
+        return not self._kept()
+
+    def _kept(self) -> dict[Path, Item | PipelineError]:
+        """Each folder, oldest first -> the item, or what is wrong with it."""
+        found: dict[Path, Item | PipelineError] = {}
         for folder in sorted(self.folder.glob("[0-9]*-*")):
             try:
-                item = read_json(folder / "item.json")
-            except FileNotFoundError:  # It has just been sent.
+                found[folder] = Item.read(folder)
+            except FileNotFoundError:
                 continue
-            found.append(Item(folder, item["repository"], item["message"], tuple(item["paths"])))
+            except PipelineError as error:
+                found[folder] = error
         return found
 
     def put(self, repository: str, files: Mapping[str, Path], message: str) -> Item:
@@ -93,14 +140,13 @@ class Spool:
         described = {"repository": repository, "message": message, "paths": list(sources)}
         digest = _digest(described, sources)
         with self._changing():
-            items = self.items()
-            for item in reversed(items):
+            for item in reversed(self.items()):
                 if item.digest == digest:
                     return item
                 if sources.keys() & set(item.paths):
                     break
-            last = int(items[-1].folder.name.partition("-")[0]) if items else 0
-            folder = self.folder / f"{last + 1:08d}-{digest}"
+            last = max(self.folder.glob("[0-9]*-*"), default=Path("0"))
+            folder = self.folder / f"{int(last.name.partition('-')[0]) + 1:08d}-{digest}"
             with in_place_of(folder) as partial:
                 for path, source in sources.items():
                     _copy(source, partial / "files" / path)
@@ -108,19 +154,34 @@ class Spool:
         return Item(folder, repository, message, tuple(sources))
 
     def flush(self, patience: Patience) -> Flushed:
-        """Commit what waits, in order, each once, until one fails or nothing waits."""
-        sent: dict[str, str | None] = {}
+        """Commit what waits, in order, each once, until a server fails or nothing waits."""
+        flushed = Flushed()
         try:
             # Not the lock of `put`: what is new need not wait for a slow server.
             with locked(f"spool {self.folder.name}"):
-                while items := self.items():
-                    item = items[0]
-                    repository = open_repository(item.repository, patience, create=True)
-                    sent[item.folder.name] = repository.commit(item.files, item.message)
-                    self.drop(item)
-        except (RepositoryError, BusyError) as error:
-            return Flushed(sent, error)
-        return Flushed(sent)
+                while left := self._kept().keys() - flushed.refused.keys():
+                    self._send(min(left), flushed, patience)
+        except (ServerError, BusyError) as error:
+            return replace(flushed, failure=error)
+        return flushed
+
+    def _send(self, folder: Path, flushed: Flushed, patience: Patience) -> None:
+        """Commit one item, or note why that can never be.
+
+        Raises:
+            ServerError, BusyError: it may be tried again.
+        """
+        try:
+            item = Item.read(folder)
+            repository = open_repository(item.repository, patience, create=True)
+            flushed.sent[folder.name] = repository.commit(item.files, item.message)
+            self.drop(item)
+        except FileNotFoundError:
+            return  # Whoever put it has given it up.
+        except (ServerError, BusyError):
+            raise
+        except PipelineError as error:
+            flushed.refused[folder] = error
 
     def drop(self, item: Item) -> None:
         """Forget an item."""
@@ -150,7 +211,7 @@ def spool_for(repository: str) -> Spool:
 def waiting_spools() -> list[Spool]:
     """Spools in which something waits."""
     spools = [Spool(folder) for folder in sorted((store() / "spool").glob("*"))]
-    return [spool for spool in spools if spool.items()]
+    return [spool for spool in spools if not spool.is_empty()]
 
 
 def waits(spool: Spool, reason: Exception) -> str:
@@ -158,11 +219,6 @@ def waits(spool: Spool, reason: Exception) -> str:
     num = len(spool.items())
     which = "1 commit waits" if num == 1 else f"{num} commits wait"
     return f"{which} in {spool.folder} ({reason}): `sedd publish --flush` sends what waits"
-
-
-def is_passing(failure: Failure) -> bool:
-    """Whether what failed may be tried again as it is."""
-    return isinstance(failure, ServerError | BusyError)
 
 
 def _digest(described: Mapping[str, Any], sources: Mapping[str, Path]) -> str:

@@ -4,9 +4,8 @@ import csv
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from pipeline.errors import PipelineError
+from pipeline.files import parsed_as
 from pipeline.report.records import (
     AtSteps,
     Experiment,
@@ -80,34 +79,21 @@ def _read_at_steps(artifacts: Path, num_steps: int) -> AtSteps:
     return at
 
 
-def _text(path: Path) -> str:
+def _bytes(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
         raise PipelineError(f"{path} is missing: run `dvc repro`") from None
-    except UnicodeDecodeError as error:
-        raise PipelineError(f"{path} is damaged: {error}") from None
-
-
-def _parse(where: str, text: str, kind: type[R]) -> R:
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        mistakes = [
-            f"{where}: {'.'.join(map(str, mistake['loc'])) or '(top)'}: {mistake['msg']}"
-            for mistake in error.errors()
-        ]
-        raise PipelineError("\n".join(mistakes)) from None
 
 
 def _read(path: Path, kind: type[R]) -> R:
-    return _parse(str(path), _text(path), kind)
+    return parsed_as(kind, _bytes(path), str(path))
 
 
 def _read_rows(path: Path, kind: type[R]) -> list[R]:
     # Not splitlines(): JSON text may hold U+2028, which is a line's end to Python.
-    lines = _text(path).rstrip("\n").split("\n")
-    return [_parse(f"{path}:{i}", line, kind) for i, line in enumerate(lines, 1) if line]
+    lines = _bytes(path).rstrip(b"\n").split(b"\n")
+    return [parsed_as(kind, line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line]
 
 
 def _optional(cell: str) -> float | None:
@@ -116,7 +102,7 @@ def _optional(cell: str) -> float | None:
 
 def _read_losses(path: Path) -> LossCurve:
     try:
-        rows = list(csv.DictReader(_text(path).splitlines()))
+        rows = list(csv.DictReader(_bytes(path).decode().splitlines()))
         return LossCurve(
             step=[int(row["step"]) for row in rows],
             train_loss=[_optional(row["train_loss"]) for row in rows],

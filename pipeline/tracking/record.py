@@ -18,7 +18,7 @@ from pipeline.config.identity import (
 )
 from pipeline.config.params import Params
 from pipeline.errors import DataError
-from pipeline.files import read_json
+from pipeline.files import read_object
 from pipeline.tracking.store import redact
 
 PARAMS = Path("params.yaml")
@@ -110,24 +110,6 @@ def _code_tags() -> dict[str, Any]:
     }
     known = {key: value for key, value in tags.items() if value is not None}
     return known | {"git_dirty": str(git.dirty).lower()}
-
-
-def read_object(path: Path, *required: str) -> dict[str, Any]:
-    """A JSON object that has the keys `required`.
-
-    Raises:
-        DataError: the file is missing, damaged, or lacks a key.
-    """
-    try:
-        values = read_json(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: run dvc repro") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from None
-    missing = [key for key in required if not isinstance(values, dict) or key not in values]
-    if missing or not isinstance(values, dict):
-        raise DataError(f"{path} has no {', '.join(missing) or 'object'}: run dvc repro -f report")
-    return values
 
 
 def metric_points(metrics: Mapping[str, Any], train_run: Mapping[str, Any]) -> Iterator[Point]:

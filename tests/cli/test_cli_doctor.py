@@ -22,6 +22,7 @@ from pipeline.config.params import load_params
 from pipeline.errors import DataError, ServerError
 from pipeline.files import write_json
 from pipeline.oxen.credentials import keep_token
+from pipeline.oxen.fetching import Fetched, Provenance
 from pipeline.publishing.spool import spool_for
 from pipeline.tracking.store import create_database, local_uri, locked
 
@@ -231,9 +232,10 @@ def closed_port():
 def test_data_that_is_here_needs_no_server(project):
     edit(data__repo=f"http://127.0.0.1:{closed_port()}/ns/name", data__revision=COMMIT)
     data = load_params().data
-    asked = {"repo": data.repo, "revision": COMMIT, "asked": data.files.model_dump()}
-    held = {"path": data.files.train, "size": 3}
-    write_json(project / "artifacts/provenance.json", {**asked, "files": [held]})
+    held = Fetched(path=data.files.train, split="train", size=3, sha256="", rows=1)
+    asked = {"repo": data.repo, "host": None, "revision": COMMIT, "commit": COMMIT}
+    provenance = Provenance(**asked, asked=data.files, files=[held])
+    write_json(project / "artifacts/provenance.json", provenance.model_dump())
     assert doctor()[1]["data.repo"][0] == "FAIL"
     file = project / "artifacts/data" / data.files.train
     file.parent.mkdir(parents=True)

@@ -14,6 +14,7 @@ from tiny_project import PROJECT
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.errors import RepositoryError
 from pipeline.oxen.credentials import config_folder, token_for
 
 TOKEN = r"SFMyNTY.a'b\c=/+"
@@ -149,7 +150,20 @@ def test_a_token_as_an_argument_is_refused(folder):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("content", [b"host_configs = [secret", b"\xffsecret"])
+DAMAGED = [
+    b"host_configs = [secret",
+    b"\xffsecret",
+    b"host_configs = 5",
+    b"host_configs = ['secret']",
+    b"host_configs = [[[{}]]]",
+    b"[host_configs]\nhost = 'secret'",
+    b"[[host_configs]]\nhost = 'hub.oxen.ai'\nauth_token = ['secret']",
+    b"[[host_configs]]\nhost = 2024-01-01",
+    b"a = " + b"[" * 10_000,
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
 def test_a_damaged_store_is_left_as_it_is(folder, content):
     folder.mkdir()
     path = folder / "auth_config.toml"
@@ -157,6 +171,8 @@ def test_a_damaged_store_is_left_as_it_is(folder, content):
     result = login("hub.oxen.ai", "token")
     assert result.exit_code == 1
     assert f"{path} is damaged: remove it and run sedd login HOST" in result.stderr
+    with pytest.raises(RepositoryError, match="is damaged"):
+        token_for("hub.oxen.ai")
     assert "secret" not in result.output
     assert path.read_bytes() == content
 

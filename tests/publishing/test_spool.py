@@ -104,6 +104,35 @@ def test_what_fails_stays_with_all_behind_it(spool, monkeypatch):
     assert messages() == ["first", "second", "third"]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{",
+        "null",
+        "[" * 100_000,
+        '{"repository": "published", "message": "m"}',
+        '{"repository": "published", "message": "m", "paths": ["../../item.json"]}',
+        '{"repository": "published", "message": "m", "paths": ["gone.txt"]}',
+        '{"repository": "ssh://x/y", "message": "m", "paths": ["texts/a.txt"]}',
+        '{"repository": "bundled", "message": "m", "paths": ["texts/a.txt"]}',
+    ],
+    ids=range(8),
+)
+def test_what_can_never_be_sent_holds_nothing_up(spool, damage):
+    stuck = put(spool, "stuck", a="1")
+    (spool.folder / stuck / "item.json").write_text(damage)
+    later = put(spool, "later", b="1")
+    assert waiting_spools()[0].folder == spool.folder
+    flushed = spool.flush(PATIENCE)
+    assert flushed.failure is None
+    assert list(flushed.sent) == [later]
+    [line] = flushed.refusals()
+    assert line.startswith("never to be sent (")
+    assert line.endswith(f": remove {spool.folder / stuck} to give it up")
+    assert len(line) <= 1000
+    assert messages() == ["later"]
+
+
 def test_a_path_that_leads_out_is_refused(spool):
     with pytest.raises(RepositoryError):
         spool.put("r", {"../outside": Path("params.yaml")}, "out")

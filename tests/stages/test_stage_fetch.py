@@ -94,7 +94,9 @@ def test_what_is_there_whole_is_not_fetched_again(monkeypatch, capfd):
     assert capfd.readouterr().out.startswith("nothing to fetch: artifacts/data has the files of ")
 
 
-@pytest.mark.parametrize("damage", ["a byte", "a file", "one too many", "its provenance"])
+@pytest.mark.parametrize(
+    "damage", ["a byte", "a file", "one too many", "its provenance", "{", "[1]", '{"files": [{}]}']
+)
 def test_what_is_not_whole_is_fetched_again(capfd, damage):
     write_params()
     before = fetch()
@@ -106,8 +108,10 @@ def test_what_is_not_whole_is_fetched_again(capfd, damage):
         (data / "train.parquet").unlink()
     elif damage == "one too many":
         (data / "stale.parquet").write_text("of an earlier fetch")
-    else:
+    elif damage == "its provenance":
         Path("artifacts/provenance.json").unlink()
+    else:
+        Path("artifacts/provenance.json").write_text(damage)
     assert fetch() == before
     assert "nothing to fetch" not in capfd.readouterr().out
     assert (data / "train.parquet").read_bytes() == content

@@ -11,7 +11,7 @@ from pipeline.baseline.gpt2 import block_nats, load_baseline
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import pick_device
-from pipeline.files import read_json, read_jsonl
+from pipeline.files import read_jsonl, read_object
 from stages import baseline, evaluate, pack, real_text, sample, score, tokenizer, train
 
 DATA, TOKENIZER, PACKED, CHECKPOINT, BASELINE = (
@@ -51,7 +51,7 @@ def test_figures_of_windows_take_all_of_them(trained):
     real_text.main(DATA, TOKENIZER, PACKED, BASELINE, Path("real_text.json"))
 
     text, packed = TextTokenizer.load(TOKENIZER), Packed.open(PACKED)
-    values = read_json(Path("likelihood.json"))
+    values = read_object(Path("likelihood.json"))
     nats, num_tokens = block_nats(
         load_baseline(BASELINE, pick_device("cpu")), packed.test, batch_size=64
     )
@@ -65,10 +65,10 @@ def test_figures_of_windows_take_all_of_them(trained):
 
     rows = read_jsonl(Path("samples/3.jsonl"))
     assert [row["text"] for row in rows] == [text.decode_all(row["ids"]) for row in rows]
-    for found in (read_json(Path("3.json")), read_json(Path("real_text.json"))):
+    for found in (read_object(Path("3.json")), read_object(Path("real_text.json"))):
         assert (found["num_scored"], found["num_tokens"]) == (16, 16 * 16)
         assert (found["novelty"], found["held_out"]) == (None, None)
-    assert read_json(Path("real_text.json"))["well_formed"] == 1
+    assert read_object(Path("real_text.json"))["well_formed"] == 1
     snapshots = [shown for row in read_jsonl(Path("checkpoint.jsonl")) for shown in row["texts"]]
     assert any(text.decode_all([text.eos_id]) in shown for shown in snapshots)
-    assert read_json(CHECKPOINT / "config.json")["text_lengths"] is None
+    assert read_object(CHECKPOINT / "config.json")["text_lengths"] is None

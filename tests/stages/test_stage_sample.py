@@ -13,7 +13,7 @@ from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.evaluation.samples import Samples
-from pipeline.files import read_json, read_jsonl
+from pipeline.files import read_jsonl, read_object
 from pipeline.methods.sedd.method import config_of
 from pipeline.methods.sedd.model import SEDD
 from stages.sample import main
@@ -66,13 +66,13 @@ def test_rows_are_complete_and_trace_ends_at_them(trained):
         assert 1 <= row["nfe"] <= 5
         assert (row["num_steps"], row["seed"]) == (4, 0)
         assert (row["predictor"], row["temperature"], row["top_p"]) == ("cached", 1.0, 1.0)
-    trace = read_json(Path("out/4.trace.json"))["samples"]
+    trace = read_object(Path("out/4.trace.json"))["samples"]
     assert len(trace) == 2
     for states, row in zip(trace, rows, strict=False):
         assert [state["t"] for state in states] == sorted((s["t"] for s in states), reverse=True)
         assert set(states[0]["text"]) == {"░"}
         assert states[-1]["text"] == tokenizer.show(row["ids"])
-    timing = read_json(Path("out/4.timing.json"))
+    timing = read_object(Path("out/4.timing.json"))
     assert timing["device"] == "cpu"
     assert timing["predictor"] == "cached"
     assert timing["samples_per_second"] == pytest.approx(16 / timing["seconds"])
@@ -92,7 +92,7 @@ def test_batches_make_up_the_number_asked_for(trained):
     write_params(trained, TINY | {"sample.num": 7, "sample.batch_size": 3, "sample.num_traced": 5})
     main(2, CHECKPOINT, TOKENIZER, Path("out"))
     assert len(read_jsonl(Path("out/2.jsonl"))) == 7
-    assert len(read_json(Path("out/2.trace.json"))["samples"]) == 3
+    assert len(read_object(Path("out/2.trace.json"))["samples"]) == 3
 
 
 @pytest.mark.parametrize("predictor", ["analytic", "euler", "first_hitting"])
@@ -106,7 +106,7 @@ def test_every_sampler_is_recorded_and_traced(trained, predictor):
         assert row["nfe"] == 16 if predictor == "first_hitting" else row["nfe"] <= 6
     texts = Samples.read(Path("out/5.jsonl"))
     assert (texts.num_steps, len(texts)) == (5, 16)
-    trace = read_json(Path("out/5.trace.json"))["samples"]
+    trace = read_object(Path("out/5.trace.json"))["samples"]
     assert [state["t"] for state in trace[0]] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0, 0])
     assert set(trace[0][0]["text"]) == {"░"}
     assert "░" not in trace[0][-1]["text"]
@@ -161,7 +161,7 @@ def test_step_counts_below_one_are_refused(trained, capsys, num_steps):
 
 def test_a_checkpoint_of_another_tokenizer_is_refused(trained, capsys):
     config = CHECKPOINT / "config.json"
-    config.write_text(json.dumps(read_json(config) | {"tokenizer_sha256": "0" * 64}))
+    config.write_text(json.dumps(read_object(config) | {"tokenizer_sha256": "0" * 64}))
     with pytest.raises(SystemExit):
         main(4, CHECKPOINT, TOKENIZER, Path("out"))
     assert "was trained with tokenizer 000000000000" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_project import TINY, write_params
 
-from pipeline.files import read_json, read_jsonl
+from pipeline.files import read_jsonl, read_object
 from pipeline.methods.sedd import bound as bound_of_sedd
 from stages import baseline, evaluate, sample, train
 
@@ -49,7 +49,7 @@ def test_a_variant_trains_evaluates_and_samples_by_its_parameters_alone(tiny, ch
     assert config["parameterization"] == ("raw" if raw else "conditional")
     # Only the schedule in use is written.
     assert (config["eps"] is None) == (config["noise"] == "geometric")
-    values = read_json(Path("likelihood.json"))
+    values = read_object(Path("likelihood.json"))
     assert 0.5 < values["bound_nats_per_char"] < 20
     assert 0 < values["bound_mc_stderr"] < 1
     assert all(math.isfinite(nats) for nats in values["terms"].values())
@@ -80,10 +80,10 @@ def test_embedding_diffusion_does_so_too(tiny, changes):
     evaluate.main(CHECKPOINT, BASELINE, PACKED, Path("likelihood.json"))
     sample.main(3, CHECKPOINT, TOKENIZER, Path("samples"))
 
-    config = read_json(CHECKPOINT / "config.json")
+    config = read_object(CHECKPOINT / "config.json")
     recipe = config["loss"] == "mse_cross_entropy"
     assert recipe == ("embedding.recipe" in changes)
-    values = read_json(Path("likelihood.json"))
+    values = read_object(Path("likelihood.json"))
     assert 0.5 < values["bound_nats_per_char"] < 20
     assert all(math.isfinite(nats) for nats in values["terms"].values())
     assert ("two passes" in values.get("bound_of", "")) == (config["self_condition"] > 0)
@@ -91,7 +91,7 @@ def test_embedding_diffusion_does_so_too(tiny, changes):
     assert all(0 <= i < config["vocab_size"] for row in rows for i in row["ids"])
     assert {row["nfe"] for row in rows} == {4}
     assert {row["predictor"] for row in rows} == {"ddim"}
-    (first, *_, last), *_ = read_json(Path("samples/3.trace.json"))["samples"]
+    (first, *_, last), *_ = read_object(Path("samples/3.trace.json"))["samples"]
     assert first["t"] == 1
     assert "░" in first["text"]
     assert "░" not in last["text"]

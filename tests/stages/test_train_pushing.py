@@ -14,7 +14,7 @@ from tiny_project import PROJECT, TINY, stage_command, write_params
 
 from benchmarks.oxen_server import free_port
 from pipeline.config.params import Patience
-from pipeline.files import read_json, read_jsonl
+from pipeline.files import read_jsonl, read_object
 from pipeline.oxen.local.snapshot import log_of
 from pipeline.oxen.opening import open_repository
 from pipeline.publishing.spool import waiting_spools
@@ -56,12 +56,12 @@ def published() -> list[Path]:
 
 def test_artifacts_and_fingerprint_are_the_same_with_and_without(tiny):
     train()
-    expected, run = results(), read_json(Path("artifacts/runs/train.json"))
+    expected, run = results(), read_object(Path("artifacts/runs/train.json"))
     write_params(tiny, PUSHING)
     errors = train()
     assert "snapshots of training" not in errors
     assert results() == expected
-    fingerprint = read_json(Path("artifacts/runs/train.json"))["fingerprint"]
+    fingerprint = read_object(Path("artifacts/runs/train.json"))["fingerprint"]
     assert fingerprint == run["fingerprint"]
     assert [path.stem for path in published()] == ["20", "40"]
     assert {path.parent.name for path in published()} == {fingerprint}
@@ -121,7 +121,7 @@ def test_snapshots_reach_a_server(tiny, oxen_server):
     train()
     repository = open_repository(url, PATIENCE)
     paths = [entry.path for entry in repository.entries(repository.resolve("main"))]
-    fingerprint = read_json(Path("artifacts/runs/train.json"))["fingerprint"]
+    fingerprint = read_object(Path("artifacts/runs/train.json"))["fingerprint"]
     assert paths == [f"snapshots/{fingerprint}/{step}.parquet" for step in (20, 40)]
 
 

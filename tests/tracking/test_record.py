@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import DataError
+from pipeline.files import read_object
 from pipeline.tracking.mlflow import dataset_input
 from pipeline.tracking.record import (
     Point,
     as_text,
     loss_points,
     metric_points,
-    read_object,
 )
 
 TRAIN = {
@@ -81,9 +81,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path.write_text("[1]")
     with pytest.raises(DataError, match="has no object"):
         read_object(path)
-    path.write_text('{"entr')
-    with pytest.raises(DataError, match="is not valid JSON"):
-        read_object(path)
+    for damaged in ('{"entr', "[" * 100_000, '"\\ud800'):
+        path.write_text(damaged)
+        with pytest.raises(DataError, match="is not valid JSON"):
+            read_object(path)
 
 
 @pytest.mark.parametrize(
