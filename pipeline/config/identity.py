@@ -18,6 +18,7 @@ from pipeline.files import sha256
 OPERATIONAL = (
     "device",
     "oxen",
+    "data.max_overlap",
     "train.checkpoint_every",
     "baseline.checkpoint_every",
     "report",

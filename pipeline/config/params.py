@@ -69,6 +69,7 @@ class Data(Section):
     files: DataFiles
     holdout: Annotated[Real, Field(gt=0, lt=1)]
     column: Text
+    max_overlap: Annotated[Real, Field(ge=0, le=1)]
 
 
 class Patience(Section):

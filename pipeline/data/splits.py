@@ -10,6 +10,7 @@ from typing import Literal
 from pipeline.config.params import Data, DataFiles
 from pipeline.data.corpus import read_documents
 from pipeline.errors import DataError
+from pipeline.progress import progress
 
 Split = Literal["train", "test"]
 
@@ -92,30 +93,20 @@ def split_documents(folder: Path, split: Split, data: Data) -> Iterator[str]:
         raise DataError(f"data.files.{split}: no document in {', '.join(chosen)}")
 
 
-class Repeats:
-    """Counts the held-out documents that are training documents too, as the latter stream by."""
+def count_overlap(folder: Path, data: Data) -> tuple[int, int]:
+    """How many documents are held out, and how many of these are training documents too.
 
-    def __init__(self, held_out: Iterable[str]) -> None:
-        # By hash: the texts may not fit the memory.
-        self._held_out = Counter(map(hash, held_out))
-        self._found = set[int]()
+    Without test files none is: the text of a document alone decides where it goes.
 
-    def watching(self, training: Iterable[str]) -> Iterator[str]:
-        """The training documents as they are."""
-        for text in training:
-            if (key := hash(text)) in self._held_out:
-                self._found.add(key)
-            yield text
-
-    def line(self) -> str | None:
-        """How many there were; None for none."""
-        if not self._found:
-            return None
-        return (
-            f"{sum(self._held_out[key] for key in self._found):,} of {self._held_out.total():,} "
-            "held-out documents are in the training split too: what is measured on them is partly "
-            "memory"
-        )
+    Raises:
+        DataError: as `split_documents`.
+    """
+    # By hash: the texts may not fit the memory.
+    held_out = Counter(map(hash, split_documents(folder, "test", data)))
+    training = split_documents(folder, "train", data) if data.files.test else ()
+    bar = progress(training, desc="compare splits", unit="document", delay=2)
+    both = {key for text in bar if (key := hash(text)) in held_out}
+    return held_out.total(), sum(held_out[key] for key in both)
 
 
 class Empty:

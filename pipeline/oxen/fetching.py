@@ -1,5 +1,6 @@
 """Fetching a dataset's files at a pinned revision, and what is recorded of them."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from pipeline.config.params import Data, DataFiles, Patience
 from pipeline.config.sections import Section
 from pipeline.data.corpus import count_rows, format_of
-from pipeline.data.splits import files_of, is_pattern
+from pipeline.data.splits import count_overlap, files_of, is_pattern
 from pipeline.errors import DataError, RepositoryError
 from pipeline.files import read_as, sha256, write_json
 from pipeline.oxen.address import Address, parse_repo
@@ -26,6 +27,28 @@ class Fetched(Section):
     rows: int
 
 
+class Overlap(Section):
+    """How many documents are held out, and how many of these are training documents too."""
+
+    num_held_out: int
+    num_in_train: int
+
+    def check(self, most: float) -> None:
+        """Say how large a share that is.
+
+        Raises:
+            DataError: it is larger than `most`.
+        """
+        line = (
+            f"{self.num_in_train:,} of {self.num_held_out:,} held-out documents are in the "
+            "training split too: what is measured on them is memory"
+        )
+        if self.num_in_train > most * self.num_held_out:
+            raise DataError(f"data.max_overlap: {line} (got {most:g}): raise it to go on anyway")
+        if self.num_in_train:
+            print(line, file=sys.stderr)
+
+
 class Provenance(Section):
     """Where the documents come from: what `asked` names, as it is at a commit."""
 
@@ -34,7 +57,9 @@ class Provenance(Section):
     revision: str
     commit: str
     asked: DataFiles
+    column: str
     files: list[Fetched]
+    overlap: Overlap
 
 
 def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> None:
@@ -42,7 +67,7 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
 
     Raises:
         RepositoryError: the repository, the revision or a file is missing or unusable.
-        DataError: a file is damaged, or a split has no rows.
+        DataError: a file is damaged, a split has no rows, or shares too many with the other.
     """
     with named("data.repo"):
         address, repository = parse_repo(params.repo), open_repository(params.repo, patience)
@@ -62,13 +87,16 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
                     f"data.files.{split}: {', '.join(paths)} has no rows, "
                     "and an empty dataset trains nothing"
                 )
+        overlap = _overlap(folder, params)
     fetched = Provenance(
         repo=params.repo,
         host=address.host if isinstance(address, Address) else None,
         revision=params.revision,
         commit=commit,
         asked=params.files,
+        column=params.column,
         files=described,
+        overlap=overlap,
     )
     write_json(provenance, fetched.model_dump())
     rows = ", ".join(f"{file.path} ({file.rows:,} rows)" for file in described)
@@ -76,12 +104,19 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
 
 
 def is_fetched(params: Data, data: Path, provenance: Path) -> bool:
-    """Whether DATA holds exactly what PROVENANCE, of this very revision, says byte for byte."""
+    """Whether DATA holds exactly what PROVENANCE, of this very revision, says byte for byte.
+
+    Raises:
+        DataError: its splits share too many documents.
+    """
     recorded = recorded_files(provenance, params)
     held = {path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()}
     if recorded is None or held != recorded.keys():
         return False
-    return all(sha256(data / path) == recorded[path].sha256 for path in held)
+    if not all(sha256(data / path) == recorded[path].sha256 for path in held):
+        return False
+    read_as(provenance, Provenance).overlap.check(params.max_overlap)
+    return True
 
 
 def _pinned(repository: Repository, revision: str) -> str:
@@ -141,6 +176,17 @@ def _drop_all_but(paths: list[str], folder: Path) -> None:
             path.unlink()
 
 
+def _overlap(folder: Path, params: Data) -> Overlap:
+    try:
+        held_out, in_train = count_overlap(folder, params)
+    except DataError as error:
+        # Files have their own names in the repository.
+        raise DataError(*(line.replace(f"{folder}/", "") for line in error.args)) from None
+    overlap = Overlap(num_held_out=held_out, num_in_train=in_train)
+    overlap.check(params.max_overlap)
+    return overlap
+
+
 def _described(folder: Path, path: str, split: str) -> Fetched:
     with _at(split, folder):
         rows = count_rows(folder / path)
@@ -155,6 +201,7 @@ def recorded_files(provenance: Path, data: Data) -> dict[str, Fetched] | None:
         fetched = read_as(provenance, Provenance)
     except (FileNotFoundError, DataError):
         return None
-    if (fetched.repo, fetched.revision, fetched.asked) != (data.repo, data.revision, data.files):
+    asked = (data.repo, data.revision, data.files, data.column)
+    if (fetched.repo, fetched.revision, fetched.asked, fetched.column) != asked:
         return None
     return {file.path: file for file in fetched.files}

@@ -25,6 +25,13 @@ class DataFile(Record):
     rows: int
 
 
+class Overlap(Record):
+    """How many documents are held out, and how many of these are training documents too."""
+
+    num_held_out: int
+    num_in_train: int
+
+
 class Provenance(Record):
     """Where the documents come from."""
 
@@ -32,6 +39,7 @@ class Provenance(Record):
     revision: str
     commit: str
     files: list[DataFile]
+    overlap: Overlap
 
 
 class PackedMeta(Record):

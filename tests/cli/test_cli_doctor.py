@@ -22,7 +22,7 @@ from pipeline.config.params import load_params
 from pipeline.errors import DataError, ServerError
 from pipeline.files import write_json
 from pipeline.oxen.credentials import keep_token
-from pipeline.oxen.fetching import Fetched, Provenance
+from pipeline.oxen.fetching import Fetched, Overlap, Provenance
 from pipeline.publishing.spool import spool_for
 from pipeline.tracking.store import create_database, local_uri, locked
 
@@ -234,7 +234,9 @@ def test_data_that_is_here_needs_no_server(project):
     data = load_params().data
     held = Fetched(path=data.files.train, split="train", size=3, sha256="", rows=1)
     asked = {"repo": data.repo, "host": None, "revision": COMMIT, "commit": COMMIT}
-    provenance = Provenance(**asked, asked=data.files, files=[held])
+    overlap = Overlap(num_held_out=1, num_in_train=0)
+    read = {"asked": data.files, "column": data.column, "overlap": overlap}
+    provenance = Provenance(**asked, **read, files=[held])
     write_json(project / "artifacts/provenance.json", provenance.model_dump())
     assert doctor()[1]["data.repo"][0] == "FAIL"
     file = project / "artifacts/data" / data.files.train

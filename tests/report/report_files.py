@@ -151,6 +151,7 @@ def _write_data(artifacts: Path) -> None:
             {"path": "train.parquet", "size": 765432, "sha256": "a1b2" * 16, "rows": 99607},
             {"path": "test.parquet", "size": 40123, "sha256": "c3d4" * 16, "rows": 5212},
         ],
+        "overlap": {"num_held_out": 5212, "num_in_train": 37},
     }
     meta = {
         "dtype": "uint16",

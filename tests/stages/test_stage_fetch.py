@@ -122,7 +122,7 @@ def test_a_local_repository_at_an_old_commit(names, tmp_path):
     path, pinned = names
     repo = os.path.relpath(path, tmp_path)
     files = {"train": "train.parquet", "test": "deep/test.parquet"}
-    write_params(repo=repo, revision=pinned, files=files)
+    write_params(repo=repo, revision=pinned, files=files, max_overlap=1)
     Path("artifacts/data").mkdir(parents=True)
     Path("artifacts/data/stale.parquet").write_text("of an earlier fetch")
     for killed in (".data.partial/deep", ".data.partial.x.partial"):
@@ -182,14 +182,45 @@ def test_empty_and_damaged_files_are_no_matter_beside_good_ones(tmp_path, capsys
     files = {"train-0.parquet": good, "train-1.parquet": empty, "test.parquet": good}
     pinned = repository.commit(files | {"broken.parquet": damaged}, "all")
     asked = {"train": "train-*.parquet", "test": "test.parquet"}
-    write_params(repo="names", revision=pinned, files=asked)
+    write_params(repo="names", revision=pinned, files=asked, max_overlap=1)
     assert [file["rows"] for file in fetch()["files"]] == [2, 0, 2]
     Path("artifacts/provenance.json").unlink()
     shutil.rmtree("artifacts/data")
+    capsys.readouterr()
     write_params(repo="names", revision=pinned, files={**asked, "test": "broken.parquet"})
     message = refused(capsys)
     assert message.startswith("error: data.files.test: broken.parquet is damaged or not parquet")
     assert message.count("\n") == 1
+
+
+def test_documents_of_both_splits_are_counted(tmp_path, capfd):
+    """And refused past the share that is asked for, also when they are here already."""
+    train, test = (tmp_path / name for name in ("train", "test"))
+    parquet.write_table(pa.table({"Names": ["Bea", "Al", "Al"], "Other": ["a", "b", "c"]}), train)
+    parquet.write_table(pa.table({"Names": ["Al", "Be", "Al"], "Other": ["d", "e", "f"]}), test)
+    repository = open_repository("names", PATIENCE, create=True)
+    pinned = repository.commit({"train.parquet": train, "test.parquet": test}, "both")
+    line = "2 of 3 held-out documents are in the training split too: what is measured on them is"
+    write_params(repo="names", revision=pinned)
+    assert refused(capfd).startswith(f"error: data.max_overlap: {line} memory (got 0.1): ")
+    write_params(repo="names", revision=pinned, max_overlap=0.7)
+    assert fetch()["overlap"] == {"num_held_out": 3, "num_in_train": 2}
+    assert capfd.readouterr().err == f"{line} memory\n"
+    write_params(repo="names", revision=pinned, max_overlap=0.5)
+    with pytest.raises(SystemExit):
+        fetch()
+    assert line in capfd.readouterr().err
+    write_params(repo="names", revision=pinned, column="Other")
+    assert fetch()["overlap"] == {"num_held_out": 3, "num_in_train": 0}
+    # One split by the text of each document.
+    files = {"train": "train.parquet", "test": None}
+    write_params(repo="names", revision=pinned, files=files, holdout=0.5)
+    assert fetch()["overlap"]["num_in_train"] == 0
+    write_params(repo="names", revision=pinned, column="None")
+    with pytest.raises(SystemExit):
+        fetch()
+    said = capfd.readouterr().err
+    assert said.startswith("error: test.parquet has no column 'None' (data.column); its columns: ")
 
 
 @pytest.mark.parametrize(

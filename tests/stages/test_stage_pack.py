@@ -112,15 +112,6 @@ def test_too_few_held_out_blocks_to_compare_with_are_said_now(project):
     )
 
 
-def test_documents_of_both_splits_are_counted(project):
-    result = run(["Bea", "Al", "Al"], ["Al", "Be", "Al"])
-    assert result.exit_code == 0
-    assert result.stderr == (
-        "2 of 3 held-out documents are in the training split too: "
-        "what is measured on them is partly memory\n"
-    )
-
-
 def test_empty_split(project):
     result = run(["Bea"], [])
     assert result.exit_code == 1
