@@ -114,6 +114,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_revision(folder: Path) -> str:
+    """SHA-256 over the lines "<SHA-256 of file>  <path>" of a folder's files, but hidden ones."""
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("[!.]*") if path.is_file())
+    lines = [f"{sha256(folder / path)}  {path.as_posix()}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check_revision(key: str, folder: Path, pinned: str | None) -> None:
+    """Check that a folder named in params.yaml is as it was when it was pinned.
+
+    Raises:
+        PipelineError: it is not, or was never pinned, under `key`.
+    """
+    if pinned is None:
+        raise PipelineError(f"{key}: {folder} is not pinned: `sedd pin` writes its revision")
+    if (found := folder_revision(folder)) != pinned:
+        raise PipelineError(
+            f"{key}: the files in {folder} have changed, their revision is {found} "
+            f"(got {pinned}): bring them back, or `sedd pin` takes them as they are"
+        )
+
+
 def with_library() -> dict[str, str]:
     """The environment, such that another process's Python finds this library."""
     places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]

@@ -71,6 +71,7 @@ TABLE = {
     "sample.num_traced": (96, [*SAMPLE, *LOGGED]),
     "sample.seed": (96, [*SAMPLE, *LOGGED]),
     "score.scorer": ("gpt2", [*SCORE, "real_text", *LOGGED]),
+    "score.scorer_revision": ("0" * 64, [*SCORE, "real_text", *LOGGED]),
     "score.precision": ("bfloat16", [*SCORE, "real_text", *LOGGED]),
     "score.batch_size": (96, [*SCORE, "real_text", *LOGGED]),
     "score.num_bootstrap": (96, [*SCORE, *LOGGED]),

@@ -164,6 +164,7 @@ def test_a_published_checkpoint_goes_through_the_pipeline(clone, tmp_path):
     }
     values = changed(shipped_params(), TINY | given)
     (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    assert "train.init_revision: " in run(clone, "sedd", "pin")
     before = len(runs(clone)), publications(clone)
     assert ran(run(clone, "dvc", "repro")) == ALL
     weights = "model.safetensors"

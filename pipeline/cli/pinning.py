@@ -10,7 +10,7 @@ from pipeline.errors import RepositoryError, ServerError, reported
 from pipeline.table import shown
 
 if TYPE_CHECKING:
-    from pipeline.config.params import DataFiles
+    from pipeline.config.params import DataFiles, Params
     from pipeline.oxen.repository import Entry, Repository
 
 PARAMS = Path("params.yaml")
@@ -23,7 +23,10 @@ def pin(
     branch: Annotated[str, typer.Argument(help="Whose newest commit is pinned.")] = "main",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what changed.")] = False,
 ) -> None:
-    """Pin data.revision in params.yaml to a branch's newest commit, and show what that changes."""
+    """Pin data.revision in params.yaml to a branch's newest commit, and show what that changes.
+
+    The folders that train.init and score.scorer name are pinned too, as they are.
+    """
     from pipeline.config.edits import edit_yaml
     from pipeline.config.params import load_params
     from pipeline.data.splits import files_of
@@ -31,6 +34,7 @@ def pin(
     from pipeline.oxen.repository import named
 
     params = load_params(PARAMS)
+    _pin_folders(params, dry_run)
     data = params.data
     with named("data.repo"):
         repository = open_repository(data.repo, params.oxen)
@@ -53,6 +57,25 @@ def pin(
         return
     edit_yaml(PARAMS, {"data.revision": head})
     print(f"pinned {head}, the newest commit of {branch} of {data.repo}; now run dvc repro")
+
+
+def _pin_folders(params: "Params", dry_run: bool) -> None:
+    from pipeline.config.edits import edit_yaml
+    from pipeline.evaluation.scorer import scorer_folder
+    from pipeline.files import folder_revision, from_root
+
+    train, score = params.train, params.score
+    init = None if train.init is None else from_root(train.init)
+    pins = {
+        "train.init_revision": (init, train.init_revision),
+        "score.scorer_revision": (scorer_folder(score.scorer), score.scorer_revision),
+    }
+    for key, (folder, pinned) in pins.items():
+        if folder is None or not folder.is_dir() or (found := folder_revision(folder)) == pinned:
+            continue
+        print(f"{key}: {folder} is at {found}, pinned {'is' if dry_run else 'was'} {pinned}")
+        if not dry_run:
+            edit_yaml(PARAMS, {key: found})
 
 
 def _head(repository: "Repository", repo: str, branch: str) -> str:

@@ -196,6 +196,7 @@ class Train(Optimizing):
     """Training of the score network."""
 
     init: Text | None
+    init_revision: Text | None
     num_steps: Annotated[int, Field(ge=0, lt=2**31)]
     compile: Literal[False, True, "graphs"]
     activation_checkpointing: bool
@@ -262,6 +263,7 @@ class Score(Section):
     """Scoring of samples and of real text."""
 
     scorer: Text
+    scorer_revision: Text | None
     precision: Precision
     batch_size: Count
     num_bootstrap: Annotated[int, Field(ge=2, lt=2**31)]

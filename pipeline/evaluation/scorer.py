@@ -61,6 +61,11 @@ class Scorer:
         return ids
 
 
+def scorer_folder(name: str) -> Path | None:
+    """The folder that `score.scorer` names; None for the baseline, or a model of the hub."""
+    return None if name in ("baseline", *HUB) else from_root(name)
+
+
 def load_scorer(
     name: str,
     *,

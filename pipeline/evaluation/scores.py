@@ -22,7 +22,8 @@ from pipeline.evaluation.diversity import (
 )
 from pipeline.evaluation.gen_ppl import Likelihood, likelihood
 from pipeline.evaluation.samples import Floats, Samples
-from pipeline.evaluation.scorer import Scorer, load_scorer
+from pipeline.evaluation.scorer import Scorer, load_scorer, scorer_folder
+from pipeline.files import check_revision
 
 # So many resamples at once keep a statistic's own tables small.
 ROWS_AT_ONCE = 50
@@ -159,6 +160,8 @@ def score(
         PipelineError: the scorer, or the documents, cannot be used.
     """
     settings, device = params.score, pick_device(params.device)
+    if (folder := scorer_folder(settings.scorer)) and folder.is_dir():
+        check_revision("score.scorer_revision", folder, settings.scorer_revision)
     scorer = load_scorer(
         settings.scorer,
         baseline=baseline,

@@ -11,7 +11,7 @@ from pipeline.data.packed import Meta, Packed
 from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.device import check_compile, pick_device, pick_precision
 from pipeline.errors import CheckpointError
-from pipeline.files import from_root
+from pipeline.files import check_revision, from_root
 from pipeline.kernels.gradient_memory import free_gradient_memory
 from pipeline.kernels.precision import Precision, products_in
 from pipeline.methods.protocol import Model
@@ -37,13 +37,17 @@ def init_sha256(params: Params) -> str | None:
 
     Raises:
         CheckpointError: there are none where `train.init` says.
+        PipelineError: they are others than those pinned.
     """
     if params.train.init is None:
         return None
+    folder = from_root(params.train.init)
     try:
-        return weights_sha256(from_root(params.train.init))
+        sha256 = weights_sha256(folder)
     except CheckpointError as error:
         raise CheckpointError(f"train.init: {error}") from None
+    check_revision("train.init_revision", folder, params.train.init_revision)
+    return sha256
 
 
 @torch.no_grad()

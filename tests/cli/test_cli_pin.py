@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.config.edits import edit_yaml
+from pipeline.config.params import load_params
+from pipeline.files import folder_revision
 from pipeline.oxen.opening import open_repository
 
 
@@ -50,6 +52,23 @@ def commits(project):
     )
     edit_yaml(project / "params.yaml", {"data.files.test": None})
     return ids
+
+
+def test_folders_are_pinned_as_they_are(project):
+    for name in ("weights", "scorer"):
+        (project / name / "deep").mkdir(parents=True)
+        (project / name / "deep" / "a").write_text(name)
+    edit_yaml(project / "params.yaml", {"train.init": "weights", "score.scorer": "scorer"})
+    before = (project / "params.yaml").read_text()
+    assert "train.init_revision: " in pin("--dry-run").stdout
+    assert (project / "params.yaml").read_text() == before
+    assert pin().exit_code == 0
+    params = load_params()
+    assert params.train.init_revision == folder_revision(project / "weights")
+    assert params.score.scorer_revision == folder_revision(project / "scorer")
+    (project / "weights" / "deep" / "a").rename(project / "weights" / "deep" / "b")
+    assert params.train.init_revision != folder_revision(project / "weights")
+    assert pin().stdout.startswith("train.init_revision: ")
 
 
 def test_the_newest_commit_is_shown_then_pinned(commits, project):

@@ -17,7 +17,7 @@ from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
 from pipeline.device import pick_device
 from pipeline.evaluation import scores as scoring
-from pipeline.files import write_jsonl
+from pipeline.files import folder_revision, write_jsonl
 
 ARGUMENTS = [
     "artifacts/samples/8.jsonl",
@@ -111,20 +111,29 @@ def test_both_ways_to_the_baselines_likelihood_agree(scored):
 def test_a_local_folder_with_the_samples_tokenizer_takes_their_ids(scored):
     assert run().exit_code == 0
     with_baseline = scores(scored)
-    set_params({"score.scorer": "artifacts/baseline"})
+    pinned = folder_revision(scored / "artifacts/baseline")
+    set_params({"score.scorer": "artifacts/baseline", "score.scorer_revision": pinned})
     assert run().exit_code == 0
     assert scores(scored) == with_baseline
 
 
 def test_a_local_folder_with_another_tokenizer_reads_texts_and_excludes_empty_ones(scored):
     train_char_tokenizer(["".join(TEXTS)]).save(scored / "artifacts/baseline")
-    set_params({"score.scorer": "artifacts/baseline"})
+    pinned = folder_revision(scored / "artifacts/baseline")
+    set_params({"score.scorer": "artifacts/baseline", "score.scorer_revision": pinned})
     result = run()
     assert result.exit_code == 0, result.output
     row = scores(scored)
     assert row["excluded"] == [3]
     assert (row["num_samples"], row["num_scored"]) == (6, 5)
     assert row["num_tokens"] == sum(len(text) for text in TEXTS)
+
+
+def test_a_local_folder_of_other_bytes_than_those_pinned_is_refused(scored):
+    set_params({"score.scorer": "artifacts/baseline", "score.scorer_revision": "0" * 64})
+    result = run()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: score.scorer_revision: the files in ")
 
 
 def test_invalid_utf8_is_counted_and_scored_by_its_ids(scored):

@@ -15,6 +15,7 @@ from pipeline.checkpoints.checkpoint import About, checkpoint_config, save_check
 from pipeline.config.params import load_params
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import CheckpointError
+from pipeline.files import folder_revision
 from pipeline.methods.sedd.method import config_of
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 
@@ -24,7 +25,9 @@ GIVEN = Path("given")
 
 def train(tiny: Path, out: Path, changes: dict[str, object]) -> str:
     """Run the stage; returns what it says on stderr if it fails."""
-    write_params(tiny, TINY | changes)
+    folder = tiny / str(changes.get("train.init"))
+    pinned = {"train.init_revision": folder_revision(folder)}
+    write_params(tiny, TINY | pinned | changes)
     inputs = ("artifacts/packed", "artifacts/tokenizer")
     command = stage_command("train", *inputs, *(str(out / name) for name in OUTS))
     done = subprocess.run(command, capture_output=True, text=True, cwd=tiny)
@@ -90,6 +93,20 @@ def test_a_warm_start_goes_on_from_where_the_weights_are(given):
 def test_other_weights_are_refused_in_one_line(given, changes, message):
     errors = train(given, Path("refused"), {"train.init": str(GIVEN)} | changes)
     assert message in errors.splitlines()[-1]
+    assert not Path("refused").exists()
+
+
+def test_other_bytes_than_those_pinned_are_refused(given):
+    init = {"train.init": str(GIVEN), "train.num_steps": 0}
+    pinned = {"train.init_revision": folder_revision(GIVEN)}
+    (GIVEN / "config.json").write_text((GIVEN / "config.json").read_text() + "\n")
+    (GIVEN / ".hidden").write_text("no part of it")
+    errors = train(given, Path("refused"), init | pinned)
+    assert "train.init_revision: the files in" in errors
+    assert folder_revision(GIVEN) in errors
+    assert "is not pinned: `sedd pin`" in train(
+        given, Path("refused"), init | {"train.init_revision": None}
+    )
     assert not Path("refused").exists()
 
 
