@@ -64,7 +64,7 @@ def test_bfloat16_products_leave_values_and_gradients_near():
     exact = with_gradients(plain, given)
     with torch.autocast("cpu", torch.bfloat16):
         ours, rounded = (with_gradients(compute, given) for compute in (expected, plain))
-    assert not torch.equal(ours[1], exact[1])
+    assert not torch.allclose(ours[0], exact[0], rtol=1e-4, atol=1e-4)
     for mine, theirs, wanted in zip(ours, rounded, exact, strict=True):
         assert mine.dtype == torch.float32
         error, plain_error = ((x - wanted).norm() / wanted.norm() for x in (mine, theirs))

@@ -153,7 +153,7 @@ def test_the_last_draw_is_from_the_models_law_and_not_its_mode(temperature, top_
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_each_step_is_the_rule_around_what_was_found(rule, share, monkeypatch):
     """And a self-conditioned model is given what it expected a step before, at first nothing."""
-    model, told, steps = small(self_condition=share), [], []
+    model, told, steps = small(self_condition=share, clock="cosine"), [], []
     hidden, move = model.network.hidden, moved
     levels = model.clock.g(torch.linspace(1, 0, 4, dtype=torch.float64))
 
