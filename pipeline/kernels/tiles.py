@@ -34,7 +34,7 @@ def tile_shape(
     if whole_rows:
         return _even(num_rows, most=WHOLE[device] // num_columns), num_columns
     rows = _even(num_rows, most=TILE_ROWS)
-    return rows, _even(num_columns, most=TILE // _lines(rows))
+    return rows, _even(num_columns, most=TILE // whole_lines(rows))
 
 
 def tiles(
@@ -52,7 +52,7 @@ def tile_memory(like: Tensor, num_rows: int, num_columns: int) -> Tensor:
 
     Products on a CPU are fastest so, and where each column starts a cache line.
     """
-    return like.new_empty(num_columns, _lines(num_rows)).T[:num_rows]
+    return like.new_empty(num_columns, whole_lines(num_rows)).T[:num_rows]
 
 
 def aligned(num: int) -> int:
@@ -60,7 +60,7 @@ def aligned(num: int) -> int:
     return ALIGNED * math.ceil(num / ALIGNED)
 
 
-def _lines(num: int) -> int:
+def whole_lines(num: int) -> int:
     """The next whole number of cache lines."""
     return LINE * math.ceil(num / LINE)
 

@@ -9,16 +9,17 @@ from pipeline.kernels import tiles
 from pipeline.kernels.expected import expected
 
 ROWS, VOCAB, INNER, COLUMNS = 60, 101, 5, 3
-TILE = 7
+TILE_ROWS = 7
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """Several tiles, the last one not full."""
-    monkeypatch.setattr(tiles, "WHOLE", {"cpu": TILE * VOCAB})
+    """Several tiles either way, 32 wide, the last ones not full."""
+    monkeypatch.setattr(tiles, "TILE_ROWS", TILE_ROWS)
+    monkeypatch.setattr(tiles, "TILE", 32 * 32)
 
 
-def arguments(dtype=torch.float64, rows=ROWS, vocab=VOCAB, bias=True):
+def arguments(dtype=torch.float64, rows=ROWS, vocab=VOCAB, bias=True, evidence=True):
     generator = torch.Generator().manual_seed(0)
 
     def leaf(*shape):
@@ -26,11 +27,14 @@ def arguments(dtype=torch.float64, rows=ROWS, vocab=VOCAB, bias=True):
 
     leaves = [leaf(rows, INNER), leaf(vocab, INNER), leaf(vocab), leaf(vocab, COLUMNS)]
     leaves[2] = leaves[2] if bias else None
-    return *leaves, torch.randint(vocab, (rows,), generator=generator)
+    ids = torch.randint(vocab, (rows,), generator=generator)
+    return *leaves, ids, leaf(rows, COLUMNS) if evidence else None
 
 
-def plain(hidden, weight, bias, table, ids):
+def plain(hidden, weight, bias, table, ids, evidence):
     logits = F.linear(hidden, weight, bias).to(table.dtype)
+    if evidence is not None:
+        logits = logits + evidence @ table.T
     return logits.softmax(-1) @ table, F.cross_entropy(logits, ids, reduction="none")
 
 
@@ -39,23 +43,27 @@ def with_gradients(compute, given, uses=(True, True)):
     outputs, generator = compute(*given), torch.Generator().manual_seed(1)
     weights = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in outputs]
     used = [(x * w).sum() for x, w, use in zip(outputs, weights, uses, strict=True) if use]
-    leaves = [x for x in given[:4] if x is not None]
+    leaves = [x for x in given if x is not None and x.requires_grad]
     return [*outputs, *torch.autograd.grad(sum(used), leaves, materialize_grads=True)]
 
 
 @pytest.mark.parametrize("uses", [(True, True), (True, False), (False, True)])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [1, TILE, 10_000])
-def test_values_and_gradients_are_those_of_the_plain_formulation(monkeypatch, rows, bias, uses):
-    monkeypatch.setattr(tiles, "WHOLE", {"cpu": rows * VOCAB})
-    given = arguments(bias=bias)
+@pytest.mark.parametrize(("bias", "evidence"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("rows", [1, TILE_ROWS, 10_000])
+def test_values_and_gradients_are_those_of_the_plain_formulation(
+    monkeypatch, rows, bias, evidence, uses
+):
+    monkeypatch.setattr(tiles, "TILE_ROWS", rows)
+    given = arguments(bias=bias, evidence=evidence)
     ours, wanted = (with_gradients(compute, given, uses) for compute in (expected, plain))
     torch.testing.assert_close(ours, wanted, rtol=1e-11, atol=1e-11)
 
 
 def test_gradients_are_those_of_finite_differences():
-    *leaves, ids = arguments(rows=TILE + 2, vocab=4)
-    assert torch.autograd.gradcheck(lambda *given: tuple(expected(*given, ids)), leaves)
+    *leaves, ids, evidence = arguments(rows=TILE_ROWS + 2, vocab=4)
+    assert torch.autograd.gradcheck(
+        lambda *given: tuple(expected(*given[:4], ids, given[4])), (*leaves, evidence)
+    )
 
 
 def test_bfloat16_products_leave_values_and_gradients_near():
@@ -83,7 +91,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_nothing_is_larger_than_a_tile_and_no_probability_is_kept():
+def test_nothing_is_larger_than_a_weight_and_no_probability_is_kept():
     given, seen, kept = arguments(), Largest(), []
 
     def pack(tensor):
@@ -93,7 +101,7 @@ def test_nothing_is_larger_than_a_tile_and_no_probability_is_kept():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), seen:
         mean, nats = expected(*given)
         (mean.sum() + nats.sum()).backward()
-    assert seen.size == TILE * VOCAB
+    assert seen.size == VOCAB * INNER
     assert kept
     assert not [shape for shape in kept if VOCAB in shape and shape[0] != VOCAB]
 

@@ -117,10 +117,14 @@ class Denoiser(Trunk):
         """The mean vector [B, L, d] and -log of the probability of ids [B, L], from `hidden`."""
         vectors = self.vectors()
         evidence = by_row(Level.at(g, z.shape[-1]).evidence, z) * z
-        # One product for both: evidence is a linear map of z as the head is of hidden states.
-        inner = torch.cat([hidden, evidence], -1).flatten(0, 1)
-        weight = torch.cat([self.head.weight, vectors], -1)
-        mean, nats = expected(inner, weight, self.head.bias, vectors, ids.flatten())
+        mean, nats = expected(
+            hidden.flatten(0, 1),
+            self.head.weight,
+            self.head.bias,
+            vectors,
+            ids.flatten(),
+            evidence.flatten(0, 1),
+        )
         return Expected(mean.view(z.shape), nats.view(ids.shape))
 
     def logits(self, hidden: Tensor, evidence: Tensor) -> Tensor:
