@@ -377,7 +377,7 @@ def test_embedding_diffusion(cuda, input):
         how = {"num_replicates": 2, "num_draws": 2, "batch_size": 24}
         generator = torch.Generator(device).manual_seed(0)
         bound = embedding_bound(model, x0.to(device), generator=generator, **how)
-        found = [bound.total, trainer._window, model.clock.nats]
+        found = [bound.total, trainer._window, model.clock.rms]
         for predictor in ("ddim", "ddpm", "draw"):
             waits.clear()
             how = {"num_steps": 12, "predictor": predictor, "generator": generator}

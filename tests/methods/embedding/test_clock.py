@@ -60,7 +60,7 @@ def test_a_fixed_clock_is_at_each_edge_when_it_is_said_to_be(kind):
     passed = (times - times[0]) / (times[-1] - times[0])
     made = learned(BUMP, 9, clock(kind))
     torch.testing.assert_close(made.g(passed)[30:70], edges[30:70], rtol=0, atol=1e-6)
-    assert made.state_dict().keys() == {"nats"}
+    assert made.state_dict().keys() == {"rms"}
 
 
 def test_cosine_times_are_those_of_analog_bits():
@@ -92,37 +92,37 @@ def test_levels_are_uniform_where_nothing_or_a_constant_was_learned():
 
 def test_time_passes_as_nats_are_paid_but_for_the_floor():
     integrand = torch.where(CENTRES < 0, 0.0, 3.0)
-    made = learned(integrand, 1500)
+    made = learned(integrand, 6000)
     paid = integrand > 0
     wanted = torch.where(paid, (1 - FLOOR) / paid.sum(), 0.0) + FLOOR / NUM_BINS
     torch.testing.assert_close(made.shares(), wanted.double(), rtol=1e-5, atol=1e-9)
     assert made.shares().min() >= FLOOR / NUM_BINS
     torch.testing.assert_close(made.shares().sum().item(), 1.0)
     for nothing in torch.zeros(NUM_BINS), 1e30 * BUMP:
-        extreme = learned(nothing, 2000)
+        extreme = learned(nothing, 6000)
         slope = extreme.g_and_slope(torch.rand(100, generator=seeded()))[1]
         assert slope.max() <= WIDTH * NUM_BINS / FLOOR * 1.001
 
 
 def test_each_visit_of_a_bin_counts_alike():
-    """n of them at once move its mean as far as one after the other of their mean."""
+    """n of them at once move its mean square as far as one after the other of theirs."""
     made, seen = clock(), torch.tensor([2.0, 4.0, 9.0])
     made.observe(CENTRES[3].expand(3), seen)
     made.observe(CENTRES[8:9], torch.tensor([11.0]))
     made.learn()
     wanted = torch.ones(NUM_BINS)
-    wanted[3] = DECAY**3 + (1 - DECAY**3) * 5
-    wanted[8] = DECAY + (1 - DECAY) * 11
-    torch.testing.assert_close(made.nats, wanted)
+    wanted[3] = (DECAY**3 + (1 - DECAY**3) * seen.square().mean()) ** 0.5
+    wanted[8] = (DECAY + (1 - DECAY) * 11**2) ** 0.5
+    torch.testing.assert_close(made.rms, wanted)
     made.learn()
-    torch.testing.assert_close(made.nats, wanted)
+    torch.testing.assert_close(made.rms, wanted)
 
 
 def test_the_ends_belong_to_the_outermost_bins():
     made = clock()
     made.observe(torch.tensor([G_MIN, G_MAX]), torch.tensor([3.0, 5.0]))
     made.learn()
-    moved = (made.nats != 1).nonzero().squeeze(-1).tolist()
+    moved = (made.rms != 1).nonzero().squeeze(-1).tolist()
     assert moved == [0, NUM_BINS - 1]
 
 

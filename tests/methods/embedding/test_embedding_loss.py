@@ -122,7 +122,7 @@ def test_a_batch_in_pieces_has_the_same_gradient_and_teaches_the_clock_the_same(
         by_name = {name: each.grad.clone() for name, each in objective.module.named_parameters()}
         objective.finish_step()
         assert all(each.grad is None for each in objective.module.parameters())
-        found.append((total, by_name, objective.module.clock.nats))
+        found.append((total, by_name, objective.module.clock.rms))
     torch.testing.assert_close(found[0][0], found[1][0])
     assert_same_gradients(found[0][1], found[1][1])
     torch.testing.assert_close(found[0][2], found[1][2])
@@ -157,7 +157,7 @@ def test_the_clock_sees_nothing_but_training():
     with torch.no_grad():
         objective.loss(*drawn)
     objective.finish_step()
-    assert torch.equal(objective.module.clock.nats, torch.ones(100, dtype=torch.float64))
+    assert torch.equal(objective.module.clock.rms, torch.ones(100, dtype=torch.float64))
 
 
 def test_a_resumed_run_has_the_same_bytes():
