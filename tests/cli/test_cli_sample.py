@@ -165,6 +165,13 @@ def test_no_model_yet(refusal, project):
     assert "dvc repro" in message
 
 
+@pytest.mark.parametrize("arguments", [["x" * 5000], ["sample", "--num", "9" * 5000 + "x"]])
+def test_what_is_typed_wrong_is_not_repeated_at_length(sedd, arguments):
+    result = sedd(*arguments)
+    assert result.exit_code == 2
+    assert max(map(len, result.stderr.splitlines())) <= 1000
+
+
 def test_no_steps_outside_a_project(refusal, elsewhere, model):
     assert "--steps" in refusal("sample", "--model", model)
 
