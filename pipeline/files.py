@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and the place that all experiments share."""
 
+import glob
 import hashlib
 import json
 import os
@@ -21,8 +22,14 @@ PATIENCE = (5.0, 600.0)
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; fsync and rename it into place on success."""
+    """Yield a temporary path beside `path`; fsync and rename it into place on success.
+
+    What killed processes left of theirs is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if left.is_file() and is_gone(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -34,6 +41,13 @@ def whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_gone(pid: str) -> bool:
+    """Whether the process that named a file or folder after itself has ended."""
+    import psutil
+
+    return pid.isdecimal() and not psutil.pid_exists(int(pid))
 
 
 def write_json(path: Path, value: Any) -> None:

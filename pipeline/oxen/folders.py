@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-import psutil
 import xxhash
 
 from pipeline.errors import RepositoryError
+from pipeline.files import is_gone
 
 
 @contextmanager
@@ -62,8 +62,7 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
     """
     beside = beside or Path(tempfile.gettempdir(), "text-diffusion")
     for left in beside.parent.glob(f"{glob.escape(beside.name)}.*.*.partial"):
-        owner = left.name.split(".")[-3]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+        if is_gone(left.name.split(".")[-3]):
             shutil.rmtree(left, ignore_errors=True)
     prefix = f"{beside.name}.{os.getpid()}."
     folder = Path(tempfile.mkdtemp(dir=beside.parent, prefix=prefix, suffix=".partial"))

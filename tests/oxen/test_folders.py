@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from pipeline.files import write_json
 from pipeline.oxen.folders import in_place_of, scratch_folder
 
 
@@ -35,3 +36,14 @@ def test_what_killed_processes_left_is_removed(tmp_path, monkeypatch):
             pass
         assert set(here.iterdir()) == {mine, beside}
     assert not list(here.iterdir())
+
+
+def test_partial_files_of_killed_processes_are_removed(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    path = tmp_path / "[a].json"
+    killed, alive = (tmp_path / f".[a].json.{pid}.partial" for pid in (ended.pid, os.getppid()))
+    for left in (killed, alive):
+        left.touch()
+    write_json(path, 1)
+    assert {left for left in tmp_path.iterdir() if left.is_file()} == {path, alive}
