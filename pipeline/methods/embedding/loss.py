@@ -8,7 +8,9 @@ from pipeline.kernels.expected import Expected
 from pipeline.kernels.gradient_memory import clear_gradients
 from pipeline.methods.draws import FREE
 from pipeline.methods.embedding.model import EmbeddingDiffusion
+from pipeline.methods.embedding.network import picked
 from pipeline.methods.estimates import stratified_times
+from pipeline.network.layers import places
 
 ROWS_A_RECONSTRUCTION = 16
 """With the loss `likelihood`, one row in so many is for the reconstruction term (as Plaid does)."""
@@ -71,8 +73,13 @@ class Denoising:
         return x0, known, t, scale, estimated, noise
 
     def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:
-        """With the rows [N] that get an estimate first."""
-        return *drawn, drawn[4].nonzero().squeeze(-1)
+        """With the rows that get an estimate first, and the places of free positions.
+
+        Places are among B * L, and among those of these rows; nothing is computed elsewhere that
+        no other position needs.
+        """
+        is_free, rows = drawn[1] == FREE, drawn[4].nonzero().squeeze(-1)
+        return *drawn, rows, places(is_free), places(is_free[rows])
 
     def loss(self, *drawn: Tensor) -> Tensor:
         """Nats, a scalar: the sum over the rows of what `draw` returned, and over free positions.
@@ -82,20 +89,20 @@ class Denoising:
         `mse_cross_entropy` adds to the second the mean squared error of a head of its own
         (simple-diffusion-lm).
         """
-        x0, known, t, scale, _, noise = drawn[:6]
-        rows = drawn[6] if len(drawn) > 6 else self.located(*drawn)[6]
+        x0, known, t, scale, _, noise, *located = drawn
+        rows, at, first_at = located or self.located(*drawn)[6:]
         network, clock = self.module.network, self.module.clock
         g, slope = clock.g_and_slope(t)
         level, vectors = self.module.level(g), F.embedding(x0, network.vectors())
         z = level.noised(vectors, noise)
-        estimate = self._first_estimate(z, g, known, rows)
-        hidden = network.hidden(z, g, known, estimate)
-        found = network.expect(hidden, z, g, x0)
+        estimate = self._first_estimate(z, g, known, rows, first_at)
+        hidden = network.hidden(z, g, known, estimate, at)
+        found = network.expect(hidden, z, g, x0, at)
         is_free = (known == FREE).float()
         by_g = (squared_error(vectors, found.mean) * is_free).sum(-1) * (level.snr / 2).float()
         if self.module.training and torch.is_grad_enabled():
             clock.observe(g, by_g * is_free.shape[1] / is_free.sum(-1).clamp(min=1))
-        nats = self._of(found, hidden, vectors, is_free, by_g * slope.float(), t)
+        nats = self._of(found, hidden, vectors, at, by_g * slope.float(), t)
         return (nats * scale.float()).sum()
 
     def _of(
@@ -103,32 +110,37 @@ class Denoising:
         found: Expected,
         hidden: Tensor,
         vectors: Tensor,
-        is_free: Tensor,
+        at: Tensor,
         diffusion: Tensor,
         t: Tensor,
     ) -> Tensor:
         """Nats by row [B], from cross-entropies and from the bound's integrand."""
-        loss, cross_entropy = self.module.config.loss, (found.nats * is_free).sum(-1)
+        loss, cross_entropy = self.module.config.loss, found.nats.sum(-1)
         if loss == "likelihood":
             return torch.where(t == 0, cross_entropy, diffusion)
         if loss == "half":
             return (cross_entropy + diffusion) / 2
         if loss == "mse_cross_entropy":
             regressed = self.module.network.regression(hidden)
-            error = squared_error(vectors.detach(), regressed) / vectors.shape[-1]
-            return cross_entropy + (error * is_free).sum(-1)
+            error = squared_error(picked(vectors.detach(), at), regressed) / vectors.shape[-1]
+            return cross_entropy.index_add(0, at // vectors.shape[1], error)
         return cross_entropy
 
     @torch.no_grad()
-    def _first_estimate(self, z: Tensor, g: Tensor, known: Tensor, rows: Tensor) -> Tensor | None:
-        """What a first call expects in some rows [N], 0 in the others [B, L, d]."""
+    def _first_estimate(
+        self, z: Tensor, g: Tensor, known: Tensor, rows: Tensor, at: Tensor
+    ) -> Tensor | None:
+        """What a first call expects in some rows [N], 0 in the others [B, L, d].
+
+        Args:
+            at: the places of these rows' free positions, among N * L.
+        """
         if self.module.passes == 1 or not len(rows):
             return None
         z, estimate = z.detach(), torch.zeros_like(z)
         z, g, known = (each.index_select(0, rows) for each in (z, g, known))
-        hidden = self.module.network.hidden(z, g, known)
-        ids = torch.zeros(z.shape[:2], dtype=torch.int64, device=z.device)
-        first = self.module.network.expect(hidden, z, g, ids).mean
+        hidden = self.module.network.hidden(z, g, known, at=at)
+        first = self.module.network.expect(hidden, z, g, known.clamp(min=0), at).mean
         return estimate.index_copy(0, rows, first)
 
     def finish_step(self) -> None:

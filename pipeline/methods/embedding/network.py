@@ -16,6 +16,12 @@ from pipeline.network.trunk import Trunk
 Input = Literal["evidence", "vector"]
 
 
+def picked(x: Tensor, at: Tensor | None) -> Tensor:
+    """x [B, L, ...] at all its positions, or at the places `at` [N] among them, [N, ...]."""
+    x = x.flatten(0, 1)
+    return x if at is None else x.index_select(0, at)
+
+
 class EvidenceInput(nn.Module):
     """Token embeddings weighed by what each noised vector says: the softmax of its evidence.
 
@@ -27,15 +33,21 @@ class EvidenceInput(nn.Module):
         self.vocab_embed = Embedding(num_tokens, width)
         nn.init.normal_(self.vocab_embed.embedding)
 
-    def forward(self, z: Tensor, level: Level, known: Tensor, vectors: Tensor) -> Tensor:
-        """x [B, L, D] from z [B, L, d], known ids [B, L] and the vectors [V, d]."""
-        evidence = (by_row(level.evidence, z) * z).flatten(0, 1)
+    def forward(
+        self, z: Tensor, level: Level, known: Tensor, vectors: Tensor, at: Tensor | None = None
+    ) -> Tensor:
+        """x [B, L, D] from z [B, L, d], known ids [B, L] and the vectors [V, d].
+
+        Where no token is known at the places `at` [N] alone, only they cost anything.
+        """
         ids = known.clamp(min=0)
+        looked_up = widened(self.vocab_embed(ids))
+        evidence = picked(by_row(level.evidence, z) * z, at)
         # Nobody asks for -log p here, of whatever id.
-        mixed = expected(evidence, vectors, None, self.vocab_embed.embedding, ids.flatten()).mean
-        return torch.where(
-            (known < 0)[..., None], mixed.view(*known.shape, -1), widened(self.vocab_embed(ids))
-        )
+        mixed = expected(evidence, vectors, None, self.vocab_embed.embedding, picked(ids, at)).mean
+        if at is None:
+            return torch.where((known < 0)[..., None], mixed.view_as(looked_up), looked_up)
+        return looked_up.flatten(0, 1).index_copy(0, at, mixed).view_as(looked_up)
 
 
 class VectorInput(nn.Module):
@@ -46,7 +58,9 @@ class VectorInput(nn.Module):
         self.vector_map = nn.Linear(dim, width)
         self.known_map = zeroed(nn.Linear(dim, width))
 
-    def forward(self, z: Tensor, level: Level, known: Tensor, vectors: Tensor) -> Tensor:
+    def forward(
+        self, z: Tensor, level: Level, known: Tensor, vectors: Tensor, at: Tensor | None = None
+    ) -> Tensor:
         """As `EvidenceInput.forward`."""
         is_free = (known < 0)[..., None]
         known_vectors = F.embedding(known.clamp(min=0), vectors)
@@ -97,35 +111,46 @@ class Denoiser(Trunk):
             dropout=dropout,
         )
 
-    def hidden(self, z: Tensor, g: Tensor, known: Tensor, estimate: Tensor | None = None) -> Tensor:
-        """What the heads take [B, L, D].
+    def hidden(
+        self,
+        z: Tensor,
+        g: Tensor,
+        known: Tensor,
+        estimate: Tensor | None = None,
+        at: Tensor | None = None,
+    ) -> Tensor:
+        """What the heads take [B, L, D], or [N, D] at N places.
 
         Args:
             z: noised vectors [B, L, d]; of no effect where a token is known.
             g: noise level [B].
             known: token ids [B, L], negative where none is known.
             estimate: what an earlier call expected [B, L, d]; of no effect where a token is known.
+            at: the places [N] among B * L where no token is known, if they alone are asked for.
         """
-        x = self.input(z, Level.at(g, z.shape[-1]), known, self.vectors())
+        x = self.input(z, Level.at(g, z.shape[-1]), known, self.vectors(), at)
         if estimate is not None and self.estimate_map is not None:
             x = x + self.estimate_map(estimate * (known < 0)[..., None])
         x = x + self.position_embed.embedding[: z.shape[1]]
         cond = None if self.level_map is None else F.silu(self.level_map(g.float()))
-        return self.through(x, cond)
+        return self.through(x, cond, at)
 
-    def expect(self, hidden: Tensor, z: Tensor, g: Tensor, ids: Tensor) -> Expected:
-        """The mean vector [B, L, d] and -log of the probability of ids [B, L], from `hidden`."""
-        vectors = self.vectors()
-        evidence = by_row(Level.at(g, z.shape[-1]).evidence, z) * z
-        mean, nats = expected(
-            hidden.flatten(0, 1),
-            self.head.weight,
-            self.head.bias,
-            vectors,
-            ids.flatten(),
-            evidence.flatten(0, 1),
-        )
-        return Expected(mean.view(z.shape), nats.view(ids.shape))
+    def expect(
+        self, hidden: Tensor, z: Tensor, g: Tensor, ids: Tensor, at: Tensor | None = None
+    ) -> Expected:
+        """The mean vector [B, L, d] and -log of the probability of ids [B, L], from `hidden`.
+
+        At the places `at` alone, if given, and 0 elsewhere.
+        """
+        vectors, head = self.vectors(), self.head
+        evidence = picked(by_row(Level.at(g, z.shape[-1]).evidence, z) * z, at)
+        hidden = hidden.flatten(0, -2)
+        found = expected(hidden, head.weight, head.bias, vectors, picked(ids, at), evidence)
+        if at is not None:
+            found = Expected(
+                *(x.new_zeros(ids.numel(), *x.shape[1:]).index_copy(0, at, x) for x in found)
+            )
+        return Expected(found.mean.view_as(z), found.nats.view_as(ids))
 
     def logits(self, hidden: Tensor, evidence: Tensor) -> Tensor:
         """Logits [n, V] of some positions, never rounded, from `hidden` and alpha / sigma^2 z."""

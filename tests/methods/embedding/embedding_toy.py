@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.methods.draws import FREE
 from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
+from pipeline.methods.embedding.network import picked
 from pipeline.methods.embedding.vectors import Level, by_row
 
 
@@ -59,11 +60,18 @@ def bayes_model(p0: Tensor, **changes: object) -> EmbeddingDiffusion:
     network.head.weight.copy_(torch.eye(num_tokens))
     network.head.bias.zero_()
 
-    def hidden(z: Tensor, g: Tensor, known: Tensor, estimate: Tensor | None = None) -> Tensor:
+    def hidden(
+        z: Tensor,
+        g: Tensor,
+        known: Tensor,
+        estimate: Tensor | None = None,
+        at: Tensor | None = None,
+    ) -> Tensor:
         own = (by_row(Level.at(g, dim).evidence, z) * z @ network.vectors().T).softmax(-1)
         given = F.one_hot(known.clamp(min=0), num_tokens).to(own)
         first, second = torch.where((known == FREE)[..., None], own, given).unbind(1)
-        return torch.stack([second @ p0.T, first @ p0], 1).log()
+        log_p = torch.stack([second @ p0.T, first @ p0], 1).log()
+        return log_p if at is None else picked(log_p, at)
 
     network.hidden = hidden  # type: ignore[method-assign]
     return model

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from embedding_toy import embedding_config, free, random_model, seeded
 
 from pipeline.methods.draws import FREE
+from pipeline.methods.embedding import network as embedding_network
 from pipeline.methods.embedding.loss import Denoising
 from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.training.gradient import accumulate_gradient, pieces_of
@@ -238,9 +239,9 @@ def test_estimates_change_their_own_rows_alone_and_leave_no_gradient(input):
     calls = []
     hidden = objective.module.network.hidden
 
-    def spied(z, g, known, estimate=None):
+    def spied(z, g, known, estimate=None, at=None):
         calls.append((len(z), torch.is_grad_enabled(), z.requires_grad, estimate))
-        return hidden(z, g, known, estimate)
+        return hidden(z, g, known, estimate, at)
 
     objective.module.network.hidden = spied
     objective.loss(x0, known, t, scale, rows < 5, noise)
@@ -251,6 +252,22 @@ def test_estimates_change_their_own_rows_alone_and_leave_no_gradient(input):
     assert not second[3].requires_grad
     assert not second[3][5:].any()
     assert alone == (ROWS, True, True, None)
+
+
+def test_no_softmax_over_the_vocabulary_is_taken_where_a_token_is_known(monkeypatch):
+    objective = objective_of(self_condition=0.5)
+    drawn, taken, expected = drawn_for(objective), [], embedding_network.expected
+
+    def spied(hidden, *others):
+        taken.append(len(hidden))
+        return expected(hidden, *others)
+
+    monkeypatch.setattr(embedding_network, "expected", spied)
+    objective.loss(*drawn)
+    is_free = drawn[1] == FREE
+    first, every = int(is_free[drawn[4]].sum()), int(is_free.sum())
+    assert taken == [first, first, every, every]
+    assert 0 < first < every < is_free.numel()
 
 
 def test_mean_of_the_likelihoods_loss_and_gradient_is_that_of_the_exact_bound():
@@ -270,7 +287,7 @@ def test_mean_of_the_likelihoods_loss_and_gradient_is_that_of_the_exact_bound():
         self_condition=0.0,
     )
     network = model.network
-    network.hidden = lambda z, g, known, estimate=None: F.pad(4 * z, (0, model.config.width - 2))
+    network.hidden = lambda z, *_: F.pad(4 * z, (0, model.config.width - 2))
     leaves = network.head.weight, network.head.bias, network.vectors.weight
     exact = bound_by_quadrature(model)
     wanted = [exact, *torch.autograd.grad(exact, leaves)]
