@@ -37,9 +37,14 @@ class Sharpening:
     temperature: float = 1.0
     top_p: float = 1.0
 
+    @property
+    def changes(self) -> bool:
+        """Whether it does not leave weights as they are."""
+        return self.temperature != 1 or self.top_p != 1
+
     def __call__(self, weights: Tensor) -> Tensor:
         """Weights [..., V] in, none of them negative; weights [..., V] out, changed in float64."""
-        if self.temperature == 1 and self.top_p == 1:
+        if not self.changes:
             return weights
         weights = weights.double()
         tokens, others = weights.tensor_split([self.num_tokens], -1)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.kernels.precision import widened
 from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, categorical, uniform
 from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.embedding.vectors import Level, by_row
@@ -169,15 +170,25 @@ def expect(
     num_rows = max(1, ACTIVATIONS[kind] // (4 * model.config.width * z.shape[1]))
     num_positions = max(1, CHUNK[kind] // model.config.vocab_size)
     tops = range(0, len(z), num_rows)
+    # Then no probability needs to be whole. Whether somebody looks on changes no mean.
+    mean_alone = u is None and not sharpening.changes
     for top in tops:
         part = slice(top, top + num_rows)
         before = None if estimate is None else estimate[part]
         hidden = network.hidden(z[part], g, known[part], before).flatten(0, 1)
         first = top * z.shape[1]
+        if mean_alone:
+            ids, here = known[part].clamp(min=0), slice(first, first + len(hidden))
+            with torch.autocast(kind, enabled=False):
+                found = network.expect(widened(hidden), z[part], g, ids)
+            mean[here] = found.mean.flatten(0, 1)
+            if not shows:
+                continue
         for piece in torch.split(hidden, num_positions):
             here = slice(first, first + len(piece))
             p = sharpening(network.logits(piece, evidence[here]).softmax(-1))
-            mean[here] = p.to(vectors) @ vectors
+            if not mean_alone:
+                mean[here] = p.to(vectors) @ vectors
             if u is not None:
                 tokens[here] = categorical(p, u.flatten()[here])
             if shows:

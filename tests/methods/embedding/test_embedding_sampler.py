@@ -287,3 +287,25 @@ def test_auto_is_ddim():
 def test_impossible_requests_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         draw(small(), **({"num_steps": 2, "num": 1} | options))
+
+
+@pytest.mark.parametrize(
+    ("predictor", "temperature", "calls"),
+    [("ddim", 1, 1), ("ddpm", 1, 1), ("draw", 1, 5), ("ddim", 0.5, 5)],
+)
+def test_probabilities_are_whole_where_a_mean_is_not_enough_alone(predictor, temperature, calls):
+    """At the draw of tokens; who looks on sees them at every step, and changes nothing."""
+    model, seen = random_model(), []
+    logits = model.network.logits
+
+    def spied(*arguments):
+        seen.append(None)
+        return logits(*arguments)
+
+    model.network.logits = spied
+    how = {"num_steps": 4, "predictor": predictor, "temperature": temperature}
+    alone = sample(model, 20, **how, generator=seeded()).tokens
+    assert len(seen) == calls
+    watched = sample(model, 20, **how, generator=seeded(), on_state=lambda *_: None).tokens
+    assert len(seen) == calls + 5
+    assert torch.equal(watched, alone)
