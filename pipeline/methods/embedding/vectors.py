@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm = Literal["l2", "layernorm"]
@@ -30,9 +29,12 @@ class Vectors(nn.Module):
 
     def forward(self) -> Tensor:
         """All vectors [V, d]."""
-        centre = self.weight.mean(-1, keepdim=True) if self.norm == "layernorm" else 0.0
+        weight: Tensor = self.weight
+        if self.norm == "layernorm":
+            weight = weight - weight.mean(-1, keepdim=True)
         length = math.sqrt(self.weight.shape[1])
-        return length * F.normalize(self.weight - centre, dim=-1, eps=EPS)
+        # A product keeps one number a token for its gradient; F.normalize keeps them all.
+        return weight * (length / weight.norm(dim=-1, keepdim=True).clamp(min=EPS))
 
 
 @dataclass(frozen=True)
