@@ -11,7 +11,18 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks import curves, oxen, pack, push, sample, score, startup, to_bound, train
+from benchmarks import (
+    curves,
+    embedding,
+    oxen,
+    pack,
+    push,
+    sample,
+    score,
+    startup,
+    to_bound,
+    train,
+)
 from benchmarks import profile as profiling
 from benchmarks.machine import Machine, measure_machine
 from benchmarks.report import line, machine_text, table
@@ -27,6 +38,8 @@ GROUPS: dict[str, Group] = {
     "time_to_bound_names": to_bound.time_to_bound_names,
     "sample_names": sample.sample_names,
     "sample_gpt2": sample.sample_gpt2,
+    "train_gpt2_embedding": embedding.train_gpt2_embedding,
+    "sample_gpt2_embedding": embedding.sample_gpt2_embedding,
     "train_with_push": push.train_with_push,
     "pack_gpt2": pack.pack_gpt2,
     "score_gpt2": score.score_gpt2,
@@ -37,6 +50,8 @@ GROUPS: dict[str, Group] = {
 LONG = {
     "oxen_fetch": "MB/s",
     "time_to_bound_names": "s",
+    "train_gpt2_embedding": "tokens/s",
+    "sample_gpt2_embedding": "samples/s",
     "train_with_push": "tokens/s",
     "exp_run_1024": "s",
 }

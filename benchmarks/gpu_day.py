@@ -29,7 +29,7 @@ from torch.profiler import profile as profiler
 from benchmarks.flops import TRAINING
 from benchmarks.plain import plain_draw, plain_model, plain_weights
 from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
-from benchmarks.train import PlainTrainer, settings_of
+from benchmarks.train import PlainTrainer, plain_loss, settings_of
 from pipeline.kernels.precision import Precision, products_in
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
@@ -231,7 +231,8 @@ def plain(day: Day, size: str, parameterization: Parameterization, compiled: boo
     model = day.model(config, plain=True).train()
     if compiled:
         model.network.compile()
-    trainer = PlainTrainer(model, settings_of("gpt2", batch_size=day.batch), "bfloat16")
+    settings = settings_of("gpt2", batch_size=day.batch)
+    trainer = PlainTrainer(model, plain_loss(model), settings, "bfloat16")
     data = torch.randint(config.vocab_size, (day.batch, config.length), device=day.device)
     return lambda: trainer.train_step(data)
 

@@ -1,11 +1,14 @@
 """The sizes that rows are measured at."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from benchmarks.flops import Shape
-from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.protocol import Model
+from pipeline.methods.sedd.model import SEDDConfig
+
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 Parameterization = Literal["raw", "conditional"]
 GPT2_VOCAB = 50_257
@@ -59,7 +62,7 @@ def shape_of(config: SEDDConfig) -> Shape:
     )
 
 
-def perturbed(model: SEDD) -> SEDD:
+def perturbed(model: AnyModel) -> AnyModel:
     """The model with noise added to its weights: new ones have heads and gates of zero."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(0)

@@ -15,7 +15,7 @@ from benchmarks.measure import Facts, Side, Step, interleaved
 from benchmarks.plain import plain_model
 from benchmarks.rows import Check, Figure, Plan, Row, at_least
 from benchmarks.shapes import config_of
-from benchmarks.train import COMMON, PlainTrainer
+from benchmarks.train import COMMON, PlainTrainer, plain_loss
 from pipeline.data.corpus import read_documents
 from pipeline.data.packed import Packed
 from pipeline.data.packing import pack
@@ -79,14 +79,15 @@ def plain() -> Step:
 
     def run() -> Facts:
         torch.manual_seed(settings.seed)
-        trainer = PlainTrainer(plain_model(config_of("char", "raw", tokenizer.size)), settings)
+        model = plain_model(config_of("char", "raw", tokenizer.size))
+        trainer = PlainTrainer(model, plain_loss(model), settings)
         started = time.perf_counter()
         while trainer.step < settings.num_steps:
             ids = packed.train[order.batch(trainer.step, settings.batch_size)]
             trainer.train_step(torch.from_numpy(ids.astype(np.int64)))
         seconds = time.perf_counter() - started
         trainer.ema.copy_to_module()
-        return facts(trainer.model, seconds)
+        return facts(model, seconds)
 
     return run
 

@@ -1,5 +1,6 @@
 """Training steps: the whole of one, from token ids to averaged weights."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
 from pipeline.device import has_bfloat16
 from pipeline.kernels.gradient_memory import free_gradient_memory
 from pipeline.methods.estimates import stratified_times
+from pipeline.methods.protocol import Objective
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD
 from pipeline.training.ema import Ema
@@ -47,11 +49,28 @@ COMMON: dict[str, Any] = {
 PASSES = 15
 
 
+Loss = Callable[[Tensor, torch.Generator], Tensor]
+"""(x0 [B, L], source of randomness) -> mean nats a sequence."""
+
+
+def plain_loss(model: SEDD) -> Loss:
+    """What SEDD is trained by, in its plain formulation."""
+
+    def loss(x0: Tensor, generator: torch.Generator) -> Tensor:
+        t = stratified_times(len(x0), model.t_min, generator)
+        xt = model.graph.sample_transition(x0, model.noise.sigma(t), generator)
+        return plain_score_entropy(model, x0, xt, t).sum(-1).mean()
+
+    return loss
+
+
 class PlainTrainer:
     """The plain training step, with PyTorch's fused optimiser and multi-tensor passes."""
 
-    def __init__(self, model: SEDD, settings: Settings, precision: str = "float32") -> None:
-        self.model = model
+    def __init__(
+        self, model: nn.Module, loss: Loss, settings: Settings, precision: str = "float32"
+    ) -> None:
+        self.model, self.loss = model, loss
         self.settings = settings
         self.precision = precision
         self.parameters = list(model.parameters())
@@ -80,10 +99,8 @@ class PlainTrainer:
                 warmup_steps=self.settings.warmup_steps,
                 num_steps=self.settings.num_steps,
             )
-        t = stratified_times(len(x0), self.model.t_min, self.generator)
-        xt = self.model.graph.sample_transition(x0, self.model.noise.sigma(t), self.generator)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            loss = plain_score_entropy(self.model, x0, xt, t).sum(-1).mean()
+            loss = self.loss(x0, self.generator)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)
         self.optimizer.step()
@@ -98,18 +115,22 @@ def settings_of(size: str, **changes: Any) -> Settings:
     return Settings(**COMMON | {"batch_size": BATCH[size]} | changes)
 
 
-def blocks_of(size: str, vocab_size: int) -> np.ndarray[Any, np.dtype[Any]]:
+def blocks_of(size: str, vocab_size: int | None = None) -> np.ndarray[Any, np.dtype[Any]]:
     """Random token ids [N, L], enough for 64 batches."""
-    length = config_of(size, "raw").length
-    random = np.random.default_rng(0)
-    return random.integers(vocab_size, size=(64 * BATCH[size], length), dtype=np.uint32)
+    config, random = config_of(size, "raw", vocab_size), np.random.default_rng(0)
+    shape = 64 * BATCH[size], config.length
+    return random.integers(config.vocab_size, size=shape, dtype=np.uint32)
 
 
 def plain(size: str, parameterization: Parameterization, precision: str = "float32") -> Step:
     """A plain training step."""
-    config = config_of(size, parameterization)
-    trainer = PlainTrainer(perturbed(plain_model(config)), settings_of(size), precision)
-    blocks, order = blocks_of(size, config.vocab_size), Order(64 * BATCH[size], seed=0)
+    model = perturbed(plain_model(config_of(size, parameterization)))
+    return plain_steps(PlainTrainer(model, plain_loss(model), settings_of(size), precision), size)
+
+
+def plain_steps(trainer: PlainTrainer, size: str) -> Step:
+    """Its steps on random tokens."""
+    blocks, order = blocks_of(size), Order(64 * BATCH[size], seed=0)
 
     def run() -> Facts:
         ids = blocks[order.batch(trainer.step, BATCH[size])].astype(np.int64)
@@ -138,12 +159,19 @@ def ours(
     model = perturbed(SEDD(config))
     if compiled:
         model.network.compile_blocks()
-    trainer = Trainer(ScoreEntropy(model), settings_of(size, **changes), torch.device("cpu"))
-    blocks, order = blocks_of(size, config.vocab_size), Order(64 * BATCH[size], seed=0)
+    return our_steps(ScoreEntropy(model), size, vocab_size, **changes)
+
+
+def our_steps(
+    objective: Objective, size: str, vocab_size: int | None = None, **changes: Any
+) -> Step:
+    """The product's training steps on random tokens, of settings with changes."""
+    trainer = Trainer(objective, settings_of(size, **changes), torch.device("cpu"))
+    blocks, order = blocks_of(size, vocab_size), Order(64 * BATCH[size], seed=0)
 
     def run() -> Facts:
         trainer.train_step(blocks, order)
-        return {"gradient_mb": gradient_mb(model)}
+        return {"gradient_mb": gradient_mb(objective.module)}
 
     run()
     # Else the memory of gradients would seem to have been held before.

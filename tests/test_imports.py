@@ -22,8 +22,8 @@ LOOSE = loose_files(PROJECT)
 ON_TOP = ("stages/", "pipeline/cli/")
 SHARED = tuple(f"pipeline/methods/{name}.py" for name in ("draws", "estimates", "protocol"))
 TENSORS = {"torch", *sys.stdlib_module_names}
-# They are about one method: the paper's own code and its checkpoints, and its speed.
-ABOUT_SEDD = ("pipeline/checkpoints/reference/", "benchmarks/")
+# They are about methods themselves: the paper's own code and its checkpoints, and their speed.
+ABOUT_METHODS = ("pipeline/checkpoints/reference/", "benchmarks/")
 
 
 def circle_of_files(imports: list[Import]) -> list[Import]:
@@ -65,7 +65,7 @@ def import_of_a_method(imports: list[Import]) -> list[Import]:
         each
         for each in imports
         if (method := method_of(each.target)) is not None
-        and not each.file.startswith((method, *ABOUT_SEDD))
+        and not each.file.startswith((method, *ABOUT_METHODS))
     ]
 
 
