@@ -1,6 +1,5 @@
 """Texts to score, as token ids [N, L]: generated samples, or held-out blocks."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -61,7 +60,7 @@ class Samples:
             raise DataError(f"{path} is missing: no samples to score") from None
         except IndexError:
             raise DataError(f"{path} holds no sample") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the samples in {path} are damaged: {error!r}") from error
 
     @classmethod

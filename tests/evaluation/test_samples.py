@@ -94,7 +94,7 @@ def test_reads_what_the_sample_stage_writes(tmp_path):
     ("content", "message"),
     [
         ("", "holds no sample"),
-        ('{"index": 0, "num_st', "are damaged"),
+        ('{"index": 0, "num_st', "is damaged"),
         ('{"index": 0}\n', "are damaged.*num_steps"),
         (json.dumps(row(0, [3, 1], "a")) + "\n" + json.dumps(row(1, [3], "b")), "are damaged"),
         (json.dumps(row(0, ["x", 1], "a")), "are damaged"),
