@@ -23,8 +23,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "conditional": {},
     "raw": {"diffusion.absorb.parameterization": "raw", "diffusion.noise": "geometric"},
     "uniform": {"diffusion.graph": "uniform", "model.dropout": 0.1},
-    "embedding": {"method": "embedding", "embedding.bound.dim": 8, "embedding.bound.known": 0.25},
-    "simple": {"method": "embedding", "embedding.recipe": "simple", "embedding.simple.dim": 8},
     "running text": {"pack.mode": "concat", "tokenizer.kind": "bpe", "tokenizer.vocab_size": 300},
 }
 STEPS = (1, 4, 16, 64, 128)

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.methods.draws import FREE
 from pipeline.methods.embedding.loss import squared_error
 from pipeline.methods.embedding.model import EmbeddingDiffusion
+from pipeline.methods.embedding.vectors import gaussian
 from pipeline.methods.estimates import Bound, replicate_times
 
 
@@ -92,8 +93,8 @@ def noised_vectors(
 ) -> tuple[Tensor, Tensor]:
     """z and vectors of x0 [B, L] at levels g [B], both [B, L, d]."""
     vectors = F.embedding(x0, model.network.vectors())
-    noise = torch.randn(vectors.shape, device=generator.device, generator=generator)
-    return model.level(g).noised(vectors, noise.to(vectors)), vectors
+    noise = gaussian(vectors.shape, generator).to(vectors)
+    return model.level(g).noised(vectors, noise), vectors
 
 
 def prior_nats(model: EmbeddingDiffusion, x0: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.kernels.precision import widened
 from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, categorical, uniform
 from pipeline.methods.embedding.model import EmbeddingDiffusion
-from pipeline.methods.embedding.vectors import Level, by_row
+from pipeline.methods.embedding.vectors import Level, by_row, gaussian
 
 Predictor = Literal["ddim", "ddpm", "draw"]
 PREDICTORS = ("ddim", "ddpm", "draw")
@@ -97,7 +97,7 @@ def sample(
     sharpening = Sharpening(model.config.vocab_size, temperature, top_p)
     device = generator.device
     known = fixed.to(device).expand(num, -1)
-    z = torch.randn(num, length, model.config.dim, device=device, generator=generator)
+    z = gaussian((num, length, model.config.dim), generator)
     times = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
     levels, estimate, calls = model.clock.g(times.to(device)), None, 0
     with model.network.recording():
@@ -216,6 +216,6 @@ def moved(
         return next_alpha * mean + next_sigma / sigma * (z - alpha * mean)
     # The share of what is known by then that comes from this step, as small as steps are.
     c = by_row(-torch.expm1(after.gamma - now.gamma), z)
-    noise = torch.randn(z.shape, device=z.device, generator=generator)
+    noise = gaussian(z.shape, generator).to(z)
     kept = (1 - c) * (next_alpha / alpha) * z + c * next_alpha * mean
     return kept + c.sqrt() * next_sigma * noise

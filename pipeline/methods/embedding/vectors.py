@@ -5,6 +5,7 @@ of a number: e^(-g) is that of a whole vector, so that no schedule depends on d.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,3 +85,13 @@ class Level:
 def by_row(values: Tensor, like: Tensor) -> Tensor:
     """Values [B] of rows, as [B, 1, 1] in the type of `like`, but never narrower than float32."""
     return values.to(torch.promote_types(like.dtype, torch.float32))[:, None, None]
+
+
+def gaussian(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Normal numbers in float32, on the generator's device.
+
+    Drawn in float64, which takes others from a seed: the first ones in float32 made the vectors of
+    a model that was trained with the same seed, and as noise they are its tokens in their order.
+    """
+    wide = torch.randn(shape, dtype=torch.float64, device=generator.device, generator=generator)
+    return wide.float()

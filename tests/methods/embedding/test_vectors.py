@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from embedding_toy import seeded
 
-from pipeline.methods.embedding.vectors import Level, Vectors
+from pipeline.methods.embedding.vectors import Level, Vectors, gaussian
 
 V, DIM = 5, 6
 G = torch.linspace(-8, 8, 9, dtype=torch.float64)
@@ -101,3 +101,13 @@ def test_float32_holds_a_token_of_any_level(g):
     evidence = level.evidence.float()[:, None] * z.squeeze(1) @ e.squeeze(1).T
     assert evidence.isfinite().all()
     assert g > 0 or bool((evidence.argmax(-1) == torch.arange(V)).all())
+
+
+def test_noise_of_a_seed_is_not_the_vectors_that_it_made():
+    """Of the cosines of 58 pairs of 32 numbers, the largest is some 0.5 by chance."""
+    torch.manual_seed(0)
+    made = Vectors(58, 32, "l2").weight.detach()
+    noise = gaussian((58, 32), torch.Generator().manual_seed(0))
+    assert F.cosine_similarity(made, noise).abs().max() < 0.7
+    assert noise.dtype == torch.float32
+    assert noise.std().item() == pytest.approx(1, abs=0.1)
