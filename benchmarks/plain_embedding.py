@@ -13,7 +13,7 @@ from benchmarks.plain_network import PlainBlock, PlainEmbedding, PlainHead, Plai
 from pipeline.methods.draws import FREE, categorical, uniform
 from pipeline.methods.embedding.clock import Clock
 from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
-from pipeline.methods.embedding.vectors import Level
+from pipeline.methods.embedding.vectors import Level, gaussian
 
 
 class PlainVectors(nn.Module):
@@ -115,7 +115,7 @@ def plain_sample(
 ) -> Tensor:
     """Draw `num` sequences [num, L] by ddim in `num_steps` steps, and the draw of tokens."""
     shape, vectors = (num, model.length), model.network.vectors()
-    z = torch.randn(*shape, model.config.dim, generator=generator).to(vectors)
+    z = gaussian((*shape, model.config.dim), generator).to(vectors)
     estimate, known = torch.zeros_like(z), torch.full(shape, FREE)
     levels = model.clock.g(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64))
     p = z.new_zeros(*shape, 1)
