@@ -234,7 +234,7 @@ def test_status_names_the_stages_of_the_table_when_one_key_moves(reproduced):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("key", ["diffusion.graph", "diffusion.noise", "method"])
+@pytest.mark.parametrize("key", ["diffusion.graph", "method"])
 def test_a_value_that_dvc_stumbles_over_is_named_before(reproduced, key):
     text = yaml.safe_dump(changed(shipped_params(), {key: "Absorb"}))
     (reproduced / "params.yaml").write_text(text)

@@ -24,6 +24,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_from_lines_to_blocks(tmp_path, monkeypatch):
     text = "\n".join([*LINES, "", ""]) + "\n"

@@ -69,11 +69,15 @@ def test_a_variant_trains_evaluates_and_samples_by_its_parameters_alone(tiny, ch
     [
         {},
         {"embedding.recipe": "simple"},
-        {"embedding.bound.loss": "likelihood", "embedding.bound.clock": "decoding"},
-        {"embedding.bound.input": "vector", "embedding.bound.norm": "layernorm"},
+        {
+            "embedding.bound.loss": "likelihood",
+            "embedding.bound.clock": "decoding",
+            "embedding.bound.input": "vector",
+            "embedding.bound.norm": "layernorm",
+        },
         {"embedding.bound.loss": "cross_entropy", "embedding.bound.self_condition": 0},
     ],
-    ids=str,
+    ids=["bound", "simple", "likelihood", "no estimates"],
 )
 def test_embedding_diffusion_does_so_too(tiny, changes):
     train_both(tiny, {"method": "embedding", "sample.temperature": 0.9} | changes)
