@@ -1,5 +1,6 @@
 """What samplers share: the categorical draw, temperature and nucleus, and what they return."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,6 +56,31 @@ class Sharpening:
             sharp = nucleus(sharp, self.top_p)
         scale = tokens.sum(-1, keepdim=True) / sharp.sum(-1, keepdim=True).clamp(min=tiny)
         return torch.cat([sharp * scale, others], -1)
+
+
+def check_sharpening(temperature: float, top_p: float) -> None:
+    """Refuse what is no sharpening, with ValueError."""
+    if not (0 < temperature < math.inf and 0 < top_p <= 1):
+        raise ValueError(
+            "temperature must be a number above 0, and top_p above 0 and at most 1 "
+            f"(got {temperature} and {top_p})"
+        )
+
+
+def asked_for(longest: int, num_steps: int, length: int | None, fixed: Tensor | None) -> Tensor:
+    """The tokens [L] that are imposed, FREE elsewhere, of a sampler that can do `longest`.
+
+    Raises:
+        ValueError: num_steps below 1, a length past the longest, or fixed of another length.
+    """
+    length = longest if length is None else length
+    if num_steps < 1 or not 1 <= length <= longest:
+        raise ValueError(f"num_steps {num_steps} below 1, or length {length} not in 1..{longest}")
+    if fixed is None:
+        fixed = torch.full((length,), FREE)
+    if fixed.shape != (length,):
+        raise ValueError(f"fixed has shape {tuple(fixed.shape)}, expected ({length},)")
+    return fixed
 
 
 def nucleus(weights: Tensor, top_p: float) -> Tensor:

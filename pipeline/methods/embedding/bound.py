@@ -33,9 +33,9 @@ def draw_bound(
 ) -> Bound:
     """Estimate the bound for texts x0 [N, L] by independent replicates of a stratified draw.
 
-    Times pass as nats are paid, which spreads the draws least; within a replicate they stand one
-    in each of N * num_draws equal intervals, in antithetic pairs t and 1 - t. Draws are thus
-    dependent: the Monte Carlo error comes from the spread between replicates.
+    Times pass as the root mean square of nats does, which spreads the draws least; within a
+    replicate they stand one in each of N * num_draws equal intervals, in antithetic pairs t and
+    1 - t. Draws are thus dependent: the Monte Carlo error comes from the spread between replicates.
 
     Args:
         model: the model, in eval mode.

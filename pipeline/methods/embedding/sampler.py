@@ -1,6 +1,5 @@
 """Samplers: from noise along the model's own clock in `num_steps` steps, then a draw of tokens."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.kernels.precision import widened
-from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, categorical, uniform
+from pipeline.methods.draws import (
+    FREE,
+    OnState,
+    Samples,
+    Sharpening,
+    asked_for,
+    categorical,
+    check_sharpening,
+    uniform,
+)
 from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.embedding.vectors import Level, by_row, gaussian
 
@@ -39,11 +47,7 @@ def resolve(
             f"predictor must be auto, {', '.join(PREDICTORS[:-1])} or {PREDICTORS[-1]} "
             f"with method embedding (got {predictor})"
         )
-    if not (0 < temperature < math.inf and 0 < top_p <= 1):
-        raise ValueError(
-            "temperature must be a number above 0, and top_p above 0 and at most 1 "
-            f"(got {temperature} and {top_p})"
-        )
+    check_sharpening(temperature, top_p)
     return "ddim" if predictor == "auto" else predictor
 
 
@@ -84,27 +88,19 @@ def sample(
         ValueError: num_steps below 1, a length past the model's, fixed of another length, or what
             `resolve` refuses.
     """
-    length = model.length if length is None else length
-    if num_steps < 1 or not 1 <= length <= model.length:
-        raise ValueError(
-            f"num_steps {num_steps} below 1, or length {length} not in 1..{model.length}"
-        )
-    if fixed is None:
-        fixed = torch.full((length,), FREE)
-    if fixed.shape != (length,):
-        raise ValueError(f"fixed has shape {tuple(fixed.shape)}, expected ({length},)")
+    fixed = asked_for(model.length, num_steps, length, fixed)
     rule = resolve(model, predictor, temperature, top_p)
     sharpening = Sharpening(model.config.vocab_size, temperature, top_p)
     device = generator.device
     known = fixed.to(device).expand(num, -1)
-    z = gaussian((num, length, model.config.dim), generator)
+    z = gaussian((*known.shape, model.config.dim), generator)
     times = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
     levels, estimate, calls = model.clock.g(times.to(device)), None, 0
     with model.network.recording():
         for step, t in enumerate(times.tolist()):
             now, is_last = levels[step : step + 1], step == num_steps
             draws = is_last or rule == "draw"
-            u = uniform((num, length), generator) if draws else None
+            u = uniform(tuple(known.shape), generator) if draws else None
             found = expect(model, z, now, known, estimate, sharpening, u, on_state is not None)
             calls += found.calls
             if on_state is not None:
@@ -129,8 +125,9 @@ class Expectation:
 
     Attributes:
         mean: the mean vector [B, L, d].
-        tokens: ids that uniforms picked [B, L], or empty.
-        shown: the likeliest ids [B, L], `vocab_size` where they are not likely, or empty.
+        tokens: ids that uniforms picked [B, L]; without uniforms of no meaning.
+        shown: the likeliest ids [B, L], `vocab_size` where they are not likely; of no meaning
+            where they were not asked for.
         calls: batched network calls.
     """
 

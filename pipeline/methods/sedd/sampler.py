@@ -4,14 +4,21 @@ Within one step every position moves independently, so n steps are biased by O(1
 exact score; `first_hitting` reveals one position at a time and is not.
 """
 
-import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
+from pipeline.methods.draws import (
+    FREE,
+    OnState,
+    Samples,
+    Sharpening,
+    asked_for,
+    check_sharpening,
+    uniform,
+)
 from pipeline.methods.sedd.draw import Predictor, Weigh, draw_at, moved
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.reveal import sample_by_reveals, token_weights
@@ -35,11 +42,7 @@ def resolve(
             f"predictor must be auto, {', '.join(allowed[:-1])} or {allowed[-1]} with the "
             f"{model.config.parameterization} parameterization of this model (got {predictor})"
         )
-    if not (0 < temperature < math.inf and 0 < top_p <= 1):
-        raise ValueError(
-            "temperature must be a number above 0, and top_p above 0 and at most 1 "
-            f"(got {temperature} and {top_p})"
-        )
+    check_sharpening(temperature, top_p)
     if model.graph.mask_id is None and (temperature, top_p) != (1, 1):
         raise ValueError(
             "temperature and top_p must be 1 with the uniform graph: they act on a token that is "
@@ -89,15 +92,7 @@ def sample(
         ValueError: num_steps below 1, a length past the model's, fixed of another length, or what
             `resolve` refuses.
     """
-    length = model.length if length is None else length
-    if num_steps < 1 or not 1 <= length <= model.length:
-        raise ValueError(
-            f"num_steps {num_steps} below 1, or length {length} not in 1..{model.length}"
-        )
-    if fixed is None:
-        fixed = torch.full((length,), FREE)
-    if fixed.shape != (length,):
-        raise ValueError(f"fixed has shape {tuple(fixed.shape)}, expected ({length},)")
+    fixed = asked_for(model.length, num_steps, length, fixed)
     fixed = fixed.to(generator.device)
     predictor = resolve(model, predictor, temperature, top_p)
     sharpening = Sharpening(model.config.vocab_size, temperature, top_p)
