@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from oxen_server import own_oxen_server, oxen_server
 from tiny_project import PROJECT, TINY, stage_command, write_params
 
@@ -18,6 +19,9 @@ __all__ = ["own_oxen_server", "oxen_server"]  # fixtures for every test
 # The sizes here are tiny, and several tests run at once.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The same examples every time: new ones are looked for by tests/campaigns, with a seed of theirs.
+settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+settings.load_profile("fixed")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -32,7 +32,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, params: SentenceP
     texts in memory.
 
     Raises:
-        DataError: the texts allow fewer pieces, or need more, or are all empty.
+        DataError: the texts allow fewer pieces, or need more, or are all empty or digits.
     """
     model, failed = io.BytesIO(), list[BaseException]()
     try:
@@ -119,6 +119,6 @@ def _refusal(said: str, vocab_size: int) -> str:
             f"tokenizer.vocab_size must be at least {least[1]}, for the 256 bytes, the digits, the "
             f"special pieces and the characters of the training split (got {vocab_size})"
         )
-    if "sentences_.empty()" in said or "all_chars_count" in said:
-        return "no characters to learn a tokenizer from: every document is empty"
+    if re.search(r"sentences_\.empty|all_chars_count|required_chars_\.empty", said):
+        return "no characters to learn a tokenizer from: every document is empty, or digits alone"
     return f"SentencePiece refuses the documents: {said}"

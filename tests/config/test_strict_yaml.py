@@ -11,7 +11,7 @@ from pipeline.errors import PipelineError
 # What numbers, bools, dates and nulls are made of.
 LETTERS = st.text("0123456789+-_.:eExXoObBtrufalsynNIA~", min_size=1, max_size=12)
 WORDS = st.sampled_from(["on", "Off", "yes", "NO", "y", "N", "True", "nULL", "~", "null", "tRUE"])
-examples = settings(deadline=None, derandomize=True, max_examples=150, database=None)
+examples = settings(max_examples=150)
 ANY = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), max_size=12)
 
 

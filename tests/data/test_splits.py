@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 from tiny_project import shipped_params
@@ -43,7 +43,6 @@ def test_splits_must_have_files_of_their_own():
         files_of(paths, DataFiles(train="t*", test="test.parquet"))
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=8), max_size=30), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
 def test_a_document_alone_decides_its_side(texts, one, other):
     """Whatever stands beside it; a larger share takes more, and gives none back."""

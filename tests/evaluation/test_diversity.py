@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.diversity import NGrams, first_of_its_kind, mean_of, ratio_of, uniqueness
@@ -61,7 +61,6 @@ def test_blocks_shorter_than_n():
     assert np.isnan(NGrams.of(np.array([[3, 1]]), np.array([2]), 3).distinct(np.ones((1, 1))))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=6),
     st.integers(1, 3),

@@ -17,7 +17,7 @@ from pipeline.methods.sedd.sampler import resolve, sample
 
 VARIANTS = [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")]
 every_variant = pytest.mark.parametrize(("graph", "parameterization"), VARIANTS)
-examples = settings(deadline=None, derandomize=True, max_examples=40, database=None)
+examples = settings(max_examples=40)
 
 
 @st.composite
