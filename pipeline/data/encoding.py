@@ -12,7 +12,8 @@ import numpy.typing as npt
 from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.data.byte_level import byte_level, merges_of, not_byte_level
-from pipeline.data.tokenizer import BYTES, TextTokenizer, checked
+from pipeline.data.token_bytes import BYTES
+from pipeline.data.tokenizer import TextTokenizer, checked
 
 if TYPE_CHECKING:
     import tiktoken

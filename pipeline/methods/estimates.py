@@ -1,6 +1,7 @@
 """What bounds share: terms, the times they are drawn at, nats a symbol with their errors."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,51 @@ def replicate_times(num_texts: int, num_pairs: int, generator: torch.Generator) 
         for pair in range(num_pairs)
     ]
     return 1 - (torch.stack(strata) + u) / (2 * num_pairs * num_texts)
+
+
+def draw_replicates(
+    x0: Tensor,
+    pair: Callable[[Tensor, Tensor], Tensor],
+    reconstruction: Callable[[Tensor], Tensor],
+    *,
+    num_replicates: int,
+    num_draws: int,
+    batch_size: int,
+    generator: torch.Generator,
+    on_replicate: Callable[[], object] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The integral and the reconstruction, both [R, N], by replicates of a stratified draw.
+
+    Within a replicate the N * num_draws times stand one in each of as many equal intervals, and
+    each text has one in every 1 / num_draws, in antithetic pairs t and 1 - t. Draws are thus
+    dependent: the Monte Carlo error comes from the spread between replicates.
+
+    Args:
+        x0: clean tokens [N, L], on the generator's device.
+        pair: of texts [B, L] and times [B], the sum of the integrand at t and at 1 - t, [B].
+        reconstruction: that term of texts [B, L], [B].
+        num_replicates: R.
+        num_draws: draws a text in each replicate, an even number.
+        batch_size: texts a call.
+        generator: source of the times.
+        on_replicate: called after each replicate.
+    Raises:
+        ValueError: num_draws is not even.
+    """
+    if num_draws < 2 or num_draws % 2:
+        raise ValueError(f"num_draws must be even and at least 2 (got {num_draws})")
+    integral, reconstructions = [], []
+    for _ in range(num_replicates):
+        times = replicate_times(len(x0), num_draws // 2, generator)
+        drawn = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+        for t in times:
+            for rows in torch.split(torch.arange(len(x0), device=x0.device), batch_size):
+                drawn[rows] += pair(x0[rows], t[rows])
+        integral.append(drawn / num_draws)
+        reconstructions.append(torch.cat([*map(reconstruction, torch.split(x0, batch_size))]))
+        if on_replicate is not None:
+            on_replicate()
+    return torch.stack(integral), torch.stack(reconstructions)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 from pipeline.data.gpt2 import fetch_gpt2_tokenizer, read_gpt2_tokenizer, read_tokenizer
 from pipeline.data.packed import Packed
 from pipeline.data.packing import pack
-from pipeline.data.tokenizer import BYTES, TextTokenizer, train_char_tokenizer
+from pipeline.data.token_bytes import BYTES
+from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
 from pipeline.errors import DataError, PipelineError
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]))

@@ -17,7 +17,7 @@ from pipeline.methods.draws import FREE
 from pipeline.methods.embedding.loss import squared_error
 from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.embedding.vectors import gaussian
-from pipeline.methods.estimates import Bound, replicate_times
+from pipeline.methods.estimates import Bound, draw_replicates
 
 
 @torch.no_grad()
@@ -31,44 +31,31 @@ def draw_bound(
     generator: torch.Generator,
     on_replicate: Callable[[], object] | None = None,
 ) -> Bound:
-    """Estimate the bound for texts x0 [N, L] by independent replicates of a stratified draw.
+    """Estimate the bound for texts x0 [N, L] by `draw_replicates`, whose arguments it takes.
 
-    Times pass as the root mean square of nats does, which spreads the draws least; within a
-    replicate they stand one in each of N * num_draws equal intervals, in antithetic pairs t and
-    1 - t. Draws are thus dependent: the Monte Carlo error comes from the spread between replicates.
+    Times pass as the root mean square of nats does, which spreads the draws least. Of a
+    self-conditioned model the bound is that of its estimate in two passes.
 
-    Args:
-        model: the model, in eval mode.
-        x0: clean tokens, on the generator's device.
-        num_replicates: R.
-        num_draws: draws a text in each replicate, an even number.
-        batch_size: texts a network call.
-        generator: source of randomness.
-        on_replicate: called after each replicate.
-    Returns:
-        the terms of the bound; of a self-conditioned model, that of its estimate in two passes.
     Raises:
         ValueError: num_draws is not even.
     """
-    if num_draws < 2 or num_draws % 2:
-        raise ValueError(f"num_draws must be even and at least 2 (got {num_draws})")
-    integral, reconstruction = [], []
-    for _ in range(num_replicates):
-        times = replicate_times(len(x0), num_draws // 2, generator)
-        drawn = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-        for t in times:
-            for rows in torch.split(torch.arange(len(x0), device=x0.device), batch_size):
-                for half in t[rows], 1 - t[rows]:
-                    drawn[rows] += draw_integral(model, x0[rows], half, generator)
-        integral.append(drawn / num_draws)
-        pieces = [
-            draw_reconstruction(model, piece, generator) for piece in torch.split(x0, batch_size)
-        ]
-        reconstruction.append(torch.cat(pieces))
-        if on_replicate is not None:
-            on_replicate()
+
+    def pair(x0: Tensor, t: Tensor) -> Tensor:
+        first = draw_integral(model, x0, t, generator)
+        return first + draw_integral(model, x0, 1 - t, generator)
+
+    integral, reconstruction = draw_replicates(
+        x0,
+        pair,
+        lambda x0: draw_reconstruction(model, x0, generator),
+        num_replicates=num_replicates,
+        num_draws=num_draws,
+        batch_size=batch_size,
+        generator=generator,
+        on_replicate=on_replicate,
+    )
     two = "the estimate in two passes; samples take one a step" if model.passes == 2 else None
-    return Bound(torch.stack(integral), prior_nats(model, x0), torch.stack(reconstruction), two)
+    return Bound(integral, prior_nats(model, x0), reconstruction, two)
 
 
 def draw_integral(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.methods.estimates import Bound, replicate_times
+from pipeline.methods.estimates import Bound, draw_replicates
 from pipeline.methods.sedd.loss import masked_cross_entropy, score_entropy
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.sampler import denoise_weights
@@ -28,44 +28,26 @@ def draw_bound(
     generator: torch.Generator,
     on_replicate: Callable[[], object] | None = None,
 ) -> Bound:
-    """Estimate the bound for texts x0 [N, L] by independent replicates of a stratified draw.
+    """Estimate the bound for texts x0 [N, L] by `draw_replicates`, whose arguments it takes.
 
-    Within a replicate the N * num_draws times stand one in each of as many equal intervals, and
-    each text has one in every 1 / num_draws. A text's draws come in antithetic pairs: the second
-    has time 1 - t, and noises the positions that the first left alone. On names, pairs have 0.6
-    times the variance of as many lone draws with the conditional score, 0.4 times with the raw
-    one. Draws are thus dependent: the Monte Carlo error comes from the spread between replicates.
+    The second draw of a pair also noises the positions that the first left alone. On names, pairs
+    have 0.6 times the variance of as many lone draws with the conditional score, 0.4 times with the
+    raw one.
 
-    Args:
-        model: the score model, in eval mode.
-        x0: clean tokens, on the generator's device.
-        num_replicates: R.
-        num_draws: draws a text in each replicate, an even number.
-        batch_size: texts a network call.
-        generator: source of randomness.
-        on_replicate: called after each replicate.
-    Returns:
-        the terms of the bound.
     Raises:
         ValueError: num_draws is not even.
     """
-    if num_draws < 2 or num_draws % 2:
-        raise ValueError(f"num_draws must be even and at least 2 (got {num_draws})")
-    integral, reconstruction = [], []
-    for _ in range(num_replicates):
-        times = replicate_times(len(x0), num_draws // 2, generator)
-        drawn = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-        for t in times:
-            for rows in torch.split(torch.arange(len(x0), device=x0.device), batch_size):
-                drawn[rows] += draw_pair(model, x0[rows], t[rows], generator)
-        integral.append(drawn / num_draws)
-        pieces = [
-            draw_reconstruction(model, piece, generator) for piece in torch.split(x0, batch_size)
-        ]
-        reconstruction.append(torch.cat(pieces))
-        if on_replicate is not None:
-            on_replicate()
-    return Bound(torch.stack(integral), prior_nats(model, x0), torch.stack(reconstruction))
+    integral, reconstruction = draw_replicates(
+        x0,
+        lambda x0, t: draw_pair(model, x0, t, generator),
+        lambda x0: draw_reconstruction(model, x0, generator),
+        num_replicates=num_replicates,
+        num_draws=num_draws,
+        batch_size=batch_size,
+        generator=generator,
+        on_replicate=on_replicate,
+    )
+    return Bound(integral, prior_nats(model, x0), reconstruction)
 
 
 def draw_pair(model: SEDD, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
