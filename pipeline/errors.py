@@ -42,6 +42,10 @@ class ServerError(RepositoryError):
     """An Oxen server is away, or refuses; what was asked of it may be tried again later."""
 
 
+class RefusedError(ServerError):
+    """An Oxen server is there, and does not take what it is sent: other things it may."""
+
+
 class CheckpointError(PipelineError):
     """A checkpoint is damaged, or belongs to another architecture or tokenizer."""
 

@@ -19,17 +19,18 @@ from pipeline.oxen.folders import scratch_folder
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import Repository, named
 from pipeline.publishing.publication import checkpoint_files, without_wall_clock, write_publication
-from pipeline.publishing.spool import Failure, Flushed, Spool, spool_for, waits
+from pipeline.publishing.spool import Failure, Flushed, Item, Spool, refusal, spool_for, waits
 from pipeline.table import shown
 
 
 def publish(params: Params, artifacts: Path, reports: Path) -> None:
     """Publish ARTIFACTS and REPORTS to `publish.repo`, once for each experiment.
 
-    What waits for it is sent first. What cannot be sent now is left to wait, and said.
+    What waits for it is sent first. What cannot be sent now, or is refused by a server, is left to
+    wait, and said.
 
     Raises:
-        RepositoryError: it never can be sent, or not now and `publish.strict` is set.
+        RepositoryError: it is none that could be sent, or was not and `publish.strict` is set.
         DataError: what other stages wrote is missing, or does not fit together.
     """
     provenance = _provenance(params, artifacts, reports)
@@ -53,18 +54,29 @@ def publish(params: Params, artifacts: Path, reports: Path) -> None:
             item = spool.put(str(repository), files, f"Samples and results of {run[:12]}")
         what = f"{len(samples)} samples as {run}"
         flushed = Flushed(failure=away) if away else spool.flush(params.oxen)
-        if refused := flushed.refused.get(item.folder):
+        if problem := _problem(spool, item, flushed):
+            if params.publish.strict:
+                raise ServerError(f"{what}: {problem}")
+            print(shown(f"{what}: {problem}"))
+            return
+        # None: the head has it all, or another process has just sent it.
+        commit = flushed.sent.get(item.folder.name)
+        where = f"commit {shown(commit)} of {repository}" if commit else repository
+        print(f"published {what} in {where}")
+
+
+def _problem(spool: Spool, item: Item, flushed: Flushed) -> str:
+    """Why `item` waits; nothing where it does not.
+
+    Raises:
+        PipelineError: no server was asked; it is dropped.
+    """
+    if refused := flushed.refused.get(item.folder):
+        if not isinstance(refused, ServerError):
             spool.drop(item)
             raise refused
-        if flushed.failure is None:
-            # None: the head has it all, or another process has just sent it.
-            commit = flushed.sent.get(item.folder.name)
-            where = f"commit {shown(commit)} of {repository}" if commit else repository
-            print(f"published {what} in {where}")
-        elif params.publish.strict:
-            raise ServerError(f"{what}: {waits(spool, flushed.failure)}")
-        else:
-            print(shown(f"{what}: {waits(spool, flushed.failure)}"))
+        return refusal(item.folder, refused)
+    return waits(spool, flushed.failure) if flushed.failure else ""
 
 
 def _send_earlier(spool: Spool, params: Params) -> Failure | None:

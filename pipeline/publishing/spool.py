@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from pipeline.config.params import Patience
 from pipeline.config.sections import Section
-from pipeline.errors import BusyError, DataError, PipelineError, ServerError
+from pipeline.errors import BusyError, DataError, PipelineError, RefusedError, ServerError
 from pipeline.files import locked, read_as, sha256, store, whole, write_json
 from pipeline.oxen.folders import in_place_of, inside
 from pipeline.oxen.opening import open_repository
@@ -81,7 +81,7 @@ class Flushed:
 
     Attributes:
         sent: name of each item's folder -> the commit made, None where the head had it all.
-        refused: folder of each one that can never be sent -> why.
+        refused: folder of each one that cannot be sent as it is -> why.
         failure: why the next one could not be sent now; None when all others are.
     """
 
@@ -90,11 +90,8 @@ class Flushed:
     failure: Failure | None = None
 
     def refusals(self) -> list[str]:
-        """A line for each that can never be sent."""
-        return [
-            shown(f"never to be sent ({why}): remove {folder} to give it up")
-            for folder, why in self.refused.items()
-        ]
+        """A line for each that cannot be sent as it is."""
+        return [refusal(folder, why) for folder, why in self.refused.items()]
 
 
 class Spool:
@@ -154,7 +151,10 @@ class Spool:
         return Item(folder, repository, message, tuple(sources))
 
     def flush(self, patience: Patience) -> Flushed:
-        """Commit what waits, in order, each once, until a server fails or nothing waits."""
+        """Commit what waits, in order, each once, until a server fails or nothing waits.
+
+        What is refused stays, and holds nothing up; the next flush tries it again.
+        """
         flushed = Flushed()
         try:
             # Not the lock of `put`: what is new need not wait for a slow server.
@@ -166,7 +166,7 @@ class Spool:
         return flushed
 
     def _send(self, folder: Path, flushed: Flushed, patience: Patience) -> None:
-        """Commit one item, or note why that can never be.
+        """Commit one item, or note why it cannot be as it is.
 
         Raises:
             ServerError, BusyError: it may be tried again.
@@ -178,9 +178,9 @@ class Spool:
             self.drop(item)
         except FileNotFoundError:
             return  # Whoever put it has given it up.
-        except (ServerError, BusyError):
-            raise
         except PipelineError as error:
+            if isinstance(error, ServerError | BusyError) and not isinstance(error, RefusedError):
+                raise
             flushed.refused[folder] = error
 
     def drop(self, item: Item) -> None:
@@ -212,6 +212,11 @@ def waiting_spools() -> list[Spool]:
     """Spools in which something waits."""
     spools = [Spool(folder) for folder in sorted((store() / "spool").glob("*"))]
     return [spool for spool in spools if not spool.is_empty()]
+
+
+def refusal(folder: Path, why: PipelineError) -> str:
+    """The line that tells a user which commit is refused, why, and how to give it up."""
+    return shown(f"never to be sent ({why}): remove {folder} to give it up")
 
 
 def waits(spool: Spool, reason: Exception) -> str:

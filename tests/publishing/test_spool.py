@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from faulty_server import Request, serving
 
 from pipeline.config.params import Patience
 from pipeline.errors import RepositoryError, ServerError
 from pipeline.oxen.local.snapshot import log_of
+from pipeline.oxen.opening import open_repository
+from pipeline.oxen.server import sending
 from pipeline.publishing import spool as spooling
 from pipeline.publishing.spool import Spool, spool_for, waiting_spools
 
@@ -131,6 +134,50 @@ def test_what_can_never_be_sent_holds_nothing_up(spool, damage):
     assert line.endswith(f": remove {spool.folder / stuck} to give it up")
     assert len(line) <= 1000
     assert messages() == ["later"]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_what_a_server_refuses_holds_nothing_up(oxen_server, monkeypatch, status):
+    monkeypatch.setattr(sending, "_TRIES", 2)
+
+    def fault(request: Request) -> object:
+        return b"number 1" in request.body and request.answer(status, {"status_message": "no"})
+
+    with serving(fault, upstream=oxen_server.host) as server:
+        url = f"http://{server.host}/refusing/texts-{status}"
+        spool = spool_for(url)
+        for n in range(3):
+            Path("source").write_text(f"number {n}")
+            spool.put(url, {f"{n}.txt": Path("source")}, f"text {n}")
+        flushed = spool.flush(PATIENCE)
+        held = {entry.path for entry in open_repository(url, PATIENCE).entries(head(url))}
+    assert flushed.failure is None
+    assert len(flushed.sent) == 2
+    assert held == {"0.txt", "2.txt"}
+    [item] = spool.items()
+    [line] = flushed.refusals()
+    assert line.startswith(f"never to be sent ({url}: ")
+    assert line.endswith(f"no): remove {item.folder} to give it up")
+    again = spool.flush(PATIENCE.model_copy(update={"connect_seconds": 0.2}))
+    assert str(again.failure).startswith(f"{url}: the server refuses connections")
+
+
+def head(url: str) -> str:
+    return open_repository(url, PATIENCE).resolve("main")
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500])
+def test_what_is_about_the_server_holds_all_up(status):
+    with serving(lambda request: request.answer(status)) as server:
+        spool = spool_for(server.url)
+        for n in range(2):
+            Path("source").write_text(f"number {n}")
+            spool.put(server.url, {f"{n}.txt": Path("source")}, f"text {n}")
+        flushed = spool.flush(PATIENCE)
+        assert len(server.seen) == 1
+    assert flushed.failure is not None
+    assert not flushed.refused
+    assert len(spool.items()) == 2
 
 
 def test_a_path_that_leads_out_is_refused(spool):

@@ -6,10 +6,12 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
+from faulty_server import Request, serving
 from pyarrow import parquet
 from test_stage_publish import PROJECT, kill_after, start, write_experiment
 from typer.testing import CliRunner
@@ -86,6 +88,25 @@ def test_strict_makes_it_an_error_and_it_still_waits(project, capsys):
         publish()
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("error: publish.repo: 8 samples as ")
+    assert waiting() == [url]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_a_server_refuses_is_kept_and_an_error_only_if_strict(
+    project, oxen_server, strict, capsys
+):
+    def fault(request: Request) -> object:
+        return request.path.endswith("/uploads") and request.answer(413, {})
+
+    with serving(fault, upstream=oxen_server.host) as server:
+        url = f"http://{server.host}/refusing/samples-{strict}"
+        experiment(project, url, strict=strict)
+        with pytest.raises(SystemExit) if strict else nullcontext():
+            publish()
+    said = capsys.readouterr()
+    line = said.err.removeprefix("error: publish.repo: ") if strict else said.out
+    assert line.startswith("8 samples as ")
+    assert f": never to be sent ({url}: the server answers 413): remove " in line
     assert waiting() == [url]
 
 

@@ -30,7 +30,7 @@ from urllib3.exceptions import (
 from urllib3.response import BaseHTTPResponse
 
 from pipeline.config.params import Patience
-from pipeline.errors import ServerError
+from pipeline.errors import RefusedError, ServerError
 from pipeline.oxen.credentials import token_for
 from pipeline.table import shown
 
@@ -46,10 +46,12 @@ MOST_BYTES = 2**24
 TOO_LARGE = f"the answer is larger than {MOST_BYTES:,} bytes"
 SLOWEST = 4096
 """Bytes a second of a file, on the whole."""
+PASSING = (408, 425, 429)
+"""Of a client's faults, those that are over in a moment."""
 
 
 class PassingFault(Exception):
-    """What may be over in a moment: a server that refuses, breaks off, or answers 429 or 5xx."""
+    """What may be over in a moment: a connection that fails, an answer of PASSING or 5xx."""
 
 
 class Declined(Exception):
@@ -281,7 +283,7 @@ class Server:
             )
         if status in (404, 409, 422):
             raise Declined(status, words.strip())
-        if status == 429 or status >= 500:
+        if status in PASSING or status >= 500:
             raise PassingFault(f"the server answers {status}{words}")
         if status < 400:
             with self._faults():
@@ -289,7 +291,8 @@ class Server:
             where = f"{target.scheme}://{target.netloc}" if target.host else "elsewhere"
             where = _hidden(where, token) if token else where
             raise self.error(f"the server sends on to {where}, where no token follows: name that")
-        raise self.error(f"the server answers {status}{words}")
+        kind = ServerError if status == 407 else RefusedError
+        raise kind(f"{self.called}: the server answers {status}{words}")
 
     @contextmanager
     def _faults(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from pydantic import Field
 from urllib3 import encode_multipart_formdata
 
+from pipeline.errors import RefusedError, ServerError
 from pipeline.files import locked
 from pipeline.oxen.credentials import author
 from pipeline.oxen.folders import inside, oxen_hash
@@ -50,7 +51,8 @@ def commit(api: Api, branch: str, files: Mapping[str, Path], message: str) -> st
     Returns:
         the commit's id, or None when the head already has all of them as they are.
     Raises:
-        ServerError: the server is away or refuses; nothing is half done.
+        ServerError: the server is away or refuses; nothing is half done. RefusedError: it refuses
+            these files, or declines them again and again though nobody else commits.
     """
     sources = {inside(path): source for path, source in files.items()}
     hashes = {path: oxen_hash(source) for path, source in sources.items()}
@@ -58,9 +60,10 @@ def commit(api: Api, branch: str, files: Mapping[str, Path], message: str) -> st
     work = json.dumps([message, sorted(hashes.items())]).encode()
     name = f"pipeline-{hashlib.sha256(work).hexdigest()[:32]}"
     with locked(f"{api.server.called}/{name}"):
-        asked = False
+        asked, heads = False, set()
         for number in range(_TRIES):
             head = _head(api, branch)
+            heads.add(head)
             held = api.find(head, sources) if head else {}
             changed = {
                 path: source for path, source in sources.items()
@@ -77,7 +80,9 @@ def commit(api: Api, branch: str, files: Mapping[str, Path], message: str) -> st
             except Declined as declined:  # Another was faster, or an earlier answer was lost.
                 words = str(declined)
                 time.sleep(0.1 * number)
-        raise api.server.error(f"{_TRIES} tries to commit were declined, the last: {words}")
+        kind = RefusedError if len(heads) == 1 else ServerError
+        said = f"{_TRIES} tries to commit were declined, the last: {words}"
+        raise kind(f"{api.server.called}: {said}")
 
 
 def _head(api: Api, branch: str) -> str | None:
