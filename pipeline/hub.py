@@ -24,6 +24,7 @@ def from_hub(
         return Path(snapshot_download(name, allow_patterns=files, revision=revision))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         reason = str(error).splitlines()[0]
+        what = f"{name} at {revision}" if revision else name
         raise PipelineError(
-            f"{key}: {name} is neither on this machine nor can it be fetched ({reason}); {instead}"
+            f"{key}: {what} is neither on this machine nor can it be fetched ({reason}); {instead}"
         ) from error

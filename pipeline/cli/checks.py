@@ -289,16 +289,20 @@ def scorer(params: Params) -> Finding:
     name = params.score.scorer
     if name == "baseline":
         return Finding("ok", "baseline, which the pipeline trains itself")
-    from pipeline.evaluation.scorer import HUB, model_folder
+    from pipeline.evaluation.scorer import HUB, check_scorer, model_folder
 
-    return _cached(name) if name in HUB else Finding("ok", str(model_folder(name)))
+    if name not in HUB:
+        return Finding("ok", str(model_folder(name)))
+    check_scorer(name, params.score.scorer_revision)
+    return _cached(name, params.score.scorer_revision)
 
 
-def _cached(name: str) -> Finding:
+def _cached(name: str, commit: str | None) -> Finding:
     from huggingface_hub import constants, try_to_load_from_cache
 
     needed = ("config.json", "model.safetensors", "tokenizer.json")
-    if all(isinstance(try_to_load_from_cache(name, file), str) for file in needed):
+    cached = [try_to_load_from_cache(name, file, revision=commit) for file in needed]
+    if all(isinstance(file, str) for file in cached):
         return Finding("ok", f"{name}, in the cache of this machine")
     if constants.HF_HUB_OFFLINE:
         return Finding(

@@ -25,7 +25,7 @@ def pin(
 ) -> None:
     """Pin data.revision in params.yaml to a branch's newest commit, and show what that changes.
 
-    The folders that train.init and score.scorer name are pinned too, as they are.
+    What train.init and score.scorer name is pinned too, as it is.
     """
     from pipeline.config.edits import edit_yaml
     from pipeline.config.params import load_params
@@ -34,7 +34,7 @@ def pin(
     from pipeline.oxen.repository import named
 
     params = load_params(PARAMS)
-    _pin_folders(params, dry_run)
+    _pin_models(params, dry_run)
     data = params.data
     with named("data.repo"):
         repository = open_repository(data.repo, params.oxen)
@@ -59,21 +59,26 @@ def pin(
     print(f"pinned {head}, the newest commit of {branch} of {data.repo}; now run dvc repro")
 
 
-def _pin_folders(params: "Params", dry_run: bool) -> None:
+def _pin_models(params: "Params", dry_run: bool) -> None:
     from pipeline.config.edits import edit_yaml
-    from pipeline.evaluation.scorer import scorer_folder
+    from pipeline.evaluation.scorer import scorer_revision
     from pipeline.files import folder_revision, from_root
 
     train, score = params.train, params.score
-    init = None if train.init is None else from_root(train.init)
+    weights = None
+    if train.init is not None and (folder := from_root(train.init)).is_dir():
+        weights = folder_revision(folder)
     pins = {
-        "train.init_revision": (init, train.init_revision),
-        "score.scorer_revision": (scorer_folder(score.scorer), score.scorer_revision),
-    }
-    for key, (folder, pinned) in pins.items():
-        if folder is None or not folder.is_dir() or (found := folder_revision(folder)) == pinned:
+        "train.init_revision": (train.init, weights, train.init_revision),
+        "score.scorer_revision": (
+            score.scorer, scorer_revision(score.scorer), score.scorer_revision
+        ),
+    }  # fmt: skip
+    for key, (name, found, pinned) in pins.items():
+        if found in (None, pinned):
             continue
-        print(f"{key}: {folder} is at {found}, pinned {'is' if dry_run else 'was'} {pinned}")
+        was = "is" if dry_run else "was"
+        print(shown(f"{key}: {name} is at {found}, pinned {was} {pinned}"))
         if not dry_run:
             edit_yaml(PARAMS, {key: found})
 

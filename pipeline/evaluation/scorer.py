@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, PipelineError
 from pipeline.evaluation.causal import CausalLM, load_causal
-from pipeline.files import from_root
+from pipeline.files import check_revision, folder_revision, from_root
 from pipeline.files import sha256 as file_sha256
 from pipeline.hub import from_hub
 from pipeline.kernels.precision import Precision
@@ -25,6 +26,7 @@ HUB_FILES = [
     "vocab.json",
     "merges.txt",
 ]
+INSTEAD = "use baseline, or a folder with the model"
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,34 @@ class Scorer:
         return ids
 
 
-def scorer_folder(name: str) -> Path | None:
-    """The folder that `score.scorer` names; None for the baseline, or a model of the hub."""
-    return None if name in ("baseline", *HUB) else from_root(name)
+def scorer_revision(name: str) -> str | None:
+    """What pins the scorer that `score.scorer` names, as it is now; None for the baseline.
+
+    Of a model of the hub the newest commit, of a folder the hash over its files.
+
+    Raises:
+        PipelineError: the hub is out of reach, and its cache has no such model.
+    """
+    if name in HUB:
+        return from_hub(name, ["config.json"], key="score.scorer", instead=INSTEAD).name
+    folder = from_root(name)
+    return folder_revision(folder) if name != "baseline" and folder.is_dir() else None
+
+
+def check_scorer(name: str, pinned: str | None) -> None:
+    """Check that a scorer is pinned, a folder as it is.
+
+    Raises:
+        PipelineError: it is not.
+    """
+    key = "score.scorer_revision"
+    if name in HUB and not re.fullmatch("[0-9a-f]{40}", pinned or ""):
+        raise PipelineError(
+            f"{key}: a commit of {name} on the Hugging Face hub is asked for (got {pinned}): "
+            "`sedd pin` writes the newest"
+        )
+    if name not in ("baseline", *HUB) and (folder := from_root(name)).is_dir():
+        check_revision(key, folder, pinned)
 
 
 def load_scorer(
@@ -74,6 +101,7 @@ def load_scorer(
     eos_id: int,
     device: torch.device,
     precision: Precision,
+    commit: str | None = None,
 ) -> Scorer:
     """Load the scorer that `score.scorer` names.
 
@@ -83,6 +111,7 @@ def load_scorer(
         tokenizer: text of the samples' tokenizer.json, which must be the baseline's too.
         eos_id: start token of the baseline.
         precision: of matrix products.
+        commit: of a model of the hub; the newest if None.
     Returns:
         the scorer; one whose own tokenizer encodes as the samples' does takes their ids.
     Raises:
@@ -95,8 +124,7 @@ def load_scorer(
         model = load_causal(baseline, device, precision)
         return Scorer(name, sha256, precision, model, eos_id, None)
     if name in HUB:
-        advice = "use baseline, or a folder with the model"
-        folder = from_hub(name, HUB_FILES, key="score.scorer", instead=advice)
+        folder = from_hub(name, HUB_FILES, key="score.scorer", instead=INSTEAD, revision=commit)
     else:
         folder = model_folder(name)
     own = _load_tokenizer(name, folder)

@@ -22,8 +22,7 @@ from pipeline.evaluation.diversity import (
 )
 from pipeline.evaluation.gen_ppl import Likelihood, likelihood
 from pipeline.evaluation.samples import Floats, Samples
-from pipeline.evaluation.scorer import Scorer, load_scorer, scorer_folder
-from pipeline.files import check_revision
+from pipeline.evaluation.scorer import Scorer, check_scorer, load_scorer
 
 # So many resamples at once keep a statistic's own tables small.
 ROWS_AT_ONCE = 50
@@ -160,8 +159,7 @@ def score(
         PipelineError: the scorer, or the documents, cannot be used.
     """
     settings, device = params.score, pick_device(params.device)
-    if (folder := scorer_folder(settings.scorer)) and folder.is_dir():
-        check_revision("score.scorer_revision", folder, settings.scorer_revision)
+    check_scorer(settings.scorer, settings.scorer_revision)
     scorer = load_scorer(
         settings.scorer,
         baseline=baseline,
@@ -169,6 +167,7 @@ def score(
         eos_id=tokenizer.eos_id,
         device=device,
         precision=pick_precision(settings.precision, device, "score.precision"),
+        commit=settings.scorer_revision,
     )
     eos_id, batch_size = tokenizer.eos_id, settings.batch_size
     with memory_for("score.batch_size"):

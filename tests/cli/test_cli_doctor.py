@@ -170,16 +170,16 @@ def test_what_waits_is_a_warning(project):
 
 def test_a_scorer_of_the_hub(project, monkeypatch):
     edit(score__scorer="gpt2")
+    assert doctor()[1]["scorer"][0] == "FAIL"
+    edit(score__scorer_revision="a" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project / "hub"))
     assert doctor()[1]["scorer"][0] == "warn"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert doctor()[1]["scorer"][0] == "FAIL"
-    cached = project / "hub/models--gpt2"
-    (cached / "refs").mkdir(parents=True)
-    (cached / "refs/main").write_text("abc")
-    (cached / "snapshots/abc").mkdir(parents=True)
+    snapshot = project / "hub/models--gpt2/snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (cached / "snapshots/abc" / name).touch()
+        (snapshot / name).touch()
     assert doctor()[1]["scorer"] == ("ok", "gpt2, in the cache of this machine")
 
 

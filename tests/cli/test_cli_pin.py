@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 from tiny_project import PATIENCE, PROJECT
+from tiny_scorers import cached_hub
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -69,6 +70,21 @@ def test_folders_are_pinned_as_they_are(project):
     (project / "weights" / "deep" / "a").rename(project / "weights" / "deep" / "b")
     assert params.train.init_revision != folder_revision(project / "weights")
     assert pin().stdout.startswith("train.init_revision: ")
+
+
+def test_a_scorer_of_the_hub_is_pinned_to_the_newest_commit(project, monkeypatch):
+    cached_hub(project / "hub", monkeypatch)
+    edit_yaml(project / "params.yaml", {"score.scorer": "gpt2"})
+    was = f"score.scorer_revision: gpt2 is at {'a' * 40}, pinned {{}} None\n"
+    assert pin("--dry-run").stdout.startswith(was.format("is"))
+    assert load_params().score.scorer_revision is None
+    assert pin().stdout.startswith(was.format("was"))
+    assert load_params().score.scorer_revision == "a" * 40
+    assert pin().stdout.startswith("bundled: ")
+    edit_yaml(project / "params.yaml", {"score.scorer": "gpt2-large"})
+    result = pin()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: score.scorer: gpt2-large is neither on this machine")
 
 
 def test_the_newest_commit_is_shown_then_pinned(commits, project):

@@ -7,6 +7,7 @@ import pytest
 import typer
 import yaml
 from reference_files import write_byte_level
+from tiny_scorers import cached_hub
 from typer.testing import CliRunner
 
 import stages.score
@@ -17,6 +18,7 @@ from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
 from pipeline.device import pick_device
 from pipeline.evaluation import scores as scoring
+from pipeline.evaluation.scorer import weights_sha256
 from pipeline.files import folder_revision, write_jsonl
 
 ARGUMENTS = [
@@ -134,6 +136,38 @@ def test_a_local_folder_of_other_bytes_than_those_pinned_is_refused(scored):
     result = run()
     assert result.exit_code == 1
     assert result.stderr.startswith("error: score.scorer_revision: the files in ")
+
+
+def test_a_model_of_the_hub_is_scored_with_at_the_commit_that_is_pinned(scored, monkeypatch):
+    snapshots = cached_hub(scored / "hub", monkeypatch)
+    found = {}
+    for commit in "ab":
+        set_params({"score.scorer": "gpt2", "score.scorer_revision": commit * 40})
+        assert run().exit_code == 0
+        found[commit] = scores(scored)
+        assert found[commit]["scorer"]["name"] == "gpt2"
+        weights = weights_sha256(snapshots / (commit * 40))
+        assert found[commit]["scorer"]["sha256"] == weights
+    assert found["a"]["gen_ppl"] != found["b"]["gen_ppl"]
+
+
+@pytest.mark.parametrize(
+    ("pinned", "message"),
+    [
+        (None, "score.scorer_revision: a commit of gpt2 on the Hugging Face hub is asked for (got"),
+        ("main", "score.scorer_revision: a commit of gpt2 on the Hugging Face hub is asked for"),
+        ("c" * 40, f"score.scorer: gpt2 at {'c' * 40} is neither on this machine nor can it be"),
+    ],
+)
+def test_a_model_of_the_hub_at_no_commit_or_one_that_is_absent(
+    scored, monkeypatch, pinned, message
+):
+    cached_hub(scored / "hub", monkeypatch)
+    set_params({"score.scorer": "gpt2", "score.scorer_revision": pinned})
+    result = run()
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {message}")
+    assert result.stderr.count("\n") == 1
 
 
 def test_invalid_utf8_is_counted_and_scored_by_its_ids(scored):

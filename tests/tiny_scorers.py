@@ -60,6 +60,19 @@ def tiny_id_scorer(device="cpu"):
     return scorer_of(tiny_model(6, 6), device=device)
 
 
+def cached_hub(folder, monkeypatch):
+    """A cache of the hub, which is away: gpt2 at the commit aaa..., the newest, and bbb... ."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    place = folder / "models--gpt2"
+    for seed, commit in enumerate("ab"):
+        lm = save_tiny_lm(place / "snapshots" / (commit * 40))
+        tiny_model(lm.model.config.vocab_size, 8, seed).save_pretrained(lm.path)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("a" * 40)
+    return place / "snapshots"
+
+
 def save_tiny_lm(folder):
     """A small transformers model with a byte-level BPE tokenizer of its own, in `folder`."""
     tokenizer = Tokenizer(models.BPE())
