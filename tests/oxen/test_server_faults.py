@@ -449,6 +449,32 @@ def test_listings_without_end(monkeypatch):
         assert open_repository(server.url, PATIENCE).entries(COMMIT) == []
 
 
+MANY_FOLDERS = {f"{n}.txt": f"{n}/a.txt" for n in range(100)}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda repository: repository.entries(COMMIT),
+        lambda repository: repository.fetch(COMMIT, MANY_FOLDERS, Path("out")),
+    ],
+    ids=["entries", "fetch"],
+)
+def test_a_listing_that_takes_too_long(monkeypatch, call):
+    """Each answer comes in time, and there is always another folder."""
+    monkeypatch.setattr("pipeline.oxen.server.api.LISTING", 1)
+
+    def fault(request: Request) -> object:
+        time.sleep(0.1)
+        return listing(request, is_dir=True)
+
+    with serving(fault) as server, ends_within(0.5), pytest.raises(ServerError) as error:
+        call(open_repository(server.url, PATIENCE))
+    assert str(error.value).endswith(
+        ": the folders cannot be listed within 0.5 s (oxen.stall_seconds, 1 times)"
+    )
+
+
 def test_more_bytes_than_the_disk_has_are_not_begun(tmp_path):
     with serving(lambda request: listing(request, filename="big.bin", size=2**62)) as server:
         message = said_by(server.url, 0, fetch=tmp_path / "out")

@@ -1,6 +1,7 @@
 """What is asked of a repository on an Oxen server, by the HTTP interface that it documents."""
 
 import re
+import time
 from collections.abc import Iterable, Iterator
 from typing import Annotated
 from urllib.parse import quote
@@ -19,6 +20,8 @@ Number = Annotated[int, Field(ge=0, lt=2**63)]
 _PAGE = 1000
 MOST_PAGES = 1000
 """Of one folder."""
+LISTING = 5
+"""How many times oxen.stall_seconds all folders of a listing may take."""
 
 
 class Answer(BaseModel):
@@ -134,13 +137,24 @@ class Api:
             return []
         return [(commit.id, commit.message) for commit in found.commits]
 
-    def listed(self, commit: str, folder: str) -> Iterator[tuple[Entry, bool]]:
+    def end_of_listing(self) -> float:
+        """The time of `time.monotonic` at which a listing that begins now is given up."""
+        return time.monotonic() + LISTING * self.server.patience.stall_seconds
+
+    def listed(self, commit: str, folder: str, until: float) -> Iterator[tuple[Entry, bool]]:
         """What a folder, "" or a path, holds, and whether each is a folder; page by page.
 
         Raises:
             Declined: there is no such folder or commit.
+            ServerError: it is later than `until`.
         """
         for page in range(1, MOST_PAGES + 1):
+            if time.monotonic() > until:
+                seconds = LISTING * self.server.patience.stall_seconds
+                raise self.server.error(
+                    f"the folders cannot be listed within {seconds:g} s "
+                    f"(oxen.stall_seconds, {LISTING} times)"
+                )
             path = f"{self.at}/dir/{commit}/{quote(folder)}?page={page}&page_size={_PAGE}"
             found = self.server.ask("GET", path, _Page.model_validate)
             for each in found.entries:
@@ -154,10 +168,10 @@ class Api:
 
     def find(self, commit: str, files: Iterable[str]) -> dict[str, Entry]:
         """Those of `files` that the commit has; one request, or some pages, for each folder."""
-        wanted, found = set(files), {}
+        wanted, found, until = set(files), {}, self.end_of_listing()
         for folder in {folder_of(file) for file in wanted}:
             try:
-                for entry, is_folder in self.listed(commit, folder):
+                for entry, is_folder in self.listed(commit, folder, until):
                     if entry.path in wanted and not is_folder:
                         found[entry.path] = entry
             except Declined:

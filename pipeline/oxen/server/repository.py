@@ -51,10 +51,10 @@ class ServerRepository:
 
     def entries(self, commit: str) -> list[Entry]:
         """See Repository; `rows` of what Oxen shows as a table. One request for each folder."""
-        found, folders = [], [""]
+        found, folders, until = [], [""], self._api.end_of_listing()
         try:
             for folder in folders:
-                for entry, is_folder in self._api.listed(commit, folder):
+                for entry, is_folder in self._api.listed(commit, folder, until):
                     if is_folder:
                         folders.append(entry.path)
                     else:
@@ -119,11 +119,10 @@ class ServerRepository:
     def _no_file(self, commit: str, file: str) -> RepositoryError:
         if not self._api.has(commit):
             return self._no_commit(commit)
-        listed = {}
+        listed, until = {}, self._api.end_of_listing()
         with suppress(Declined):
-            listed = {
-                entry.path: folder for entry, folder in self._api.listed(commit, folder_of(file))
-            }
+            held = self._api.listed(commit, folder_of(file), until)
+            listed = {entry.path: is_folder for entry, is_folder in held}
         if listed.get(file):
             return RepositoryError(f"{file} of {self} is a folder: name a file")
         return RepositoryError(
