@@ -1,5 +1,7 @@
 """`sedd`: what a person types. Slow imports wait until a command runs, so that --help answers."""
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -17,25 +19,28 @@ from pipeline.cli import (
     tune,
     verify,
 )
-from pipeline.table import shown
+from pipeline.errors import PipelineError, reported
 
 
 class Commands(TyperGroup):
-    """What was typed wrong is shown as everything else is, and not at any length."""
+    """What is typed wrong ends as every other mistake does: with one message and status 1."""
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+    @reported
+    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
+        """Run the command that `args`, or else this process's arguments, name."""
+        given = sys.argv[1:] if args is None else args
         try:
-            return super().invoke(ctx)
+            status = super().main(given or ["--help"], **options | {"standalone_mode": False})
         except TyperException as error:
-            error.message = shown(error.message)[:900]
-            raise
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "sedd"
+            raise PipelineError(f"{error.format_message()} (see {command} --help)") from None
+        raise SystemExit(status or 0)
 
 
 app = typer.Typer(
     cls=Commands,
     help="Sample, infill and look into text diffusion models.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

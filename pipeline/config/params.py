@@ -1,6 +1,7 @@
 """params.yaml as frozen models: it checks values and never computes or supplies one."""
 
 import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from reprlib import Repr
 from typing import Annotated, Literal, Self
@@ -315,6 +316,13 @@ class Params(Section):
     publish: Publish
     device: Annotated[str, AfterValidator(_device)]
     oxen: Patience
+
+    @field_validator("sweep")
+    @classmethod
+    def _differ(cls, sweep: list[int]) -> list[int]:
+        if twice := [str(steps) for steps, times in Counter(sweep).items() if times > 1]:
+            raise ValueError(f"step counts must differ (twice or more: {', '.join(twice)})")
+        return sweep
 
     @property
     def of_method(self) -> Diffusion | Embedding:

@@ -165,11 +165,26 @@ def test_no_model_yet(refusal, project):
     assert "dvc repro" in message
 
 
-@pytest.mark.parametrize("arguments", [["x" * 5000], ["sample", "--num", "9" * 5000 + "x"]])
-def test_what_is_typed_wrong_is_not_repeated_at_length(sedd, arguments):
-    result = sedd(*arguments)
-    assert result.exit_code == 2
-    assert max(map(len, result.stderr.splitlines())) <= 1000
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x" * 5000], "No such command 'xx"),
+        (["--odd"], "No such option: --odd"),
+        (["sample", "--num", "9" * 5000 + "x"], "Invalid value for '--num': '99"),
+        (["sample", "--odd\x1b[2J"], "No such option: --odd"),
+        (["shift"], "Missing argument 'TEXT'"),
+    ],
+)
+def test_what_is_typed_wrong_is_one_message(refusal, arguments, message):
+    said = refusal(*arguments)
+    assert said.startswith(message)
+    assert said.endswith(" --help)")
+    assert len(said) <= 1000
+
+
+def test_no_command_is_help(sedd):
+    assert sedd().stdout == sedd("--help").stdout
+    assert sedd().exit_code == 0
 
 
 def test_no_steps_outside_a_project(refusal, elsewhere, model):

@@ -81,6 +81,7 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ({"steps": True}, "steps: Input should be a valid integer"),
         ({"sweep": [1, 4, 16]}, "sweep: List should have at least 4 items"),
         ({"sweep": [1, 4, 16, -2]}, "sweep.3: Input should be greater than or equal to 1"),
+        ({"sweep": [1, 4, 4, 16]}, "sweep: step counts must differ (twice or more: 4) (got [1, 4"),
         ({"diffusion.geometric.sigma_min": 30.0}, "sigma_min must be less than sigma_max"),
         ({"model.num_heads": 3}, "num_heads must divide width"),
         ({"train.accumulate": 3}, "accumulate (3) must divide batch_size (64)"),

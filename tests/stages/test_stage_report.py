@@ -44,12 +44,12 @@ def test_report_is_written_and_the_same_again(project: Callable[..., Result]) ->
 
 
 def test_steps_may_be_a_member_of_the_sweep(project: Callable[..., Result]) -> None:
-    assert project(sweep=[1, 4, 16, 16], steps=4).exit_code == 0
+    assert project(sweep=[1, 4, 16, 64], steps=4).exit_code == 0
     metrics = json.loads(Path("reports/metrics.json").read_text())
-    assert list(metrics["by_steps"]) == ["1", "4", "16"]
+    assert list(metrics["by_steps"]) == ["1", "4", "16", "64"]
     assert metrics["entropy"] == metrics["by_steps"]["4"]["entropy"]
     lines = Path("reports/by_steps.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["num_steps", "1", "4", "16"]
+    assert [line.split(",")[0] for line in lines] == ["num_steps", "1", "4", "16", "64"]
 
 
 @pytest.mark.parametrize(
