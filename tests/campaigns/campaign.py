@@ -1,20 +1,30 @@
-"""Many seeded inputs, each of which must give a value or one message, and in time."""
+"""Many seeded inputs, each of which must give a value or one message, in time and in memory."""
 
+import io
 import os
+import re
+import resource
+import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import PipelineError
-from pipeline.table import LONGEST, shown
+from pipeline.errors import reported
+from pipeline.table import LONGEST
 
 SEED = int(os.environ.get("CAMPAIGN_SEED", "0"))
 SECONDS = 5.0
 """Of one input."""
+BYTES = 500e6
+"""Of one input, above those that the process has before it."""
+OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal may obey instead of showing it."""
+FORGET_PEAK = Path("/proc/self/clear_refs")
 
 NUMBERS = st.sampled_from(
     ["010", "0x_", "1e999", "-1", "0", "1_0", "9" * 30, "9" * 5000, ".nan", "2024-13-45", "1:30"]
@@ -49,23 +59,40 @@ def run(check: Callable[[Any], object], inputs: st.SearchStrategy[Any], num: int
     )
     @given(inputs)
     def each(value: Any) -> None:
-        started = time.monotonic()
+        if FORGET_PEAK.exists():  # Else the peak is of all that this process has done so far.
+            FORGET_PEAK.write_text("5")
+        started, before = time.monotonic(), peak_bytes()
         check(value)
         assert time.monotonic() - started < SECONDS
+        assert peak_bytes() - before < BYTES
 
     each()
 
 
+def peak_bytes() -> int:
+    """The most memory that this process has had at once."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
 def one_message(call: Callable[[], object]) -> None:
     """`call` returns a value, or raises what `reported` makes one message of."""
-    lines: tuple[object, ...] = ("",)
-    with suppress(OSError):
+    said, ended = io.StringIO(), 0
+    with redirect_stdout(said), redirect_stderr(said):
         try:
-            call()
-        except PipelineError as error:
-            lines = error.args
-    assert lines
-    assert all(len(shown(str(line))) <= LONGEST for line in lines)
+            reported(call)()
+        except SystemExit as exit_:
+            ended = exit_.code
+    assert ended in (0, 1)
+    assert said.getvalue().count("error: ") >= ended
+    check_said(said.getvalue())
+
+
+def check_said(text: str) -> None:
+    """What is printed is lines of at most 1,000 characters, which a terminal only shows."""
+    assert "Traceback" not in text
+    assert not OBEYED.search(text)
+    assert all(len(line) <= LONGEST + len("error: ") for line in text.splitlines())
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes]:
