@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.errors import BusyError, DataError, PipelineError
 
 if TYPE_CHECKING:
+    import psutil
     from pydantic import BaseModel
 
 M = TypeVar("M", bound="BaseModel")
@@ -48,6 +49,13 @@ def is_gone(pid: str) -> bool:
     import psutil
 
     return pid.isdecimal() and not psutil.pid_exists(int(pid))
+
+
+def starters() -> "list[psutil.Process]":
+    """The parent and its parent: DVC starts stages through a shell, and not all shells stay."""
+    import psutil
+
+    return psutil.Process().parents()[:2]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,6 +16,14 @@ def _interrupted(*_: Any) -> NoReturn:
     sys.exit("error: interrupted")
 
 
+def _starters() -> Any:
+    from pipeline.files import starters
+
+    return starters()
+
+
 # Python's own handler would end what is imported now with a traceback.
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _interrupted)
+# Before what takes seconds to import: a DVC that died meanwhile would not be missed.
+STARTED_BY = _starters()

@@ -14,6 +14,7 @@ from pipeline.errors import reported
 from pipeline.files import write_json
 from pipeline.training.loop import write_losses
 from pipeline.training.state import hash_code, hash_files, training_state
+from stages import STARTED_BY
 
 
 @reported
@@ -30,7 +31,10 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
         "code": hash_code("baseline", "training"),
         "torch": torch.__version__,
     }
-    with training_state("baseline", identity) as state, memory_for("baseline.batch_size"):
+    with (
+        training_state("baseline", identity, STARTED_BY) as state,
+        memory_for("baseline.batch_size"),
+    ):
         model, fitted = train(params.baseline, settings, blocks, device=device, state=state)
         sha256 = save_baseline(baseline, model, tokenizer=tokenizer)
         write_losses(losses, fitted.losses)

@@ -17,6 +17,7 @@ from pipeline.publishing.handing import pushing
 from pipeline.training.loop import write_losses
 from pipeline.training.run import init_sha256, settings_of, train
 from pipeline.training.state import hash_code, hash_files, training_state
+from stages import STARTED_BY
 
 # With the method, all of the code that decides what training writes.
 CODE = ("methods/draws.py", "methods/estimates.py", "network", "kernels", "training")
@@ -43,7 +44,7 @@ def main(
         "torch": torch.__version__,
     }
     request = {"repo": publish.repo, "patience": params.oxen.model_dump()}
-    with training_state("train", identity) as state, memory_for("train.batch_size"):
+    with training_state("train", identity, STARTED_BY) as state, memory_for("train.batch_size"):
         with pushing(publish.during_training, state.folder, request) as push:
             model, fitted = train(params, blocks, text, state, push)
         sha256 = save_checkpoint(

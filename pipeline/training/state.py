@@ -19,16 +19,17 @@ import torch
 from filelock import FileLock, Timeout
 
 from pipeline.errors import BusyError, CheckpointError
-from pipeline.files import store, whole
+from pipeline.files import starters, store, whole
 
 
 class TrainingState:
     """The last checkpoint of one unfinished run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, started_by: list[psutil.Process] | None = None) -> None:
+        """`started_by`: the `starters` of this process; as they are now if None."""
         self.folder = folder
         self.path = folder / "state.pt"
-        self._starters = starters()
+        self._started_by = starters() if started_by is None else started_by
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the last checkpoint; a kill at any moment leaves the old or the new one whole."""
@@ -63,18 +64,15 @@ class TrainingState:
         Not if what started it has died. A killed DVC will never record these outs: its next run
         deletes them, and then finds the finished state here instead of training from the start.
         """
-        if starters() == self._starters:
+        if starters() == self._started_by:
             shutil.rmtree(self.folder)
 
 
-def starters() -> list[psutil.Process]:
-    """The parent and its parent: DVC starts stages through a shell, and not all shells stay."""
-    return psutil.Process().parents()[:2]
-
-
 @contextmanager
-def training_state(kind: str, identity: dict[str, Any]) -> Iterator[TrainingState]:
-    """Hold the state of the run that `identity` (plain values) defines.
+def training_state(
+    kind: str, identity: dict[str, Any], started_by: list[psutil.Process] | None = None
+) -> Iterator[TrainingState]:
+    """Hold the state of the run that `identity` (plain values) defines; see TrainingState.
 
     Raises:
         BusyError: another process trains it now.
@@ -93,7 +91,7 @@ def training_state(kind: str, identity: dict[str, Any]) -> Iterator[TrainingStat
     try:
         for partial in folder.glob(".*.partial"):
             partial.unlink()
-        yield TrainingState(folder)
+        yield TrainingState(folder, started_by)
     finally:
         if not folder.exists():
             Path(lock.lock_file).unlink(missing_ok=True)

@@ -124,18 +124,26 @@ def test_killed_training_ends_like_uninterrupted_training(tiny, method):
     assert results() == expected
 
 
-@pytest.mark.parametrize("shell", [[], ["sh", "-c", '"$0" "$@"; exit']])
-def test_a_run_whose_starter_died_keeps_its_state_for_the_next(tiny, shell):
+STARTER = """
+import pathlib, psutil, subprocess, sys, time
+subprocess.Popen(sys.argv[2:], stderr=subprocess.DEVNULL)
+def imports():
+    children = psutil.Process().children(recursive=True)
+    return any("libtorch" in map.path for child in children for map in child.memory_maps())
+def trains():
+    return list(pathlib.Path(".store/train").glob("*/state.pt"))
+while not globals()[sys.argv[1]](): time.sleep(0.005)
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "shell"), [("imports", []), ("trains", ["sh", "-c", '"$0" "$@"; exit'])]
+)
+def test_a_run_whose_starter_died_keeps_its_state_for_the_next(tiny, when, shell):
     """After kill -9 of DVC its stage lives on, and what it writes is deleted by the next run."""
-    script = (
-        "import pathlib, subprocess, sys, time\n"
-        "subprocess.Popen(sys.argv[1:], stderr=subprocess.DEVNULL)\n"
-        "while not list(pathlib.Path('.store/train').glob('*/state.pt')): time.sleep(0.005)"
-    )
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, *shell, *COMMAND], env=environment
-    )
+    command = [sys.executable, "-W", "ignore", "-c", STARTER, when, *shell, *COMMAND]
+    subprocess.run(command, env=environment, check=True)
     deadline = time.monotonic() + 60
     while not Path("artifacts/runs/train.json").exists():
         assert time.monotonic() < deadline
