@@ -22,7 +22,7 @@ def in_place_of(path: Path) -> Iterator[Path]:
     What killed processes left beside it is removed: call it under a lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.partial"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         shutil.rmtree(left, ignore_errors=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.mkdir()
@@ -41,7 +41,7 @@ def resumed_in_place_of(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    for left in path.parent.glob(f"{partial.name}.*.partial"):
+    for left in path.parent.glob(f"{glob.escape(partial.name)}.*.partial"):
         shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(exist_ok=True)
     try:

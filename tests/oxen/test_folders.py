@@ -10,15 +10,15 @@ from pipeline.oxen.folders import in_place_of, scratch_folder
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "deep" / "data"
-    (tmp_path / "deep" / ".data.1.partial").mkdir(parents=True)
+    target = tmp_path / "deep" / "[d]ata"
+    (tmp_path / "deep" / ".[d]ata.1.partial").mkdir(parents=True)
     with pytest.raises(ZeroDivisionError), in_place_of(target) as folder:
         (folder / "two").write_text(str(1 // 0))
     assert list(target.parent.iterdir()) == []
     with in_place_of(target) as folder:
         (folder / "one").write_text("1")
         assert not target.exists()
-    assert [path.name for path in target.parent.iterdir()] == ["data"]
+    assert [path.name for path in target.parent.iterdir()] == ["[d]ata"]
     assert [path.name for path in target.iterdir()] == ["one"]
 
 

@@ -106,6 +106,22 @@ def test_after_kills_the_next_commit_succeeds_with_one_copy(
     assert run_oxen("print(oxen.Repo(args[0]).status().is_clean())", path) == "True\n"
 
 
+def test_brackets_in_the_repositorys_path_are_no_pattern(project, tmp_path):
+    repository = open_repository("x[1]/made[1]*?", PATIENCE, create=True)
+    assert repository.commit(sources(tmp_path / "1", one="1"), "first")
+    assert repository.commit(sources(tmp_path / "2", one="2"), "second")
+    assert repository.read("runs/one") == "2"
+
+
+def test_a_file_whose_name_is_a_pattern_is_refused(project, tmp_path):
+    (source,) = sources(tmp_path / "in", one="1").values()
+    repository = open_repository("made", PATIENCE, create=True)
+    with pytest.raises(RepositoryError) as error:
+        repository.commit({"a": source, "b[1].txt": source, "c?/d": source}, "patterns")
+    assert str(error.value).endswith(" for a pattern: rename b[1].txt, c?/d")
+    assert not (project / "made").exists()
+
+
 def test_processes_make_and_commit_at_once(project, tmp_path, messages):
     (source,) = sources(tmp_path / "in", one="1").values()
     command = [sys.executable, "-m", "pipeline.oxen.local.process"]

@@ -1,5 +1,6 @@
 """Committing to a local Oxen repository."""
 
+import glob
 import shutil
 import time
 from collections.abc import Iterable
@@ -31,8 +32,16 @@ def commit(repository: str, files: dict[str, str], message: str) -> str | None:
     """Commit local files under the paths they are keyed by; None when the head has them all.
 
     Where there is no repository, one appears together with its first commit.
+
+    Raises:
+        RepositoryError: a file's name is a pattern to Oxen, which would stage others or none.
     """
     path = Path(repository)
+    if patterns := [name for name in files if glob.has_magic(name)]:
+        raise RepositoryError(
+            f"{path}: Oxen takes *, ? and [ in a file's name for a pattern: "
+            f"rename {', '.join(patterns)}"
+        )
     with locked(path):
         if not (path / ".oxen").is_dir():
             with in_place_of(path) as partial:
@@ -73,7 +82,7 @@ def _commit(repo: oxen.Repo, path: Path, files: dict[str, str], message: str) ->
     """Commit under a held lock, None when nothing changed."""
     for name, source in files.items():
         target = path / name
-        for left in target.parent.glob(f".{target.name}.*.partial"):
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
             left.unlink()
         with whole(target) as partial:
             shutil.copyfile(source, partial)
