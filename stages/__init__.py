@@ -1,9 +1,11 @@
 """Stages of dvc.yaml. Under a Python without the project's packages they say so and end."""
 
 import importlib.util
+import os
 import signal
 import sys
-from typing import Any, NoReturn
+import threading
+from typing import Any
 
 if not all(importlib.util.find_spec(name) for name in ("dvc", "pydantic", "torch", "typer")):
     sys.exit(
@@ -12,8 +14,18 @@ if not all(importlib.util.find_spec(name) for name in ("dvc", "pydantic", "torch
     )
 
 
-def _interrupted(*_: Any) -> NoReturn:
-    sys.exit("error: interrupted")
+TRAINED = threading.Event()
+"""Set once no state of the training is left: it would be lost if the stage failed now."""
+
+
+def _interrupted(*_: Any) -> None:
+    if TRAINED.is_set():
+        return
+    if threading.main_thread().is_alive():
+        sys.exit("error: interrupted")
+    # Python is ending: what is raised now is lost, and DVC, deaf meanwhile, would go on.
+    print("error: interrupted", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _starters() -> Any:

@@ -14,7 +14,7 @@ from pipeline.errors import reported
 from pipeline.files import write_json
 from pipeline.training.loop import write_losses
 from pipeline.training.state import hash_code, hash_files, training_state
-from stages import STARTED_BY
+from stages import STARTED_BY, TRAINED
 
 
 @reported
@@ -53,6 +53,7 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
                 "sha256": sha256,
             },
         )
+        TRAINED.set()
         state.finish()
 
 

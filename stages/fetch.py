@@ -8,6 +8,7 @@ from pipeline.config.params import load_params
 from pipeline.errors import reported
 from pipeline.files import locked
 from pipeline.oxen.fetching import fetch, is_fetched
+from pipeline.table import shown
 
 
 @reported
@@ -16,10 +17,8 @@ def main(data: Path, provenance: Path) -> None:
     params = load_params()
     with locked(data):
         if is_fetched(params.data, data, provenance):
-            print(
-                f"nothing to fetch: {data} has the files of {params.data.repo} "
-                f"at {params.data.revision}"
-            )
+            origin = f"{params.data.repo} at {params.data.revision}"
+            print(shown(f"nothing to fetch: {data} has the files of {origin}"))
         else:
             fetch(params.data, params.oxen, data, provenance)
 

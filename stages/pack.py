@@ -12,6 +12,7 @@ from pipeline.data.packing import blocks_line, pack, unknown_line
 from pipeline.data.splits import Empty, Split, split_documents
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
+from pipeline.table import shown
 
 
 @reported
@@ -31,11 +32,11 @@ def main(data: Path, tokenizer: Path, packed: Path) -> None:
     )
     check_comparable(meta.num_blocks["test"], params.sample.num)
     if said := empty.line():
-        print(said, file=sys.stderr)
+        print(shown(said), file=sys.stderr)
     if meta.mode == "concat":
         print(blocks_line(meta), file=sys.stderr)
     if any(meta.num_unknown.values()):
-        print(unknown_line(meta), file=sys.stderr)
+        print(shown(unknown_line(meta)), file=sys.stderr)
 
 
 if __name__ == "__main__":

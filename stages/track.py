@@ -7,6 +7,7 @@ import typer
 
 from pipeline.config.params import load_params
 from pipeline.errors import reported
+from pipeline.table import shown
 from pipeline.tracking.mlflow import track
 from pipeline.tracking.record import make_record
 
@@ -17,11 +18,11 @@ def main(artifacts: Path, reports: Path) -> None:
     params = load_params()
     record = make_record(params, artifacts, reports)
     tracked = track(record, uri=params.tracking.uri, experiment=params.tracking.experiment)
-    print(
+    line = (
         f"{'created' if tracked.created else 'updated'} run {tracked.name} ({tracked.run_id}) "
-        f"in experiment {tracked.experiment} at {tracked.uri}",
-        file=sys.stderr,
+        f"in experiment {tracked.experiment} at {tracked.uri}"
     )
+    print(shown(line), file=sys.stderr)
 
 
 if __name__ == "__main__":

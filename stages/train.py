@@ -17,7 +17,7 @@ from pipeline.publishing.handing import pushing
 from pipeline.training.loop import write_losses
 from pipeline.training.run import init_sha256, settings_of, train
 from pipeline.training.state import hash_code, hash_files, training_state
-from stages import STARTED_BY
+from stages import STARTED_BY, TRAINED
 
 # With the method, all of the code that decides what training writes.
 CODE = ("methods/draws.py", "methods/estimates.py", "network", "kernels", "training")
@@ -71,6 +71,7 @@ def main(
             "fingerprint": state.folder.name,
         }
         write_json(run, facts)
+        TRAINED.set()
         state.finish()
 
 

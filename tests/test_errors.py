@@ -101,6 +101,19 @@ def test_ctrl_c_while_a_stage_imports(tmp_path):
     assert (done.returncode, done.stderr) == (1, b"error: interrupted\n")
 
 
+@pytest.mark.parametrize(
+    ("trained", "status", "line"), [(False, 1, b"error: interrupted\n"), (True, 0, b"")]
+)
+def test_ctrl_c_while_a_stage_ends(trained, status, line):
+    """Where DVC hears of it by the status alone; but no training is lost by it."""
+    code = "import signal, sys; signal.signal(2, signal.default_int_handler); sys.argv = ['-m']; "
+    code += "import atexit, os, stages; atexit.register(os.kill, os.getpid(), 2); "
+    code += "stages.TRAINED.set()" if trained else ""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (status, line)
+
+
 def test_text_that_stdout_cannot_hold_is_escaped():
     code = "from pipeline.errors import reported; reported(print)('é א 👩')"
     for encoding, printed in (

@@ -13,6 +13,7 @@ from pipeline.cli.options import patience
 from pipeline.errors import CheckpointError, ParamsError, PipelineError, reported
 from pipeline.files import expanded
 from pipeline.hub import from_hub
+from pipeline.table import shown
 
 if TYPE_CHECKING:
     from pipeline.data.tokenizer import TextTokenizer
@@ -83,7 +84,7 @@ def import_(
             about = _copy_own(folder, destination)
         else:
             about = _convert(folder, tokenizer, destination)
-    print(f"imported {source} to {destination}: {about}")
+    print(shown(f"imported {source} to {destination}: {about}"))
 
 
 def _convert(folder: Path, tokenizer: str | None, destination: Path) -> str:

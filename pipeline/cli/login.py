@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import PipelineError, reported
+from pipeline.table import shown
 
 
 @reported
@@ -24,7 +25,7 @@ def login(
         )
     host = parse_host(host)
     path = keep_token(host, _asked_for(host))
-    print(f"the token for {host} is kept in {path}")
+    print(shown(f"the token for {host} is kept in {path}"))
 
 
 def _asked_for(host: str) -> str:

@@ -40,23 +40,23 @@ def pin(
         repository = open_repository(data.repo, params.oxen)
         head = _head(repository, data.repo, branch)
         if head == data.revision:
-            print(f"{data.repo}: {head} is pinned, and the newest commit of {branch}")
+            print(shown(f"{data.repo}: {head} is pinned, and the newest commit of {branch}"))
             return
         entries = repository.entries(head)
         files_of((entry.path for entry in entries), data.files)
         pinned = _resolved(repository, data.revision)
         before = [] if pinned is None else repository.entries(pinned)
     if pinned is None:
-        print(f"{data.repo} has no commit {data.revision}, which was pinned: it is replaced")
+        print(shown(f"{data.repo} has no commit {data.revision}, which was pinned: it is replaced"))
     elif pinned != data.revision:
-        print(f"{data.revision} is a branch, which moves: a commit of it is pinned instead")
+        print(shown(f"{data.revision} is a branch, which moves: a commit of it is pinned instead"))
     for line in changes(before, entries, data.files):
         print(shown(line))
     if dry_run:
-        print(f"the newest commit of {branch} is {head}; without --dry-run it is pinned")
+        print(shown(f"the newest commit of {branch} is {head}; without --dry-run it is pinned"))
         return
     edit_yaml(PARAMS, {"data.revision": head})
-    print(f"pinned {head}, the newest commit of {branch} of {data.repo}; now run dvc repro")
+    print(shown(f"pinned {head}, the newest commit of {branch} of {data.repo}; now run dvc repro"))
 
 
 def _pin_models(params: "Params", dry_run: bool) -> None:

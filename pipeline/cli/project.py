@@ -92,19 +92,19 @@ def _send(spool: "Spool") -> bool:
     repository = spool.repository
     flushed = spool.flush(load_params().oxen)
     if flushed.sent:
-        print(f"sent {_commits(len(flushed.sent))} to {repository}")
+        print(shown(f"sent {_commits(len(flushed.sent))} to {repository}"))
     for line in flushed.refusals():
         print(line)
     if flushed.failure is not None:
         left = _commits(len(spool.items()))
         why = shown(str(flushed.failure))
-        print(f"still waiting: {left} for {repository} in {spool.folder} ({why})")
+        print(shown(f"still waiting: {left} for {repository} in {spool.folder} ({why})"))
     return flushed.failure is None and not flushed.refused
 
 
 def _list(spool: "Spool") -> None:
     items = spool.items()
-    print(f"waiting: {_commits(len(items))} for {spool.repository} in {spool.folder}")
+    print(shown(f"waiting: {_commits(len(items))} for {spool.repository} in {spool.folder}"))
     for item in items:
         print(f"  {shown(item.message)}")
 

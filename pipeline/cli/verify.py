@@ -7,6 +7,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.errors import PipelineError, reported
+from pipeline.table import shown
 
 
 @reported
@@ -39,7 +40,7 @@ def verify(
     where = pick_device(device)
     errors = errors_of(read_fixture(folder), where, getattr(torch, dtype), attention)
     how = f"{dtype}, attention {attention}, torch {torch.__version__}"
-    print(f"{folder} on {device_label(where)}: {how}")
+    print(shown(f"{folder} on {device_label(where)}: {how}"))
     print(format_errors(errors))
     past = [error.name for error in errors if not error.within]
     if past:

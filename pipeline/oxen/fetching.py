@@ -15,6 +15,7 @@ from pipeline.oxen.address import Address, parse_repo
 from pipeline.oxen.folders import resumed_in_place_of
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import Repository, named
+from pipeline.table import shown
 
 
 class Fetched(Section):
@@ -100,7 +101,7 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
     )
     write_json(provenance, fetched.model_dump())
     rows = ", ".join(f"{file.path} ({file.rows:,} rows)" for file in described)
-    print(f"fetched {rows} from {params.repo} at {commit}")
+    print(shown(f"fetched {rows} from {params.repo} at {commit}"))
 
 
 def is_fetched(params: Data, data: Path, provenance: Path) -> bool:

@@ -41,7 +41,7 @@ def publish(params: Params, artifacts: Path, reports: Path) -> None:
         away = _send_earlier(spool, params)
         try:
             if away is None and _is_published(repository, provenance, params):
-                print(f"nothing new to publish: {repository} has {run}")
+                print(shown(f"nothing new to publish: {repository} has {run}"))
                 return
         except ServerError as error:
             away = error
@@ -62,7 +62,7 @@ def publish(params: Params, artifacts: Path, reports: Path) -> None:
         # None: the head has it all, or another process has just sent it.
         commit = flushed.sent.get(item.folder.name)
         where = f"commit {shown(commit)} of {repository}" if commit else repository
-        print(f"published {what} in {where}")
+        print(shown(f"published {what} in {where}"))
 
 
 def _problem(spool: Spool, item: Item, flushed: Flushed) -> str:
@@ -83,7 +83,7 @@ def _send_earlier(spool: Spool, params: Params) -> Failure | None:
     """Send what waits from before; why not, where that may pass."""
     flushed = spool.flush(params.oxen)
     if flushed.sent:
-        print(f"sent {len(flushed.sent)} that waited in {spool.folder}")
+        print(shown(f"sent {len(flushed.sent)} that waited in {spool.folder}"))
     for line in flushed.refusals():
         print(line)
     return flushed.failure

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import with_library, write_json
+from pipeline.table import shown
 
 PUSHER = "pipeline.publishing.pushing"
 END_SECONDS = 20.0
@@ -66,7 +67,7 @@ def _hand_over(folder: Path, row: dict[str, Any]) -> None:
     try:
         write_json(folder / f"{row['step']}.json", row)
     except (OSError, ValueError) as error:  # A full disk, or a loss that is no number.
-        print(f"the snapshot of step {row['step']} is not sent: {error}", file=sys.stderr)
+        print(shown(f"the snapshot of step {row['step']} is not sent: {error}"), file=sys.stderr)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
