@@ -67,7 +67,8 @@ class Denoising:
             t = stratified_times(num, 0.0, generator)
             scale = torch.ones(num, device=x0.device)
         known = draw_known(x0, config.known if length > 1 else 0.0, generator)
-        scale = scale * (length / (known == FREE).sum(-1))
+        # All free positions count alike: on names that costs the bound less than as much for each row.
+        scale = scale * (x0.numel() / (known == FREE).sum())
         estimated = torch.rand(num, device=x0.device, generator=generator) < config.self_condition
         noise = torch.randn(*x0.shape, config.dim, device=x0.device, generator=generator)
         return x0, known, t, scale, estimated, noise

@@ -56,11 +56,13 @@ def test_of_two_tokens_one_is_known():
     check_law(is_known(1.0, length=2).long().argmax(-1), torch.tensor([0.5, 0.5]).double())
 
 
-def test_a_rows_loss_is_scaled_to_its_free_positions():
-    objective = Denoising(random_model(known=1.0))
+def test_every_free_position_counts_alike_and_all_as_the_whole_batch():
+    objective = Denoising(random_model(known=1.0, loss="half"))
     _, known, _, scale, _, _ = objective.draw(torch.zeros(50, 5, dtype=torch.int64), seeded())
-    torch.testing.assert_close(scale, 5 / (known == FREE).sum(-1))
-    assert len(scale.unique()) == 4
+    num_free = (known == FREE).sum(-1)
+    assert len(num_free.unique()) == 4
+    assert len(scale.unique()) == 1
+    torch.testing.assert_close((scale * num_free).sum(), torch.tensor(250.0))
 
 
 @every_loss
