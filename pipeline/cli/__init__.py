@@ -1,7 +1,6 @@
 """`sedd`: what a person types. Slow imports wait until a command runs, so that --help answers."""
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -26,11 +25,12 @@ class Commands(TyperGroup):
     """What is typed wrong ends as every other mistake does: with one message and status 1."""
 
     @reported
-    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
-        """Run the command that `args`, or else this process's arguments, name."""
-        given = sys.argv[1:] if args is None else args
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command that is asked for, without any the help."""
+        given = args[0] if args else options.pop("args", None)
+        given = (sys.argv[1:] if given is None else given) or ["--help"]
         try:
-            status = super().main(given or ["--help"], **options | {"standalone_mode": False})
+            status = super().main(given, **options | {"standalone_mode": False})
         except TyperException as error:
             context = getattr(error, "ctx", None)
             command = context.command_path if context else "sedd"
