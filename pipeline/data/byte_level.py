@@ -1,6 +1,7 @@
 """Byte-level BPE, as GPT-2's: text is split, its bytes merged pair by pair, none is unknown."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -15,6 +16,12 @@ from pipeline.errors import DataError
 
 LONGEST_WORD = 256
 """Bytes of a word that are learned from together: merging takes the square of its length."""
+# Where a text can be split in two without any word changing: before a single space or line's end.
+BETWEEN_WORDS = re.compile(r"(?<=\S)(?=\s\S)")
+PART = 2**18
+"""Characters of a long text that are held in pieces at once, where it can be cut."""
+MOST_UNCUT = 2**23
+"""Characters without such a place that are learned from, and encoded: 80 bytes of memory each."""
 
 
 def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
@@ -24,7 +31,7 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
     left occurs twice.
 
     Raises:
-        DataError: a text holds half a surrogate pair.
+        DataError: a text holds half a surrogate pair, or a word without end.
     """
     tokenizer = byte_level({}, [])
     split = tokenizer.pre_tokenizer
@@ -37,11 +44,34 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
         show_progress=False,
     )
     try:
-        tokenizer.train_from_iterator(texts, trainer)
+        tokenizer.train_from_iterator(_pieces(texts), trainer)
     except UnicodeEncodeError as error:
         raise DataError(f"a document is not valid Unicode text: {error}") from None
     tokenizer.pre_tokenizer = split
     return TextTokenizer(tokenizer.to_str(pretty=True), pad=PAD, eos=EOS, unk=None)
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, long ones cut between words, or after 2 * `PART` characters where none ends."""
+    for text in texts:
+        start = uncut = 0
+        while len(text) - start > 2 * PART:
+            cut = BETWEEN_WORDS.search(text, start + PART, start + 2 * PART)
+            end = cut.end() if cut else start + 2 * PART
+            uncut = 0 if cut else uncut + end - start
+            if uncut > MOST_UNCUT:
+                raise endless_word()
+            yield text[start:end]
+            start = end
+        yield text[start:]
+
+
+def endless_word() -> DataError:
+    """The error that a text has more than `MOST_UNCUT` characters between words, to be raised."""
+    return DataError(
+        f"a document has more than {MOST_UNCUT:,} characters in which no word ends, and memory "
+        "holds no more of them: break it into lines, or set tokenizer.kind to char"
+    )
 
 
 def byte_level(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Tokenizer:

@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers.pre_tokenizers import ByteLevel
 
-from pipeline.data.byte_level import byte_level, merges_of, not_byte_level
+from pipeline.data.byte_level import (
+    BETWEEN_WORDS,
+    MOST_UNCUT,
+    PART,
+    byte_level,
+    endless_word,
+    merges_of,
+    not_byte_level,
+)
 from pipeline.data.token_bytes import BYTES
 from pipeline.data.tokenizer import TextTokenizer, checked
 
@@ -26,11 +34,7 @@ SPLIT = (
     r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
     r"|\s++$|\s+(?!\S)|\s"
 )
-# Where such a split begins in any text: before a single space or line's end.
-BETWEEN_WORDS = re.compile(r"(?<=\S)(?=\s\S)")
 ANYWHERE, NOWHERE = re.compile(""), re.compile("(?!)")
-PART = 2**18
-"""Characters of a long text that are encoded at once, where it can be cut."""
 
 
 class Encoder:
@@ -69,7 +73,7 @@ class Encoder:
         """Ids of `texts` one after another [T], and how many each of them has [N].
 
         Raises:
-            DataError: a text holds half a surrogate pair.
+            DataError: a text holds half a surrogate pair, or too long a word for memory.
         """
         if self._table is not None:
             return self._table[_codes(texts)], np.array([len(text) for text in texts], np.int64)
@@ -82,6 +86,9 @@ class Encoder:
         return np.concatenate(arrays), np.array([len(ids) for ids in arrays], np.int64)
 
     def _encode_one(self, encoding: "tiktoken.Encoding", text: str) -> Ids:
+        long = len(text) > MOST_UNCUT
+        if long and any(len(part) > MOST_UNCUT + PART for part, _ in self.parts(text)):
+            raise endless_word()
         try:
             return encoding.encode_to_numpy(text, disallowed_special=())
         except ValueError:

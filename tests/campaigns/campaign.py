@@ -61,10 +61,15 @@ def run(check: Callable[[Any], object], inputs: st.SearchStrategy[Any], num: int
     def each(value: Any) -> None:
         if FORGET_PEAK.exists():  # Else the peak is of all that this process has done so far.
             FORGET_PEAK.write_text("5")
-        started, before = time.monotonic(), peak_bytes()
-        check(value)
-        assert time.monotonic() - started < SECONDS
+        before = peak_bytes()
+        if seconds(value) > SECONDS:  # Once may be the doing of a machine that is busy.
+            assert seconds(value) < SECONDS
         assert peak_bytes() - before < BYTES
+
+    def seconds(value: Any) -> float:
+        started = time.monotonic()
+        check(value)
+        return time.monotonic() - started
 
     each()
 

@@ -102,6 +102,14 @@ def test_very_long_runs(trained, run):
     check(trained, [run])
 
 
+def test_a_word_too_long_for_memory_is_refused(trained, monkeypatch):
+    monkeypatch.setattr("pipeline.data.encoding.MOST_UNCUT", 50)
+    monkeypatch.setattr("pipeline.data.encoding.PART", 10)
+    check(trained, ["the cat " * 50, "a" * 60])
+    with pytest.raises(DataError, match="in which no word ends"):
+        Encoder(trained).encode(["the cat", "a" * 61])
+
+
 CHARACTERS = train_char_tokenizer(["abc <pad>eos\n", "日本語👩"])
 
 
