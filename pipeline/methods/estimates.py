@@ -17,12 +17,14 @@ class Bound:
         prior: [N].
         reconstruction: [R, N].
         of: what it bounds, where samples are not drawn in just that way.
+        t_min: the time down to which the integral reaches, where that is not 0.
     """
 
     integral: Tensor
     prior: Tensor
     reconstruction: Tensor
     of: str | None = None
+    t_min: float | None = None
 
     @property
     def total(self) -> Tensor:
@@ -56,13 +58,14 @@ def replicate_times(num_texts: int, num_pairs: int, generator: torch.Generator) 
 
 def draw_replicates(
     x0: Tensor,
-    pair: Callable[[Tensor, Tensor], Tensor],
-    reconstruction: Callable[[Tensor], Tensor],
+    pair: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    reconstruction: Callable[[Tensor, Tensor | None], Tensor],
     *,
     num_replicates: int,
     num_draws: int,
     batch_size: int,
     generator: torch.Generator,
+    known: Tensor | None = None,
     on_replicate: Callable[[], object] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The integral and the reconstruction, both [R, N], by replicates of a stratified draw.
@@ -73,27 +76,32 @@ def draw_replicates(
 
     Args:
         x0: clean tokens [N, L], on the generator's device.
-        pair: of texts [B, L] and times [B], the sum of the integrand at t and at 1 - t, [B].
-        reconstruction: that term of texts [B, L], [B].
+        pair: of texts [B, L], times [B] and what is known of the texts [B, L], the sum of the
+            integrand at t and at 1 - t, [B].
+        reconstruction: that term of texts [B, L] and what is known of them, [B].
         num_replicates: R.
         num_draws: draws a text in each replicate, an even number.
         batch_size: texts a call.
         generator: source of the times.
+        known: positions [N, L] that are not noised and cost nothing; None is none of them.
         on_replicate: called after each replicate.
     Raises:
         ValueError: num_draws is not even.
     """
     if num_draws < 2 or num_draws % 2:
         raise ValueError(f"num_draws must be even and at least 2 (got {num_draws})")
+    batches = torch.split(torch.arange(len(x0), device=x0.device), batch_size)
+    shown = [None if known is None else known[rows] for rows in batches]
     integral, reconstructions = [], []
     for _ in range(num_replicates):
         times = replicate_times(len(x0), num_draws // 2, generator)
         drawn = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
         for t in times:
-            for rows in torch.split(torch.arange(len(x0), device=x0.device), batch_size):
-                drawn[rows] += pair(x0[rows], t[rows])
+            for rows, here in zip(batches, shown, strict=True):
+                drawn[rows] += pair(x0[rows], t[rows], here)
         integral.append(drawn / num_draws)
-        reconstructions.append(torch.cat([*map(reconstruction, torch.split(x0, batch_size))]))
+        pieces = map(reconstruction, torch.split(x0, batch_size), shown)
+        reconstructions.append(torch.cat([*pieces]))
         if on_replicate is not None:
             on_replicate()
     return torch.stack(integral), torch.stack(reconstructions)

@@ -138,9 +138,24 @@ class Method(Protocol):
         num_draws: int,
         batch_size: int,
         generator: torch.Generator,
+        known: Tensor | None = None,
         on_replicate: Callable[[], object] | None = None,
     ) -> Bound:
-        """The bound on -log p of texts x0 [N, L], every term by name."""
+        """The bound on -log p of texts x0 [N, L], every term by name.
+
+        Args:
+            known: positions [N, L] that are shown: what is bounded is -log p of the others given
+                these, of a model that `cannot_condition` says nothing against.
+        """
+
+    def likeliest(self, model: Any, fixed: Tensor) -> Tensor:
+        """The likeliest token [B, L] at each FREE position, given the fixed ones [B, L] alone.
+
+        All are asked for at once, each for itself.
+
+        Raises:
+            ValueError: what the model says depends on more than the fixed tokens.
+        """
 
     def noised(self, model: Any, x0: Tensor, t: float, generator: torch.Generator) -> Noised:
         """x0 [1, L] at time t in [0, 1]; the generator is of the CPU: a seed means one noise."""

@@ -29,6 +29,7 @@ def draw_bound(
     num_draws: int,
     batch_size: int,
     generator: torch.Generator,
+    known: Tensor | None = None,
     on_replicate: Callable[[], object] | None = None,
 ) -> Bound:
     """Estimate the bound for texts x0 [N, L] by `draw_replicates`, whose arguments it takes.
@@ -37,42 +38,62 @@ def draw_bound(
     self-conditioned model the bound is that of its estimate in two passes.
 
     Raises:
-        ValueError: num_draws is not even.
+        ValueError: num_draws is not even, or the model never saw known positions.
     """
+    if known is not None and not model.config.known:
+        raise ValueError("the model was trained without known positions")
 
-    def pair(x0: Tensor, t: Tensor) -> Tensor:
-        first = draw_integral(model, x0, t, generator)
-        return first + draw_integral(model, x0, 1 - t, generator)
+    def pair(x0: Tensor, t: Tensor, known: Tensor | None) -> Tensor:
+        first = draw_integral(model, x0, t, generator, known)
+        return first + draw_integral(model, x0, 1 - t, generator, known)
 
     integral, reconstruction = draw_replicates(
         x0,
         pair,
-        lambda x0: draw_reconstruction(model, x0, generator),
+        lambda x0, known: draw_reconstruction(model, x0, generator, known),
         num_replicates=num_replicates,
         num_draws=num_draws,
         batch_size=batch_size,
         generator=generator,
+        known=known,
         on_replicate=on_replicate,
     )
     two = "the estimate in two passes; samples take one a step" if model.passes == 2 else None
-    return Bound(integral, prior_nats(model, x0), reconstruction, two)
+    prior = prior_nats(model, x0)
+    if known is not None:
+        prior = prior * (~known).double().mean(-1)
+    return Bound(integral, prior, reconstruction, two)
 
 
 def draw_integral(
-    model: EmbeddingDiffusion, x0: Tensor, t: Tensor, generator: torch.Generator
+    model: EmbeddingDiffusion,
+    x0: Tensor,
+    t: Tensor,
+    generator: torch.Generator,
+    known: Tensor | None = None,
 ) -> Tensor:
     """The integrand of x0 [B, L] at times t [B], nats a text [B], float64, at one draw of z."""
     g, slope = model.clock.g_and_slope(t, by_nats=True)
-    return slope * diffusion_nats(model, x0, g, generator).sum(-1)
+    return slope * diffusion_nats(model, x0, g, generator, known).sum(-1)
 
 
 def diffusion_nats(
-    model: EmbeddingDiffusion, x0: Tensor, g: Tensor, generator: torch.Generator
+    model: EmbeddingDiffusion,
+    x0: Tensor,
+    g: Tensor,
+    generator: torch.Generator,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Nats a unit of g, by position [B, L], float64, at one draw of z at levels g [B]."""
     z, vectors = noised_vectors(model, x0, g, generator)
-    mean = model.expect(z, g, torch.full_like(x0, FREE), x0).mean
-    return squared_error(vectors, mean).double() * (model.level(g).snr / 2)[:, None]
+    mean = model.expect(z, g, _tokens(x0, known), x0).mean
+    nats = squared_error(vectors, mean).double() * (model.level(g).snr / 2)[:, None]
+    return nats if known is None else nats.masked_fill(known, 0)
+
+
+def _tokens(x0: Tensor, known: Tensor | None) -> Tensor:
+    """x0 [B, L] at the positions that are known, FREE elsewhere."""
+    return torch.full_like(x0, FREE) if known is None else x0.where(known, FREE)
 
 
 def noised_vectors(
@@ -92,9 +113,10 @@ def prior_nats(model: EmbeddingDiffusion, x0: Tensor) -> Tensor:
 
 
 def draw_reconstruction(
-    model: EmbeddingDiffusion, x0: Tensor, generator: torch.Generator
+    model: EmbeddingDiffusion, x0: Tensor, generator: torch.Generator, known: Tensor | None = None
 ) -> Tensor:
     """-log of x0 [B, L] at the lowest level, nats a text [B], float64, at one draw of z."""
     g = torch.full((len(x0),), model.clock.g_min, dtype=torch.float64, device=x0.device)
     z, _ = noised_vectors(model, x0, g, generator)
-    return model.expect(z, g, torch.full_like(x0, FREE), x0).nats.double().sum(-1)
+    nats = model.expect(z, g, _tokens(x0, known), x0).nats.double()
+    return (nats if known is None else nats.masked_fill(known, 0)).sum(-1)

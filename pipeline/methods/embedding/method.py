@@ -55,6 +55,11 @@ def cannot_condition(model: EmbeddingDiffusion) -> str | None:
     )
 
 
+def likeliest(model: EmbeddingDiffusion, fixed: Tensor) -> Tensor:
+    """See Method."""
+    raise ValueError("embedding diffusion guesses from noise, so not twice the same")
+
+
 def noised(model: EmbeddingDiffusion, x0: Tensor, t: float, generator: torch.Generator) -> Noised:
     """See Method; xt is what each position's own evidence makes likeliest."""
     g = model.clock.g(torch.tensor([t], dtype=torch.float64, device=x0.device))

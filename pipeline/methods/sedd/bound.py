@@ -26,6 +26,7 @@ def draw_bound(
     num_draws: int,
     batch_size: int,
     generator: torch.Generator,
+    known: Tensor | None = None,
     on_replicate: Callable[[], object] | None = None,
 ) -> Bound:
     """Estimate the bound for texts x0 [N, L] by `draw_replicates`, whose arguments it takes.
@@ -35,30 +36,41 @@ def draw_bound(
     raw one.
 
     Raises:
-        ValueError: num_draws is not even.
+        ValueError: num_draws is not even, or known positions do not condition the model.
     """
+    if known is not None and model.graph.mask_id is None:
+        raise ValueError("the uniform graph takes known positions for noised ones")
     integral, reconstruction = draw_replicates(
         x0,
-        lambda x0, t: draw_pair(model, x0, t, generator),
-        lambda x0: draw_reconstruction(model, x0, generator),
+        lambda x0, t, known: draw_pair(model, x0, t, generator, known),
+        lambda x0, known: draw_reconstruction(model, x0, generator, known),
         num_replicates=num_replicates,
         num_draws=num_draws,
         batch_size=batch_size,
         generator=generator,
+        known=known,
         on_replicate=on_replicate,
     )
-    return Bound(integral, prior_nats(model, x0), reconstruction)
+    prior = prior_nats(model, x0, known)
+    return Bound(integral, prior, reconstruction, t_min=model.t_min or None)
 
 
-def draw_pair(model: SEDD, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+def draw_pair(
+    model: SEDD, x0: Tensor, t: Tensor, generator: torch.Generator, known: Tensor | None = None
+) -> Tensor:
     """Sum of the integrand at t [B] and at 1 - t for x0 [B, L], nats a text [B], float64."""
     u = torch.rand(x0.shape, dtype=torch.float64, device=x0.device, generator=generator)
-    first = draw_integral(model, x0, t, u, generator)
-    return first + draw_integral(model, x0, 1 - t, 1 - u, generator)
+    first = draw_integral(model, x0, t, u, generator, known)
+    return first + draw_integral(model, x0, 1 - t, 1 - u, generator, known)
 
 
 def draw_integral(
-    model: SEDD, x0: Tensor, t: Tensor, u: Tensor, generator: torch.Generator
+    model: SEDD,
+    x0: Tensor,
+    t: Tensor,
+    u: Tensor,
+    generator: torch.Generator,
+    known: Tensor | None = None,
 ) -> Tensor:
     """The integrand, nats a text [B], float64, at one draw of xt.
 
@@ -68,6 +80,7 @@ def draw_integral(
         t: where in the integral's range [B], in [0, 1].
         u: uniform numbers [B, L]; a position moves where its own is below the move chance.
         generator: source of what positions move to.
+        known: positions [B, L] that do not move.
     """
     if model.conditional:
         move_chance = t
@@ -75,27 +88,37 @@ def draw_integral(
         t = model.t_min + (1 - model.t_min) * t
         move_chance = -torch.expm1(-model.noise.sigma(t))
     limit = model.graph.sample_limit(tuple(x0.shape), generator)
-    xt = torch.where(u < move_chance[:, None], limit, x0)
+    moved = u < move_chance[:, None]
+    if known is not None:
+        moved &= ~known
+    xt = torch.where(moved, limit, x0)
     if model.conditional:
-        return masked_cross_entropy(model, x0, xt).positions.double().sum(-1)
+        nats = masked_cross_entropy(model, x0, xt).positions.double().sum(-1)
+        # It weighs k masks by (L + 1) / k, and of F free positions the mean weight is (F + 1) / k.
+        return nats if known is None else nats * ((~known).sum(-1) + 1) / (x0.shape[1] + 1)
     return (1 - model.t_min) * score_entropy(model, x0, xt, t).positions.double().sum(-1)
 
 
-def prior_nats(model: SEDD, x0: Tensor) -> Tensor:
+def prior_nats(model: SEDD, x0: Tensor, known: Tensor | None = None) -> Tensor:
     """Divergence of p(x1 | x0) from the prior, nats a text [N], float64."""
     if model.conditional:
         return torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     one = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
-    return x0.shape[1] * model.graph.prior_nats(model.noise.sigma(one))
+    num_free = x0.shape[1] if known is None else (~known).sum(-1)
+    return num_free * model.graph.prior_nats(model.noise.sigma(one))
 
 
-def draw_reconstruction(model: SEDD, x0: Tensor, generator: torch.Generator) -> Tensor:
+def draw_reconstruction(
+    model: SEDD, x0: Tensor, generator: torch.Generator, known: Tensor | None = None
+) -> Tensor:
     """-log of the final denoise of x0 [B, L] from one draw at t_min, nats a text [B], float64."""
     nats = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     if model.conditional:
         return nats
     t = torch.tensor(model.t_min, dtype=torch.float64, device=x0.device)
     xt = model.graph.sample_transition(x0, model.noise.sigma(t).expand(len(x0)), generator)
+    if known is not None:
+        xt = torch.where(known, x0, xt)
     rows = torch.arange(len(x0), device=x0.device)
     if model.graph.mask_id is not None:
         # Rows without a mask are their own denoise.

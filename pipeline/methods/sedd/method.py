@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pipeline.methods.draws import FREE
 from pipeline.methods.protocol import Noised
 from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.loss import ScoreEntropy, score_entropy
@@ -60,6 +61,19 @@ def cannot_condition(model: SEDD) -> str | None:
         "uniform graph: this is no conditioning. The model takes the fixed tokens for noised "
         "ones, so its samples differ from its texts that hold them, at any number of steps"
     )
+
+
+@torch.no_grad()
+def likeliest(model: SEDD, fixed: Tensor) -> Tensor:
+    """See Method; a raw score is told the noise under which as many positions are masked."""
+    if (mask_id := model.graph.mask_id) is None:
+        raise ValueError(cannot_condition(model))
+    is_free = fixed == FREE
+    most = model.noise.sigma(torch.ones((), dtype=torch.float64, device=fixed.device))
+    sigma = (-torch.log1p(-is_free.double().mean(-1))).clamp(max=most)
+    xt = fixed.masked_fill(is_free, mask_id)
+    log_score = model.log_score(xt, sigma.to(model.dtype), is_free)
+    return fixed.masked_scatter(is_free, log_score[:, :mask_id].argmax(-1))
 
 
 def noised(model: SEDD, x0: Tensor, t: float, generator: torch.Generator) -> Noised:

@@ -26,7 +26,7 @@ TEXTS = all_states(3, 2)
 COPIES = 300
 
 
-def bound_of(model, x0, seed=0, num_replicates=16, num_draws=4):
+def bound_of(model, x0, seed=0, num_replicates=16, num_draws=4, known=None):
     return draw_bound(
         model,
         x0,
@@ -34,6 +34,7 @@ def bound_of(model, x0, seed=0, num_replicates=16, num_draws=4):
         num_draws=num_draws,
         batch_size=3000,
         generator=seeded(seed),
+        known=known,
     )
 
 
@@ -74,6 +75,26 @@ def test_bound_of_the_bayes_denoiser_is_the_negative_log_likelihood():
     mean, error = mean_and_error(totals @ P)
     assert error < 0.01 * ENTROPY
     assert mean.item() == pytest.approx(ENTROPY, abs=4 * error.item())
+
+
+def test_bound_given_a_token_is_the_negative_log_likelihood_of_the_other():
+    """4 standard errors; what is known costs nothing, in no term."""
+    x0 = TEXTS.repeat(COPIES, 1)
+    known = torch.tensor([True, False]).expand_as(x0)
+    model = taught(bayes_model(P0), TEXTS.repeat(10_000, 1))
+    bound = bound_of(model, x0, known=known)
+    mean, error = mean_and_error(by_text(bound))
+    exact = -(P0 / P0.sum(1, keepdim=True)).flatten().log()
+    assert bool(((mean - exact).abs() <= 4 * error).all())
+    mean, error = mean_and_error(by_text(bound) @ P)
+    assert mean.item() == pytest.approx((P @ exact).item(), abs=4 * error.item())
+    assert error < 0.02
+    whole = prior_nats(model, x0)
+    torch.testing.assert_close(bound.prior, whole / 2)
+    none = bound_of(model, x0[:9], num_draws=2, known=torch.ones_like(x0[:9], dtype=torch.bool))
+    assert none.total.eq(0).all()
+    with pytest.raises(ValueError, match="trained without known positions"):
+        bound_of(bayes_model(P0, known=0.0), x0, known=known)
 
 
 def test_bound_of_independent_positions_is_the_sum_of_their_entropies():
@@ -221,7 +242,7 @@ def test_times_are_antithetic_and_stratified_over_each_text(monkeypatch):
     model, seen = bayes_model(P0), []
     monkeypatch.setattr(
         "pipeline.methods.embedding.bound.draw_integral",
-        lambda _, x0, t, __: (seen.append(t), torch.ones(len(x0), dtype=torch.float64))[1],
+        lambda _, x0, t, *__: (seen.append(t), torch.ones(len(x0), dtype=torch.float64))[1],
     )
     found = bound_of(model, TEXTS, num_replicates=1, num_draws=6)
     later, earlier = torch.stack(seen[::2]), torch.stack(seen[1::2])
