@@ -1,7 +1,9 @@
 """GPT-2's tokenizer: byte-level BPE, so that every text can be encoded."""
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
@@ -13,6 +15,8 @@ from pipeline.files import from_root
 from pipeline.hub import from_hub
 
 END_OF_TEXT = "<|endoftext|>"
+GPT2 = "98de00669996e48e8db9590e7c13d37461bb11178e80fa2abcafb3e49f542baf"
+"""SHA-256 of GPT-2's own vocabulary and merges, as `encoding_sha256` takes it."""
 
 
 def fetch_gpt2_tokenizer(source: str) -> TextTokenizer:
@@ -68,3 +72,15 @@ def read_tokenizer(folder: Path) -> TextTokenizer:
     if path.is_file() and END_OF_TEXT.encode() in path.read_bytes():
         return read_gpt2_tokenizer(folder)
     return TextTokenizer.load(folder)
+
+
+def is_gpt2(tokenizer: TextTokenizer) -> bool:
+    """Whether it gives every text the ids that GPT-2's own tokenizer gives it."""
+    parts = json.loads(tokenizer.definition)
+    return not not_byte_level(parts) and encoding_sha256(parts) == GPT2
+
+
+def encoding_sha256(parts: dict[str, Any]) -> str:
+    """SHA-256 in hex of the vocabulary and the merges of a byte-level tokenizer.json."""
+    content = [sorted(parts["model"]["vocab"].items()), merges_of(parts)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

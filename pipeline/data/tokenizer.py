@@ -197,6 +197,12 @@ class TextTokenizer:
         # The other bytes of a character in UTF-8 are 0b10xxxxxx.
         return num_eos + sum(byte & 0xC0 != 0x80 for byte in content)
 
+    def byte_lengths(self) -> list[int]:
+        """Bytes of a text that each id stands for, of a special one none."""
+        return [
+            0 if id in self.special_ids else len(self._bytes_of([id])) for id in range(self.size)
+        ]
+
     def is_invalid_utf8(self, ids: Iterable[int], mode: Mode = "pad") -> bool:
         """Whether a block's text has bytes that `decode` had to replace by �."""
         ids = self._text_of(ids, mode)

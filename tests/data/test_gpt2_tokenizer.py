@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer
 
-from pipeline.data.gpt2 import fetch_gpt2_tokenizer, read_gpt2_tokenizer, read_tokenizer
+from pipeline.data.gpt2 import fetch_gpt2_tokenizer, is_gpt2, read_gpt2_tokenizer, read_tokenizer
 from pipeline.data.packed import Packed
 from pipeline.data.packing import pack
 from pipeline.data.token_bytes import BYTES
@@ -47,6 +47,20 @@ def test_ids_of_gpt2_itself(gpt2):
     theirs = AutoTokenizer.from_pretrained(SHARED_GPT2)
     for text in (" naïve\n\n", "don't  stop", "2,024 x=1;\t", "日本語 👩‍🔬"):
         assert gpt2.encode(text) == theirs(text)["input_ids"]
+
+
+def test_gpt2s_own_vocabulary_is_told_from_others(gpt2, tokenizer, tmp_path):
+    assert is_gpt2(gpt2)
+    assert not is_gpt2(tokenizer)
+    assert not is_gpt2(read_gpt2_tokenizer(write_byte_level(tmp_path, num_merges=50_000)))
+    assert not is_gpt2(train_char_tokenizer(["abc"]))
+
+
+@given(text=any_text)
+def test_every_byte_of_a_text_is_in_its_ids(tokenizer, text):
+    lengths = tokenizer.byte_lengths()
+    assert sum(lengths[id] for id in tokenizer.encode(text)) == len(text.encode())
+    assert lengths[tokenizer.eos_id] == 0
 
 
 @given(text=any_text)
