@@ -93,7 +93,7 @@ def check_device(params: "Params") -> torch.device:
         ParamsError: it is not there, or lacks a precision or compiler.
     """
     device = pick_device(params.device)
-    for section in ("train", "sample", "baseline", "evaluate", "score"):
+    for section in ("train", "sample", "baseline", "evaluate", "score", "zero_shot"):
         pick_precision(getattr(params, section).precision, device, f"{section}.precision")
     if params.train.compile:
         check_compile(params.train.compile, device)

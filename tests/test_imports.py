@@ -220,6 +220,7 @@ ROOMS = {
     "training": "config data checkpoints methods kernels",
     "baseline": "config data training kernels",
     "evaluation": "config data methods kernels",
+    "zeroshot": "config data methods kernels evaluation oxen",
     "report": "config",
     "tracking": "config",
     "publishing": "config oxen",

@@ -17,6 +17,7 @@ from pipeline.cli import (
     project,
     tune,
     verify,
+    zero_shot,
 )
 from pipeline.errors import PipelineError, reported
 
@@ -61,6 +62,8 @@ for command in (
     tune.tune,
     login.login,
     doctor.doctor,
+    zero_shot.zero_shot,
+    zero_shot.references,
 ):
     app.command()(command)
 app.command("import")(importing.import_)

@@ -64,7 +64,8 @@ def _pin_models(params: "Params", dry_run: bool) -> None:
     from pipeline.evaluation.scorer import scorer_revision
     from pipeline.files import folder_revision, from_root
 
-    train, score = params.train, params.score
+    train, score, zero_shot = params.train, params.score, params.zero_shot
+    against, key = zero_shot.against, "zero_shot.against"
     weights = None
     if train.init is not None and (folder := from_root(train.init)).is_dir():
         weights = folder_revision(folder)
@@ -72,6 +73,9 @@ def _pin_models(params: "Params", dry_run: bool) -> None:
         "train.init_revision": (train.init, weights, train.init_revision),
         "score.scorer_revision": (
             score.scorer, scorer_revision(score.scorer), score.scorer_revision
+        ),
+        "zero_shot.against_revision": (
+            against, against and scorer_revision(against, key=key), zero_shot.against_revision
         ),
     }  # fmt: skip
     for key, (name, found, pinned) in pins.items():

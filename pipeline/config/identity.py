@@ -14,13 +14,14 @@ from pipeline.config.params import Params
 from pipeline.errors import DataError
 from pipeline.files import sha256
 
-# They say where and how often work is written down, not what comes out.
+# They say where and how often work is written down, and what else is measured, not what comes out.
 OPERATIONAL = (
     "device",
     "oxen",
     "data.max_overlap",
     "train.checkpoint_every",
     "baseline.checkpoint_every",
+    "zero_shot",
     "report",
     "tracking",
     "publish",

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Literal, Self
 
@@ -16,13 +16,24 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline.config.methods import SECTIONS, Diffusion, Embedding
-from pipeline.config.sections import Count, Fraction, Positive, Real, Section, Seed, Steps, Text
+from pipeline.config.sections import (
+    Count,
+    Fraction,
+    Positive,
+    Precision,
+    Real,
+    RepositoryPath,
+    Section,
+    Seed,
+    Steps,
+    Text,
+)
 from pipeline.config.strict_yaml import parse, read_text
+from pipeline.config.zero_shot import ZeroShot
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.files import from_root
 
 Id = Annotated[int, Field(ge=0, lt=2**31)]
-Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 RENAMED = {"network": "oxen"}
 """Keys of params.yaml that were called otherwise."""
 CHECKPOINT = "artifacts/checkpoint"
@@ -33,20 +44,10 @@ SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 80
 SHORT.maxlevel = 3
 
 
-def _plain(path: str) -> str:
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or parts.as_posix() != path:
-        raise ValueError("must be a path inside the repository, without . or .. or //")
-    return path
-
-
 def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
         raise ValueError("must be auto, cpu, cuda or cuda:N")
     return name
-
-
-RepositoryPath = Annotated[Text, AfterValidator(_plain)]
 
 
 class DataFiles(Section):
@@ -311,6 +312,7 @@ class Params(Section):
     baseline: Baseline
     evaluate: Evaluate
     score: Score
+    zero_shot: ZeroShot
     report: Report
     tracking: Tracking
     publish: Publish

@@ -1,8 +1,17 @@
 """What every section of params.yaml is, and the kinds of values in them."""
 
-from typing import Annotated
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _plain(path: str) -> str:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or parts.as_posix() != path:
+        raise ValueError("must be a path inside the repository, without . or .. or //")
+    return path
+
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Steps = Annotated[int, Field(ge=1, le=10**6)]
@@ -12,6 +21,8 @@ Real = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 Fraction = Annotated[Real, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
+RepositoryPath = Annotated[Text, AfterValidator(_plain)]
+Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 
 
 class Section(BaseModel):

@@ -55,6 +55,10 @@ class CausalLM:
         parts = zip(torch.split(states, size), torch.split(targets, size), strict=True)
         return torch.cat([F.cross_entropy(x.float(), y, reduction="none") for x, y in parts])
 
+    def likeliest(self, states: Tensor) -> Tensor:
+        """The likeliest token [N] next after states [N, D]."""
+        return states.argmax(-1)
+
 
 class GPT2(CausalLM):
     """GPT-2: texts one after another in a row, and a head at the positions that are asked for."""
@@ -96,6 +100,12 @@ class GPT2(CausalLM):
             logits = (states @ head.T).float()
             log_total = torch.logaddexp(log_total, logits.logsumexp(-1))
         return log_total - (states.float() * self._head[targets].float()).sum(-1)
+
+    def likeliest(self, states: Tensor) -> Tensor:
+        """See CausalLM."""
+        size = max(1, LOGITS // self.vocab_size)
+        parts = torch.split(states.to(self._head.dtype), size)
+        return torch.cat([(part @ self._head.T).argmax(-1) for part in parts])
 
 
 def attend_within(

@@ -63,8 +63,8 @@ class Scorer:
         return ids
 
 
-def scorer_revision(name: str) -> str | None:
-    """What pins the scorer that `score.scorer` names, as it is now; None for the baseline.
+def scorer_revision(name: str, key: str = "score.scorer") -> str | None:
+    """What pins the scorer that `key` names, as it is now; None for the baseline.
 
     Of a model of the hub the newest commit, of a folder the hash over its files.
 
@@ -72,18 +72,17 @@ def scorer_revision(name: str) -> str | None:
         PipelineError: the hub is out of reach, and its cache has no such model.
     """
     if name in HUB:
-        return from_hub(name, ["config.json"], key="score.scorer", instead=INSTEAD).name
+        return from_hub(name, ["config.json"], key=key, instead=INSTEAD).name
     folder = from_root(name)
     return folder_revision(folder) if name != "baseline" and folder.is_dir() else None
 
 
-def check_scorer(name: str, pinned: str | None) -> None:
-    """Check that a scorer is pinned, a folder as it is.
+def check_scorer(name: str, pinned: str | None, key: str = "score.scorer_revision") -> None:
+    """Check that a scorer is pinned under `key`, a folder as it is.
 
     Raises:
         PipelineError: it is not.
     """
-    key = "score.scorer_revision"
     if name in HUB and not re.fullmatch("[0-9a-f]{40}", pinned or ""):
         raise PipelineError(
             f"{key}: a commit of {name} on the Hugging Face hub is asked for (got {pinned}): "

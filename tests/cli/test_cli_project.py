@@ -12,7 +12,8 @@ from filelock import FileLock
 from pipeline.cli import app
 
 COMMANDS = ["sample", "infill", "perturb", "loss", "shift", "compare", "ui", "check", "clean"]
-COMMANDS += ["pin", "publish", "verify", "tune", "login", "doctor", "import"]
+COMMANDS += ["pin", "publish", "verify", "tune", "login", "doctor"]
+COMMANDS += ["zero-shot", "references", "import"]
 SLOW = ["torch", "transformers", "mlflow", "pyarrow", "numpy", "oxen", "matplotlib", "tokenizers"]
 SLOW += ["yaml", "tomlkit", "urllib3", "safetensors", "huggingface_hub", "dvc", "jinja2", "tqdm"]
 

@@ -1,0 +1,82 @@
+"""Published figures, and ours beside them: a table for each protocol, with no other in it."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config.sections import Positive, Section, Text
+from pipeline.table import aligned
+
+REFERENCES = Path(__file__).with_name("references.yaml")
+
+
+class Row(Section):
+    """A model's figures on the sets of its table, from one source."""
+
+    model: Text
+    size: Text
+    values: list[Positive]
+    source: Text
+    exact: bool = False
+
+
+class Table(Section):
+    """Figures that may stand beside each other."""
+
+    metric: Text
+    protocol: Text
+    sets: list[Text]
+    rows: list[Row]
+
+
+@cache
+def published() -> tuple[Table, ...]:
+    """The tables that ship."""
+    values = yaml.safe_load(REFERENCES.read_text(encoding="utf-8"))
+    return tuple(Table.model_validate(each) for each in values)
+
+
+def beside(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The published tables, each with our figures that may stand in it, and below what may not.
+
+    Args:
+        results: our name of a set -> protocol -> what `evaluation.score` found.
+    """
+    ours = [(name, each) for name, by in results.items() for each in by.values()]
+    parts = [
+        _shown(table, [each for each in ours if _belongs(each[1], table)]) for table in published()
+    ]
+    others = [
+        f"{name}, protocol {result['protocol']}: {figure(result)}, in no table: "
+        + "; ".join(result["differs"])
+        for name, result in ours
+        if result["comparable_with"] is None
+    ]
+    return "\n\n".join([*parts, "\n".join(others)] if others else parts)
+
+
+def figure(result: Mapping[str, Any]) -> str:
+    """Our perplexity a token with its standard error, as tables show it."""
+    value, stderr = result["perplexity_per_token"], result["perplexity_per_token_stderr"]
+    return "beyond all numbers" if value is None else f"≤ {value:.2f} ± {stderr:.2f}"
+
+
+def _belongs(result: Mapping[str, Any], table: Table) -> bool:
+    is_of = result["comparable_with"] is not None and result["protocol"] == table.protocol
+    return is_of and result["of"] in table.sets
+
+
+def _shown(table: Table, ours: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    lines = [["", "size", *table.sets, "source"]]
+    for row in table.rows:
+        sign = "" if row.exact else "≤ "
+        lines.append(
+            [row.model, row.size, *(f"{sign}{value:.2f}" for value in row.values), row.source]
+        )
+    for name, result in ours:
+        cells = [figure(result) if result["of"] == each else "" for each in table.sets]
+        lines.append([f"ours, {name}", "", *cells, "this run"])
+    return f"{table.metric} · protocol {table.protocol}\n{aligned(lines)}"

@@ -1,0 +1,75 @@
+"""Score one zero-shot set under each of its protocols."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import typer
+
+from pipeline.checkpoints.checkpoint import TOKENIZER, load_checkpoint, weights_sha256
+from pipeline.config.params import load_params
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.device import memory_for, pick_device, pick_precision
+from pipeline.errors import reported
+from pipeline.evaluation.scorer import check_scorer
+from pipeline.files import sha256, write_json
+from pipeline.kernels.precision import Precision
+from pipeline.zeroshot.against import Against, load_against
+from pipeline.zeroshot.comparable import Set
+from pipeline.zeroshot.evaluation import Scored, pack, score
+from pipeline.zeroshot.scoring import Draws
+from pipeline.zeroshot.texts import read_texts
+
+if TYPE_CHECKING:
+    from pipeline.config.zero_shot import ZeroShot
+
+
+@reported
+def main(name: str, checkpoint: Path, data: Path, out: Path) -> None:
+    """Write every figure of the set NAME, whose file is in DATA, to OUT."""
+    params = load_params()
+    settings, declared = params.zero_shot, params.zero_shot.sets[name]
+    device = pick_device(params.device)
+    precision = pick_precision(settings.precision, device, "zero_shot.precision")
+    path, key = data / declared.file, f"zero_shot.sets.{name}.column"
+    texts = read_texts(path, declared.column, declared.detokenizer, key=key)
+    tokenizer = TextTokenizer.load(checkpoint / TOKENIZER)
+    against = _against(settings, tokenizer, device, precision)
+    scored = Scored(load_checkpoint(checkpoint, device), tokenizer, device, precision, against)
+    draws = Draws(settings.num_replicates, settings.num_draws, settings.batch_size, settings.seed)
+    found = {}
+    for protocol in declared.protocols:
+        packed = pack(
+            Set(declared.of, declared.split, declared.detokenizer),
+            texts,
+            tokenizer,
+            protocol,
+            length=scored.model.length,
+            workers=settings.workers,
+            max_blocks=settings.max_blocks,
+        )
+        with memory_for("zero_shot.batch_size"):
+            found[protocol] = score(scored, packed, texts, draws)
+    sources = {key: getattr(declared, key) for key in ("repo", "revision", "file")}
+    hashes = {"sha256": sha256(path), "checkpoint_sha256": weights_sha256(checkpoint)}
+    write_json(out, {"name": name, **sources, **hashes, "protocols": found})
+
+
+def _against(
+    settings: "ZeroShot", tokenizer: TextTokenizer, device: torch.device, precision: Precision
+) -> Against | None:
+    if settings.against is None:
+        return None
+    check_scorer(settings.against, settings.against_revision, "zero_shot.against_revision")
+    return load_against(
+        settings.against,
+        tokenizer,
+        key="zero_shot.against",
+        device=device,
+        precision=precision,
+        commit=settings.against_revision,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,201 @@
+"""Zero-shot sets in the pipeline: from a parquet file to a pinned set, its figures, and the DAG."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+import yaml
+from pyarrow import parquet
+from tiny_clone import make_clone, ran, run
+from tiny_project import PATIENCE, PROJECT, TINY, write_params
+from toy import toy_config
+
+from pipeline.checkpoints.checkpoint import save_checkpoint, weights_sha256
+from pipeline.config.params import load_params
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.errors import ParamsError
+from pipeline.files import sha256
+from pipeline.methods.sedd.model import SEDD
+from pipeline.oxen.opening import open_repository
+from stages.zero_shot import main as score
+from stages.zero_shot_fetch import main as fetch
+
+ROWS = ["Ada\n", "", *["Ben", "Cleo", "Dora"] * 6]
+OUT = Path("artifacts/zero_shot/names.json")
+DATA = Path("artifacts/zero_shot_data/names")
+
+
+def declared(repo, revision, **changes):
+    return {
+        "repo": str(repo),
+        "revision": revision,
+        "file": "test.parquet",
+        "column": "text",
+        "of": None,
+        "split": "test",
+        "detokenizer": "none",
+        "protocols": ["exact"],
+        **changes,
+    }
+
+
+def write_parquet(path, rows=ROWS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table({"text": rows}), path)
+    return path
+
+
+def write_set(folder, sets, **changes):
+    """params.yaml that declares sets and scores all of them."""
+    values = {"zero_shot.sets": sets, "zero_shot.names": list(sets), **changes}
+    write_params(folder, TINY | values)
+
+
+@pytest.fixture
+def pinned(tiny, monkeypatch):
+    """A set in a repository of its own, declared, and a checkpoint of random weights."""
+    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tiny / "no configuration"))
+    path = write_parquet(tiny / "files" / "test.parquet")
+    repository = open_repository("sets", PATIENCE, create=True)
+    commit = repository.commit({"test.parquet": path}, "a set")
+    write_set(tiny, {"names": declared("sets", commit)})
+    text = TextTokenizer.load(Path("artifacts/tokenizer"))
+    torch.manual_seed(0)
+    model = SEDD(toy_config("absorb", "conditional", vocab_size=text.size, length=16))
+    save_checkpoint(
+        Path("artifacts/checkpoint"),
+        model,
+        tokenizer=Path("artifacts/tokenizer"),
+        tokenizer_sha256=text.sha256,
+    )
+    return commit
+
+
+def refused(capsys, stage, *arguments):
+    with pytest.raises(SystemExit) as exit:
+        stage(*arguments)
+    assert exit.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_a_pinned_set_is_fetched_and_scored(pinned, tiny, capsys):
+    rows = [row for row in ROWS if "\n" not in row]
+    write_parquet(tiny / "files" / "test.parquet", rows)
+    commit = open_repository("sets", PATIENCE).commit(
+        {"test.parquet": tiny / "files" / "test.parquet"}, "without line ends"
+    )
+    write_set(tiny, {"names": declared("sets", commit)}, **{"zero_shot.max_blocks": 3})
+    fetch("names", DATA)
+    score("names", Path("artifacts/checkpoint"), DATA, OUT)
+    found = json.loads(OUT.read_text())
+    assert (found["repo"], found["revision"], found["file"]) == ("sets", commit, "test.parquet")
+    assert found["sha256"] == sha256(tiny / "files" / "test.parquet")
+    assert found["checkpoint_sha256"] == weights_sha256(Path("artifacts/checkpoint"))
+    exact = found["protocols"]["exact"]
+    num = sum(map(len, rows)) + len(rows)
+    assert (exact["num_texts"], exact["num_stream"]) == (len(rows), num)
+    assert (exact["num_blocks"], exact["num_blocks_of"]) == (3, -(-num // 16))
+    assert exact["nats_per_token"] > 0
+    # The first commit is a set of its own; the tokenizer of names knows no line end.
+    write_set(tiny, {"names": declared("sets", pinned)})
+    write_parquet(DATA / "test.parquet")
+    said = refused(capsys, score, "names", Path("artifacts/checkpoint"), DATA, OUT)
+    assert "row 0 holds what this tokenizer does not know ('\\n')" in said
+    write_set(tiny, {"names": declared("sets", pinned, protocols=["sedd"])})
+    said = refused(capsys, score, "names", Path("artifacts/checkpoint"), DATA, OUT)
+    assert "protocol sedd: its figures are of GPT-2's tokens" in said
+    write_set(tiny, {"names": declared("sets", pinned, column="mine")})
+    said = refused(capsys, score, "names", Path("artifacts/checkpoint"), DATA, OUT)
+    assert "no column 'mine' (zero_shot.sets.names.column)" in said
+
+
+def test_what_cannot_be_fetched_is_named_by_its_key(pinned, tiny, capsys):
+    wrong = {
+        "repo": ({"repo": "nowhere"}, "zero_shot.sets.names.repo: "),
+        "branch": ({"revision": "main"}, "zero_shot.sets.names.revision: a branch moves"),
+        "file": ({"file": "other.parquet"}, "zero_shot.sets.names.file"),
+        "format": ({"file": "test.doc"}, "zero_shot.sets.names.file: test.doc: a dataset file is"),
+    }
+    for changes, said in wrong.values():
+        write_set(tiny, {"names": declared("sets", pinned) | changes})
+        assert said in refused(capsys, fetch, "names", DATA)
+        assert not DATA.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"zero_shot.names": ["other"]}, "which are: names (got other)"),
+        ({"zero_shot.names": ["names", "names"]}, "names must differ"),
+        ({"zero_shot.num_draws": 3}, "zero_shot.num_draws"),
+        ({"zero_shot.workers": 0}, "zero_shot.workers"),
+    ],
+)
+def test_wrong_declarations(tmp_path, changes, said):
+    write_set(tmp_path, {"names": declared("sets", "0")}, **changes)
+    with pytest.raises(ParamsError, match=re.escape(said)):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"protocols": ["mine"]}, "protocols.0"),
+        ({"protocols": []}, "protocols"),
+        ({"detokenizer": "mine"}, "detokenizer"),
+        ({"of": "mine"}, "of"),
+        ({"file": "../x.parquet"}, "file"),
+    ],
+)
+def test_wrong_values_of_a_set(tmp_path, changes, key):
+    write_set(tmp_path, {"names": declared("sets", "0", **changes)})
+    with pytest.raises(ParamsError, match=f"zero_shot.sets.names.{key}: "):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_names_of_sets_are_parts_of_paths(tmp_path):
+    write_set(tmp_path, {"../x": declared("sets", "0")})
+    with pytest.raises(ParamsError, match="zero_shot"):
+        load_params(tmp_path / "params.yaml")
+
+
+PAGE = (PROJECT / "docs" / "zero-shot.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_recipe_leads_from_a_parquet_file_to_figures_without_a_baseline(tmp_path, monkeypatch):
+    """Real Oxen and DVC; with no set declared the stages are what they were."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "user_config.toml").write_text('name = "A"\nemail = "a@example.org"\n')
+    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tmp_path / "config"))
+    write_parquet(
+        tmp_path / "hub" / "wikitext-103-raw-v1" / "test-00000-of-00001.parquet", ROWS[2:]
+    )
+    recipe = re.search(r"<!-- recipe -->\n```python\n(.*?)```", PAGE, re.DOTALL)[1]
+    done = subprocess.run(
+        [sys.executable, "-c", recipe], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    commit = done.stdout.split()[-1]
+    clone = make_clone(tmp_path / "project", {})
+    assert "zero_shot" not in run(clone, "dvc", "stage", "list", "--all")
+    values = yaml.safe_load((clone / "params.yaml").read_text())
+    values["zero_shot"]["sets"] = {"names": declared(tmp_path / "zero-shot", commit)}
+    values["zero_shot"]["names"] = ["names"]
+    (clone / "params.yaml").write_text(yaml.safe_dump(values))
+    said = run(clone, "dvc", "repro", "zero_shot@names")
+    assert ran(said) == {
+        "fetch", "tokenizer", "pack", "train", "zero_shot_fetch@names", "zero_shot@names",
+    }  # fmt: skip
+    assert json.loads((clone / OUT).read_text())["revision"] == commit
+    assert "names, protocol exact: ≤ " in run(clone, "sedd", "references")
+    # A set that is dropped is no longer shown, and nothing else runs.
+    values["zero_shot"]["names"] = []
+    (clone / "params.yaml").write_text(yaml.safe_dump(values))
+    assert "names, protocol" not in run(clone, "sedd", "references")
+    assert "zero_shot" not in run(clone, "dvc", "repro", "--dry", "train")
