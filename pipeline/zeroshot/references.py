@@ -22,6 +22,11 @@ class Row(Section):
     source: Text
     exact: bool = False
 
+    @property
+    def shown(self) -> list[str]:
+        """The values, those of a bound with its sign."""
+        return [f"{'' if self.exact else '≤ '}{value:.2f}" for value in self.values]
+
 
 class Table(Section):
     """Figures that may stand beside each other."""
@@ -30,6 +35,11 @@ class Table(Section):
     protocol: Text
     sets: list[Text]
     rows: list[Row]
+
+    def column(self, name: str) -> list[tuple[str, str, str, str]]:
+        """Model, size, value and source of each row, for one of the sets."""
+        place = self.sets.index(name)
+        return [(row.model, row.size, row.shown[place], row.source) for row in self.rows]
 
 
 @cache
@@ -47,7 +57,8 @@ def beside(results: Mapping[str, Mapping[str, Any]]) -> str:
     """
     ours = [(name, each) for name, by in results.items() for each in by.values()]
     parts = [
-        _shown(table, [each for each in ours if _belongs(each[1], table)]) for table in published()
+        _shown(table, [each for each in ours if table_of(each[1]) is table])
+        for table in published()
     ]
     others = [
         f"{name}, protocol {result['protocol']}: {figure(result)}, in no table: "
@@ -64,18 +75,17 @@ def figure(result: Mapping[str, Any]) -> str:
     return "beyond all numbers" if value is None else f"≤ {value:.2f} ± {stderr:.2f}"
 
 
-def _belongs(result: Mapping[str, Any], table: Table) -> bool:
-    is_of = result["comparable_with"] is not None and result["protocol"] == table.protocol
-    return is_of and result["of"] in table.sets
+def table_of(result: Mapping[str, Any]) -> Table | None:
+    """The published table that a result may stand in."""
+    if result["comparable_with"] is None:
+        return None
+    return next(table for table in published() if table.protocol == result["protocol"])
 
 
 def _shown(table: Table, ours: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
     lines = [["", "size", *table.sets, "source"]]
     for row in table.rows:
-        sign = "" if row.exact else "≤ "
-        lines.append(
-            [row.model, row.size, *(f"{sign}{value:.2f}" for value in row.values), row.source]
-        )
+        lines.append([row.model, row.size, *row.shown, row.source])
     for name, result in ours:
         cells = [figure(result) if result["of"] == each else "" for each in table.sets]
         lines.append([f"ours, {name}", "", *cells, "this run"])

@@ -20,7 +20,12 @@ def counts_shown(facts: Mapping[str, Any]) -> str:
 
 
 def figures_shown(result: Mapping[str, Any]) -> str:
-    """Every figure of a model, and of the one beside it."""
+    """Every figure of a model, and of the one beside it, as a table."""
+    return aligned(figure_rows(result))
+
+
+def figure_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """What each figure is called, and its value."""
     nats, perplexity = (_rate(result, name) for name in ("nats", "perplexity"))
     errors = f"over blocks {result['data_stderr']:.4f}, Monte Carlo {result['mc_stderr']:.4f}"
     draws = f"{result['num_replicates']} replicates of {result['num_draws']} draws a block"
@@ -41,8 +46,7 @@ def figures_shown(result: Mapping[str, Any]) -> str:
     if "last_word" in result:
         lines += _last_word(result["last_word"])
     lines.append(["may stand beside", result["comparable_with"] or "no published figure"])
-    lines += [["", f"since {reason}"] for reason in result["differs"]]
-    return aligned(lines)
+    return lines + [["", f"since {reason}"] for reason in result["differs"]]
 
 
 def _blocks(facts: Mapping[str, Any]) -> str:
@@ -54,9 +58,10 @@ def _blocks(facts: Mapping[str, Any]) -> str:
 
 
 def _rate(figures: Mapping[str, Any], unit: str) -> str:
-    if figures[f"{unit}_per_token"] is None:
+    if (value := figures[f"{unit}_per_token"]) is None:
         return "beyond all numbers"
-    return f"{figures[f'{unit}_per_token']:.4f} ± {figures[f'{unit}_per_token_stderr']:.4f}"
+    places = 4 if unit == "nats" else 2
+    return f"{value:,.{places}f} ± {figures[f'{unit}_per_token_stderr']:,.{places}f}"
 
 
 def _or_none(value: float | None) -> str:

@@ -59,7 +59,8 @@ def test_folders_are_pinned_as_they_are(project):
     for name in ("weights", "scorer"):
         (project / name / "deep").mkdir(parents=True)
         (project / name / "deep" / "a").write_text(name)
-    edit_yaml(project / "params.yaml", {"train.init": "weights", "score.scorer": "scorer"})
+    named = {"train.init": "weights", "score.scorer": "scorer", "zero_shot.against": "scorer"}
+    edit_yaml(project / "params.yaml", named)
     before = (project / "params.yaml").read_text()
     assert "train.init_revision: " in pin("--dry-run").stdout
     assert (project / "params.yaml").read_text() == before
@@ -67,6 +68,7 @@ def test_folders_are_pinned_as_they_are(project):
     params = load_params()
     assert params.train.init_revision == folder_revision(project / "weights")
     assert params.score.scorer_revision == folder_revision(project / "scorer")
+    assert params.zero_shot.against_revision == params.score.scorer_revision
     (project / "weights" / "deep" / "a").rename(project / "weights" / "deep" / "b")
     assert params.train.init_revision != folder_revision(project / "weights")
     assert pin().stdout.startswith("train.init_revision: ")

@@ -123,7 +123,7 @@ def test_every_figure_has_its_unit(sedd, elsewhere, file, model, as_gpt2):
     found = json.loads((elsewhere / "found.json").read_text())
     nats, bits = found["nats_per_token"], found["bits_per_byte"]
     assert shown["nats a token"].startswith(f"≤ {nats:.4f} ± ")
-    assert shown["perplexity a token"].startswith(f"≤ {math.exp(nats):.4f} ± ")
+    assert shown["perplexity a token"].startswith(f"≤ {math.exp(nats):,.2f} ± ")
     assert shown["bits a byte"] == f"≤ {bits:.4f}"
     assert bits == pytest.approx(nats * found["num_tokens"] / found["num_bytes"] / math.log(2))
     assert shown["may stand beside"] == "no published figure"

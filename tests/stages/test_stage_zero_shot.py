@@ -56,14 +56,21 @@ def write_set(folder, sets, **changes):
     write_params(folder, TINY | values)
 
 
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A repository with a set, and its one commit."""
+    folder = tmp_path_factory.mktemp("repository")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OXEN_CONFIG_DIR", str(folder / "no configuration"))
+        patch.setenv("DVC_ROOT", str(folder))
+        path = write_parquet(folder / "files" / "test.parquet", ROWS[1:])
+        made = open_repository(str(folder / "sets"), PATIENCE, create=True)
+        return folder / "sets", made.commit({"test.parquet": path}, "a set")
+
+
 @pytest.fixture
-def pinned(tiny, monkeypatch):
-    """A set in a repository of its own, declared, and a checkpoint of random weights."""
-    monkeypatch.setenv("OXEN_CONFIG_DIR", str(tiny / "no configuration"))
-    path = write_parquet(tiny / "files" / "test.parquet")
-    repository = open_repository("sets", PATIENCE, create=True)
-    commit = repository.commit({"test.parquet": path}, "a set")
-    write_set(tiny, {"names": declared("sets", commit)})
+def checkpoint(tiny):
+    """Random weights for the names of the tiny project."""
     text = TextTokenizer.load(Path("artifacts/tokenizer"))
     torch.manual_seed(0)
     model = SEDD(toy_config("absorb", "conditional", vocab_size=text.size, length=16))
@@ -73,7 +80,7 @@ def pinned(tiny, monkeypatch):
         tokenizer=Path("artifacts/tokenizer"),
         tokenizer_sha256=text.sha256,
     )
-    return commit
+    return Path("artifacts/checkpoint")
 
 
 def refused(capsys, stage, *arguments):
@@ -83,46 +90,49 @@ def refused(capsys, stage, *arguments):
     return capsys.readouterr().err
 
 
-def test_a_pinned_set_is_fetched_and_scored(pinned, tiny, capsys):
-    rows = [row for row in ROWS if "\n" not in row]
-    write_parquet(tiny / "files" / "test.parquet", rows)
-    commit = open_repository("sets", PATIENCE).commit(
-        {"test.parquet": tiny / "files" / "test.parquet"}, "without line ends"
-    )
-    write_set(tiny, {"names": declared("sets", commit)}, **{"zero_shot.max_blocks": 3})
+def test_a_pinned_set_is_fetched_and_scored(tiny, repository, checkpoint):
+    repo, commit = repository
+    write_set(tiny, {"names": declared(repo, commit)}, **{"zero_shot.max_blocks": 3})
     fetch("names", DATA)
-    score("names", Path("artifacts/checkpoint"), DATA, OUT)
+    score("names", checkpoint, DATA, OUT)
     found = json.loads(OUT.read_text())
-    assert (found["repo"], found["revision"], found["file"]) == ("sets", commit, "test.parquet")
-    assert found["sha256"] == sha256(tiny / "files" / "test.parquet")
-    assert found["checkpoint_sha256"] == weights_sha256(Path("artifacts/checkpoint"))
+    assert (found["repo"], found["revision"], found["file"]) == (str(repo), commit, "test.parquet")
+    assert found["sha256"] == sha256(repo.parent / "files" / "test.parquet")
+    assert found["checkpoint_sha256"] == weights_sha256(checkpoint)
     exact = found["protocols"]["exact"]
-    num = sum(map(len, rows)) + len(rows)
-    assert (exact["num_texts"], exact["num_stream"]) == (len(rows), num)
+    num = sum(map(len, ROWS[1:])) + len(ROWS[1:])
+    assert (exact["num_texts"], exact["num_stream"]) == (len(ROWS) - 1, num)
     assert (exact["num_blocks"], exact["num_blocks_of"]) == (3, -(-num // 16))
     assert exact["nats_per_token"] > 0
-    # The first commit is a set of its own; the tokenizer of names knows no line end.
-    write_set(tiny, {"names": declared("sets", pinned)})
+
+
+def test_what_cannot_be_scored_is_said(tiny, checkpoint, capsys):
+    """The tokenizer of names knows no line end, and is not GPT-2's."""
     write_parquet(DATA / "test.parquet")
-    said = refused(capsys, score, "names", Path("artifacts/checkpoint"), DATA, OUT)
-    assert "row 0 holds what this tokenizer does not know ('\\n')" in said
-    write_set(tiny, {"names": declared("sets", pinned, protocols=["sedd"])})
-    said = refused(capsys, score, "names", Path("artifacts/checkpoint"), DATA, OUT)
-    assert "protocol sedd: its figures are of GPT-2's tokens" in said
-    write_set(tiny, {"names": declared("sets", pinned, column="mine")})
-    said = refused(capsys, score, "names", Path("artifacts/checkpoint"), DATA, OUT)
-    assert "no column 'mine' (zero_shot.sets.names.column)" in said
-
-
-def test_what_cannot_be_fetched_is_named_by_its_key(pinned, tiny, capsys):
     wrong = {
-        "repo": ({"repo": "nowhere"}, "zero_shot.sets.names.repo: "),
-        "branch": ({"revision": "main"}, "zero_shot.sets.names.revision: a branch moves"),
-        "file": ({"file": "other.parquet"}, "zero_shot.sets.names.file"),
-        "format": ({"file": "test.doc"}, "zero_shot.sets.names.file: test.doc: a dataset file is"),
+        "row 0 holds what this tokenizer does not know ('\\n')": {},
+        "protocol sedd: its figures are of GPT-2's tokens": {"protocols": ["sedd"]},
+        "no column 'mine' (zero_shot.sets.names.column)": {"column": "mine"},
     }
-    for changes, said in wrong.values():
-        write_set(tiny, {"names": declared("sets", pinned) | changes})
+    for said, changes in wrong.items():
+        write_set(tiny, {"names": declared("sets", "0", **changes)})
+        assert said in refused(capsys, score, "names", checkpoint, DATA, OUT)
+        assert not OUT.exists()
+    write_set(tiny, {"names": declared("sets", "0")}, **{"zero_shot.against": "other"})
+    said = refused(capsys, score, "names", checkpoint, DATA, OUT)
+    assert re.search(r"zero_shot.against_revision: .*other is not pinned: `sedd pin`", said)
+
+
+def test_what_cannot_be_fetched_is_named_by_its_key(tiny, repository, capsys):
+    repo, commit = repository
+    wrong = {
+        "zero_shot.sets.names.repo: ": {"repo": "nowhere"},
+        "zero_shot.sets.names.revision: a branch moves": {"revision": "main"},
+        "zero_shot.sets.names.file": {"file": "other.parquet"},
+        "zero_shot.sets.names.file: test.doc: a dataset file is": {"file": "test.doc"},
+    }
+    for said, changes in wrong.items():
+        write_set(tiny, {"names": declared(repo, commit) | changes})
         assert said in refused(capsys, fetch, "names", DATA)
         assert not DATA.exists()
 
@@ -188,11 +198,13 @@ def test_the_recipe_leads_from_a_parquet_file_to_figures_without_a_baseline(tmp_
     values["zero_shot"]["sets"] = {"names": declared(tmp_path / "zero-shot", commit)}
     values["zero_shot"]["names"] = ["names"]
     (clone / "params.yaml").write_text(yaml.safe_dump(values))
-    said = run(clone, "dvc", "repro", "zero_shot@names")
+    said = run(clone, "dvc", "repro", "zero_shot_page@names")
     assert ran(said) == {
         "fetch", "tokenizer", "pack", "train", "zero_shot_fetch@names", "zero_shot@names",
+        "zero_shot_page@names",
     }  # fmt: skip
     assert json.loads((clone / OUT).read_text())["revision"] == commit
+    assert "<h1>names</h1>" in (clone / "reports/zero_shot/names.html").read_text()
     assert "names, protocol exact: ≤ " in run(clone, "sedd", "references")
     # A set that is dropped is no longer shown, and nothing else runs.
     values["zero_shot"]["names"] = []

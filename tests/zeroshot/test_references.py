@@ -8,6 +8,7 @@ import pytest
 from pipeline.config.zero_shot import Detokenizer, Of, Protocol
 from pipeline.zeroshot.comparable import NAMES, SETS, compare
 from pipeline.zeroshot.detokenizers import DETOKENIZERS
+from pipeline.zeroshot.page import render
 from pipeline.zeroshot.protocols import PROTOCOLS
 from pipeline.zeroshot.references import beside, published
 
@@ -69,6 +70,34 @@ def test_a_figure_that_agrees_in_all_may_stand_beside_its_table():
 )
 def test_what_differs_is_said_and_nothing_else(changes, said):
     assert compare(RESULT | changes) == {"comparable_with": None, "differs": [said]}
+
+
+def test_the_page_has_published_figures_only_where_ours_may_stand():
+    figures = {
+        "num_tokens": 9,
+        "num_bytes": 30,
+        "nats_per_token": 3.7,
+        "nats_per_token_stderr": 0.01,
+        "data_stderr": 0.01,
+        "mc_stderr": 0.001,
+        "num_replicates": 16,
+        "num_draws": 2,
+        "terms_nats_per_token": {"integral": 3.7},
+        "bits_per_byte": 1.18,
+        "tail": 0,
+    }
+    good = RESULT | figures | compare(RESULT)
+    few = good | {"num_blocks": 8} | compare(RESULT | {"num_blocks": 8})
+    about = {"name": "<wt>", "repo": "r", "revision": "0", "file": "f", "checkpoint_sha256": "ab"}
+    page = render(about | {"protocols": {"sedd": good}})
+    assert "<h1>&lt;wt&gt;</h1>" in page
+    rows = re.findall(r"<tr><td>(.*?)<td>(.*?)<td>(.*?)<td>(.*)", page)
+    assert len(rows) == len(published()[0].rows)
+    assert ("SEDD absorb", "small", "≤ 40.62", "2310.16834, zero-shot table") in rows
+    assert "<td>≤ 40.71 ± 0.45<td>this run" in page
+    page = render(about | {"protocols": {"sedd": few}})
+    assert "SEDD absorb" not in page
+    assert "since 8 of 264 blocks" in page
 
 
 def test_ours_stand_in_the_table_of_their_protocol_or_below_all():

@@ -14,7 +14,7 @@ from pipeline.zeroshot.protocols import PROTOCOLS
 from pipeline.zeroshot.scoring import Draws, counted, counts, draw_bound, figures
 
 CPU = torch.device("cpu")
-DRAWS = Draws(num_replicates=64, num_draws=4, batch_size=50, seed=0)
+DRAWS = Draws(num_replicates=64, num_draws=2, batch_size=50, seed=0)
 FEW_DRAWS = Draws(num_replicates=32, num_draws=2, batch_size=50, seed=0)
 
 
@@ -31,9 +31,7 @@ def some_blocks(name, length, vocab_size=3, num=30):
     return cut(documents, PROTOCOLS[name], length=length, eos_id=0, workers=1)
 
 
-@pytest.mark.parametrize(
-    ("name", "num_scored"), [("sedd", 3), ("mdlm", 3), ("duo", 3), ("bd3lm", 2)]
-)
+@pytest.mark.parametrize(("name", "num_scored"), [("mdlm", 3), ("bd3lm", 2)])
 def test_of_the_exact_conditional_model_the_figure_is_the_enumerated_likelihood(name, num_scored):
     """Given the first token under `bd3lm`, which alone does not count it."""
     model, p0 = exact_model("absorb", "conditional", length=3)
@@ -44,11 +42,11 @@ def test_of_the_exact_conditional_model_the_figure_is_the_enumerated_likelihood(
     assert count.tokens.tolist() == [num_scored] * len(blocks)
     exact = nats.mean().item() / num_scored
     assert found["nats_per_token"] == pytest.approx(exact, abs=4 * found["mc_stderr"])
-    assert 0 < found["mc_stderr"] < 0.02
+    assert 0 < found["mc_stderr"] < 0.03
     assert found["perplexity_per_token"] == pytest.approx(math.exp(found["nats_per_token"]))
 
 
-@pytest.mark.parametrize(("name", "length"), [("sedd", 2), ("duo", 3), ("bd3lm", 3)])
+@pytest.mark.parametrize(("name", "length"), [("sedd", 2), ("bd3lm", 3)])
 def test_of_the_exact_raw_score_the_figure_is_the_enumerated_integral(name, length):
     """Where noise begins late and ends early, so that each protocol's terms are told apart.
 
@@ -120,13 +118,13 @@ def test_a_shorter_block_is_scored_as_it_would_be_alone(parameterization):
     protocol = PROTOCOLS["exact"]
     blocks = cut([[1, 2, 3], [4], [5, 6, 7]], protocol, length=4, eos_id=0, workers=1)
     assert (blocks.whole.shape, blocks.tail.tolist()) == ((2, 4), [7, 0])
-    draws = Draws(num_replicates=32, num_draws=4, batch_size=8, seed=1)
+    draws = Draws(num_replicates=16, num_draws=4, batch_size=8, seed=1)
     together = draw_bound(model, blocks, protocol, draws, CPU)
     alone = cut([[7]], protocol, length=4, eos_id=0, workers=1)
     lone = draw_bound(model, alone, protocol, draws, CPU)
-    assert together.integral.shape == (32, 3)
+    assert together.integral.shape == (16, 3)
     last = together.total[:, -1]
-    stderr = math.hypot(last.std().item(), lone.total.std().item()) / math.sqrt(32)
+    stderr = math.hypot(last.std().item(), lone.total.std().item()) / 4
     assert last.mean().item() == pytest.approx(lone.total.mean().item(), abs=4 * stderr)
     assert counts(blocks, protocol, [0] * 11).tokens.tolist() == [4, 4, 2]
 

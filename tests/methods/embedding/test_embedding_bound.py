@@ -81,7 +81,7 @@ def test_bound_given_a_token_is_the_negative_log_likelihood_of_the_other():
     """4 standard errors; what is known costs nothing, in no term."""
     x0 = TEXTS.repeat(COPIES, 1)
     known = torch.tensor([True, False]).expand_as(x0)
-    model = taught(bayes_model(P0), TEXTS.repeat(10_000, 1))
+    model = taught(bayes_model(P0), TEXTS.repeat(1000, 1))
     bound = bound_of(model, x0, known=known)
     mean, error = mean_and_error(by_text(bound))
     exact = -(P0 / P0.sum(1, keepdim=True)).flatten().log()

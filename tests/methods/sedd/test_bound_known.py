@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from enumeration import clean_states, trained_model
+from enumeration import clean_states
 from toy import all_states, exact_model, small_model
 
 from pipeline.methods.sedd.bound import draw_bound, draw_integral
@@ -17,13 +17,13 @@ def first_known(x0):
     return known
 
 
-def drawn_bound(model, x0, *, num_replicates=32):
+def drawn_bound(model, x0, *, num_replicates=32, batch_size=1000):
     return draw_bound(
         model,
         x0,
         num_replicates=num_replicates,
         num_draws=4,
-        batch_size=1000,
+        batch_size=batch_size,
         generator=torch.Generator().manual_seed(0),
         known=first_known(x0),
     )
@@ -34,7 +34,7 @@ def check(drawn, exact):
     for values, wanted in ((drawn, exact), (drawn.mean(-1, keepdim=True), exact.mean()[None])):
         stderr = values.std(0) / math.sqrt(len(values))
         assert ((values.mean(0) - wanted).abs() < 4 * stderr + 1e-9).all()
-    assert stderr < 0.01
+    assert stderr < 0.01 * exact.mean()
 
 
 def test_of_the_exact_conditional_it_is_minus_the_log_of_the_others_given_the_known():
@@ -48,8 +48,8 @@ def test_of_the_exact_conditional_it_is_minus_the_log_of_the_others_given_the_kn
 @torch.no_grad()
 def test_of_any_conditional_model_its_integral_is_the_mean_over_all_sets_of_masks():
     """Of two free positions: none or one or both masked, with chance m the integral over m."""
-    model = trained_model("absorb", "conditional")
-    x0 = clean_states(model)
+    model = small_model(parameterization="conditional")
+    x0 = torch.randint(11, (6, 3), generator=torch.Generator().manual_seed(0))
     exact = torch.zeros(len(x0), dtype=torch.float64)
     for masks in all_states(2, 2)[1:].bool():
         xt = x0.clone()
@@ -59,7 +59,7 @@ def test_of_any_conditional_model_its_integral_is_the_mean_over_all_sets_of_mask
         # Without the loss's own weight; then the integral of m^(k - 1) (1 - m)^(2 - k).
         plain = weighted / ((x0.shape[1] + 1) / num)
         exact += plain * math.factorial(num - 1) * math.factorial(2 - num) / math.factorial(2)
-    drawn = drawn_bound(model, x0.repeat(20, 1))
+    drawn = drawn_bound(model, x0.repeat(20, 1), batch_size=120)
     check(drawn.integral.view(32, 20, -1).mean(1), exact)
     assert drawn.prior.eq(0).all()
     assert drawn.reconstruction.eq(0).all()

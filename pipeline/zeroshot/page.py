@@ -1,0 +1,34 @@
+"""A set's figures as one HTML page: ours, and where they may stand there the published ones."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.zeroshot.references import figure, table_of
+from pipeline.zeroshot.showing import figure_rows
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The page of what the stage `zero_shot` wrote of a set."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    protocols = [_protocol(result) for result in found["protocols"].values()]
+    return environment.get_template("page.html.j2").render(found, protocols=protocols)
+
+
+def _protocol(result: Mapping[str, Any]) -> dict[str, Any]:
+    table = table_of(result)
+    return {
+        "protocol": result["protocol"],
+        "figures": figure_rows(result),
+        "metric": table and f"{table.metric}, {result['of']}",
+        "published": table.column(result["of"]) if table else [],
+        "ours": figure(result),
+    }
