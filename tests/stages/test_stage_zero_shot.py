@@ -119,6 +119,7 @@ def test_what_cannot_be_scored_is_said(tiny, checkpoint, capsys):
         assert said in refused(capsys, score, "names", checkpoint, DATA, OUT)
         assert not OUT.exists()
     write_set(tiny, {"names": declared("sets", "0")}, **{"zero_shot.against": "other"})
+    Path("other").mkdir()
     said = refused(capsys, score, "names", checkpoint, DATA, OUT)
     assert re.search(r"zero_shot.against_revision: .*other is not pinned: `sedd pin`", said)
 

@@ -18,6 +18,7 @@ from pipeline.zeroshot.against import (
     load_against,
 )
 from pipeline.zeroshot.blocks import cut
+from pipeline.zeroshot.last_word import by_causal
 from pipeline.zeroshot.protocols import PROTOCOLS
 from pipeline.zeroshot.scoring import counts
 
@@ -64,6 +65,16 @@ def test_nats_are_of_what_stands_after_a_start(name, kind):
     assert found.tolist() == pytest.approx(plainly, rel=1e-5)
     num = counts(blocks, after_a_start(protocol), [0] * 12).tokens
     assert num.tolist() == [len(row) - (name != "exact") for row in rows]
+
+
+@pytest.mark.parametrize("kind", [GPT2, CausalLM])
+def test_what_is_likeliest_next_is_the_largest_logit(kind):
+    model = network()
+    ids = torch.randint(12, (3, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        largest = model(ids[:, :-1]).logits.argmax(-1)
+    found = by_causal(against(model, kind))(ids, torch.ones_like(ids, dtype=torch.bool))
+    assert torch.equal(found[:, 1:], largest)
 
 
 def test_the_difference_is_of_pairs_and_of_each_ones_own_tokens():
