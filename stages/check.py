@@ -1,23 +1,32 @@
 """Check params.yaml before any other stage runs, or DVC stumbles over a wrong value itself."""
 
+import re
 from pathlib import Path
 
 import typer
 
-from pipeline.config.identity import method_in_use
+from pipeline.config.identity import method_in_use, swept
 from pipeline.config.params import load_params
 from pipeline.errors import reported
 from pipeline.files import write_json
 
+ENDING = re.compile(r"(\.trace|\.timing)?\.jsonl?$")
+
 
 @reported
-def main(checked: Path, method: Path) -> None:
+def main(checked: Path, method: Path, asked: Path) -> None:
     """Write METHOD, what is in use of its values, and CHECKED, the same whatever they are.
 
-    DVC's own templates could not leave out what belongs to another method.
+    DVC's own templates could not leave out what belongs to another method. The folder of ASKED,
+    which lists the sweeps, is what later stages depend on: what it holds of others is removed.
     """
     params = load_params()
     write_json(method, method_in_use(params))
+    names = swept(params)
+    for path in asked.parent.glob("*/*"):
+        if ENDING.sub("", path.name) not in names:
+            path.unlink()
+    write_json(asked, names)
     write_json(checked, "every value of params.yaml is allowed")
 
 

@@ -1,5 +1,6 @@
 """The bound on held-out likelihood, beside the baseline's exact value, paired text by text."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -9,10 +10,10 @@ from pipeline.baseline.gpt2 import block_nats, check_baseline, load_baseline
 from pipeline.checkpoints.checkpoint import TOKENIZER, check_tokenizer, load_checkpoint
 from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.device import memory_for, pick_device, pick_precision
 from pipeline.errors import PipelineError, reported
-from pipeline.evaluation.likelihood import likelihood
+from pipeline.evaluation.likelihood import Sizes, likelihood
 from pipeline.files import write_json
 from pipeline.kernels.precision import products_in
 from pipeline.methods.registry import method_of
@@ -32,32 +33,42 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
     tokenizer = TextTokenizer.load(checkpoint / TOKENIZER)
     x0 = torch.from_numpy(blocks.test.astype("int64")).to(device)
     settings = params.evaluate
-    bar = progress(total=settings.num_replicates, desc="bound", unit="replicate")
     precision = pick_precision(settings.precision, device, "evaluate.precision")
-    with memory_for("evaluate.batch_size"), products_in(precision, device), bar:
-        bound = method_of(model).draw_bound(
-            model,
-            x0,
-            num_replicates=settings.num_replicates,
-            num_draws=settings.num_draws,
-            batch_size=settings.batch_size,
-            generator=torch.Generator(device).manual_seed(settings.seed),
-            on_replicate=bar.update,
-        )
-        exact, _ = block_nats(
-            load_baseline(baseline, device), blocks.test, batch_size=settings.batch_size
-        )
+    with memory_for("evaluate.batch_size"), products_in(precision, device):
+        with progress(total=settings.num_replicates, desc="bound", unit="replicate") as bar:
+            bound = method_of(model).draw_bound(
+                model,
+                x0,
+                num_replicates=settings.num_replicates,
+                num_draws=settings.num_draws,
+                batch_size=settings.batch_size,
+                generator=torch.Generator(device).manual_seed(settings.seed),
+                on_replicate=bar.update,
+            )
+        with progress(total=len(x0), desc="baseline", unit="block") as bar:
+            exact, num_tokens = block_nats(
+                load_baseline(baseline, device),
+                blocks.test,
+                batch_size=settings.batch_size,
+                on_blocks=bar.update,
+            )
     if impossible := int((~bound.total.isfinite()).any(0).sum()):
         raise PipelineError(
             f"the bound is infinite for {impossible} of {len(x0)} texts: the last step of sampling "
             "gives them no chance; train longer"
         )
-    num_chars = [tokenizer.num_chars(ids, blocks.meta.mode) for ids in blocks.test]
-    values = likelihood(
-        bound, torch.as_tensor(exact, device=device), torch.tensor(num_chars, device=device)
+    sizes = Sizes(
+        tokens=torch.as_tensor(num_tokens, device=device),
+        chars=torch.tensor(_each(blocks, tokenizer.num_chars), device=device),
+        bytes=torch.tensor(_each(blocks, tokenizer.num_bytes), device=device),
     )
+    values = likelihood(bound, torch.as_tensor(exact, device=device), sizes)
     repeats = {"num_replicates": settings.num_replicates, "num_draws": settings.num_draws}
     write_json(out, values | repeats)
+
+
+def _each(blocks: Packed, size: Callable[[Iterable[int], Mode], int]) -> list[int]:
+    return [size(ids, blocks.meta.mode) for ids in blocks.test]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Report: metrics.json, by_steps.csv and one HTML page that opens offline."""
+"""Report: metrics.json for DVC, all figures, and one HTML page that opens offline."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pipeline.config.params import load_params
 from pipeline.errors import reported
 from pipeline.files import whole, write_json
 from pipeline.report.inputs import read_experiment
-from pipeline.report.metrics import metrics, write_by_steps
+from pipeline.report.metrics import headlines, results, write_by_steps
 from pipeline.report.page import render
 
 
@@ -16,9 +16,16 @@ from pipeline.report.page import render
 def main(artifacts: Path, reports: Path) -> None:
     """Gather what the other stages wrote in ARTIFACTS and REPORTS; write the report to REPORTS."""
     params = load_params()
-    experiment = read_experiment(artifacts, reports, sorted({*params.sweep, params.steps}))
+    experiment = read_experiment(
+        artifacts,
+        reports,
+        steps=params.steps,
+        sweep=params.sweep,
+        temperatures=params.temperatures,
+    )
     page = render(experiment, steps=params.steps, num_samples=params.report.num_samples)
-    write_json(reports / "metrics.json", metrics(experiment, params.steps))
+    write_json(reports / "metrics.json", headlines(experiment, params.steps))
+    write_json(reports / "results.json", results(experiment, params.steps))
     write_by_steps(reports / "by_steps.csv", experiment)
     with whole(reports / "index.html") as partial:
         partial.write_text(page, encoding="utf-8")

@@ -20,9 +20,16 @@ from pipeline.methods.registry import method_of
 
 @reported
 def main(
-    num_steps: Annotated[int, typer.Argument()], checkpoint: Path, tokenizer: Path, out: Path
+    num_steps: Annotated[int, typer.Argument()],
+    checkpoint: Path,
+    tokenizer: Path,
+    out: Path,
+    temperature: Annotated[str | None, typer.Option()] = None,
 ) -> None:
-    """Write NUM_STEPS.jsonl, its trace and its timing under OUT."""
+    """Write NUM_STEPS.jsonl, its trace and its timing under OUT.
+
+    With another temperature than `sample.temperature` they are called temperature-TEMPERATURE.
+    """
     params = load_params()
     if num_steps < 1:
         raise ParamsError(f"steps: must be at least 1 (got {num_steps})")
@@ -30,7 +37,11 @@ def main(
     text, mode = TextTokenizer.load(tokenizer), block_mode(checkpoint)
     check_tokenizer(checkpoint, text.sha256)
     model = load_checkpoint(checkpoint, device)
-    how = {"temperature": settings.temperature, "top_p": settings.top_p}
+    name = str(num_steps) if temperature is None else f"temperature-{temperature}"
+    how = {
+        "temperature": settings.temperature if temperature is None else float(temperature),
+        "top_p": settings.top_p,
+    }
     try:
         predictor = method_of(model).resolve(model, settings.predictor, **how)
     except ValueError as error:
@@ -56,12 +67,12 @@ def main(
         {"index": index, **drawn_by, "text": text.decode(ids, mode), "ids": ids, "nfe": nfe}
         for index, (ids, nfe) in drawn
     )
-    write_jsonl(out / f"{num_steps}.jsonl", rows)
+    write_jsonl(out / f"{name}.jsonl", rows)
     traced = [
         [{"t": t, "text": text.show(states[row].tolist())} for t, states in trace.states]
         for row in range(min(settings.num_traced, settings.num, settings.batch_size))
     ]
-    write_json(out / f"{num_steps}.trace.json", {"num_steps": num_steps, "samples": traced})
+    write_json(out / f"{name}.trace.json", {"num_steps": num_steps, "samples": traced})
     timing = {
         "num_steps": num_steps,
         "predictor": predictor,
@@ -72,7 +83,7 @@ def main(
         "precision": precision,
         "calls": samples.calls,
     }
-    write_json(out / f"{num_steps}.timing.json", timing)
+    write_json(out / f"{name}.timing.json", timing)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pipeline.data.splits import split_documents
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import reported
 from pipeline.files import whole
+from pipeline.progress import progress
 
 
 @reported
@@ -21,7 +22,8 @@ def main(data: Path, tokenizer: Path) -> None:
     if params.tokenizer.kind == "gpt2":
         fetch_gpt2_tokenizer(params.tokenizer.source).save(tokenizer)
         return
-    documents = split_documents(data, "train", params.data)
+    training = split_documents(data, "train", params.data)
+    documents = progress(training, desc="learn tokens", unit="document", delay=2)
     if params.tokenizer.kind == "bpe":
         train_bpe_tokenizer(documents, params.tokenizer.vocab_size).save(tokenizer)
     elif params.tokenizer.kind == "sentencepiece":

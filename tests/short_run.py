@@ -30,6 +30,11 @@ WALL_CLOCK = ("seconds", "per_second")
 TIMED = ("artifacts/provenance.json", "reports/by_steps.csv")
 
 
+def folder_of(num_steps: int) -> str:
+    """Where samples and scores of a step count are: of `steps`, or of the sweep."""
+    return "artifacts" if num_steps == STEPS[-1] else "artifacts/sweep"
+
+
 def run(folder: Path, changes: dict[str, Any], last: str = "report") -> None:
     """Every stage up to the `last`, in `folder`."""
     write_params(folder, TINY | changes)
@@ -45,9 +50,9 @@ def run(folder: Path, changes: dict[str, Any], last: str = "report") -> None:
                      "reports/baseline_loss.csv"),
         ("evaluate", f"{model} {baseline} {packed} reports/likelihood.json"),
         ("real_text", f"artifacts/data {text} {packed} {baseline} {scores}/real_text.json"),
-        *[("sample", f"{n} {model} {text} artifacts/samples") for n in STEPS],
-        *[("score", f"artifacts/samples/{n}.jsonl artifacts/data {text} {baseline} "
-                    f"{scores}/{n}.json") for n in STEPS],
+        *[("sample", f"{n} {model} {text} {folder_of(n)}/samples") for n in STEPS],
+        *[("score", f"{folder_of(n)}/samples/{n}.jsonl artifacts/data {text} {baseline} "
+                    f"{folder_of(n)}/scores/{n}.json") for n in STEPS],
         ("report", "artifacts reports"),
     ]  # fmt: skip
     environment = os.environ | {
@@ -82,7 +87,7 @@ def hashes(folder: Path) -> dict[str, str]:
         ):
             continue
         content = path.read_bytes()
-        if name == "reports/metrics.json":
+        if name == "reports/results.json":
             content = json.dumps(_without_wall_clock(json.loads(content))).encode()
         found[name] = hashlib.sha256(content).hexdigest()
     return found

@@ -26,16 +26,19 @@ EXEMPT = {
     "stages/__init__.py",
 }
 
-SAMPLE = [f"sample@{n}" for n in (1, 4, 16, 64, 128)]
-SCORE = [f"score@{n}" for n in (1, 4, 16, 64, 128)]
+SAMPLE = ["sample", *(f"sweep_sample@{n}" for n in (1, 4, 16, 64))]
+SCORE = ["score", *(f"sweep_score@{n}" for n in (1, 4, 16, 64))]
+NEW = [f"sweep_{stage}@{n}" for stage in ("sample", "score") for n in (2, 3)]
+WARM = ["temperature_sample@0.8", "temperature_score@0.8"]
 LOGGED = ["track", "publish"]
 METHOD = "artifacts/method.json"
 
 # For every leaf key of params.yaml: another value, and the stages that this alone reruns, after
 # `check`, which any does.
 TABLE = {
-    "sweep": ([2, 4, 16, 64], ["sample@2", "score@2", "report", *LOGGED]),
-    "steps": (32, ["sample@32", "score@32", "report", *LOGGED]),
+    "sweep": ([4, 16, 64, 2, 3], [*NEW, "report", *LOGGED]),
+    "temperatures": ([0.8], [*WARM, "report", *LOGGED]),
+    "steps": (32, ["sample", "score", "report", *LOGGED]),
     "device": ("cpu", []),
     "data.repo": ("elsewhere", ["fetch", *LOGGED]),
     "data.revision": ("0" * 64, ["fetch", *LOGGED]),
@@ -130,6 +133,11 @@ OF_METHODS: dict[str, tuple[object, list[dict[str, str]]]] = {
 }
 
 
+def file_of(stage: str) -> str:
+    """The file of stages/ that a stage runs: the sweeps draw and score as `sample` and `score`."""
+    return stage.removeprefix("sweep_").removeprefix("temperature_")
+
+
 def leaves(values: dict, prefix: str = "") -> list[str]:
     keys = []
     for key, value in values.items():
@@ -148,7 +156,7 @@ def test_a_key_of_a_method_changes_what_check_writes_where_it_is_in_use(key, tmp
 
     def written(changes: dict[str, object]) -> bytes:
         write_params(tmp_path, changes)
-        check(Path("checked.json"), Path("method.json"))
+        check(Path("checked.json"), Path("method.json"), Path("sweep/asked.json"))
         return Path("method.json").read_bytes()
 
     value, matters = OF_METHODS[key]
@@ -197,8 +205,8 @@ def test_the_lock_holds_each_key_in_the_stages_of_the_table(reproduced):
     lock = yaml.safe_load((reproduced / "dvc.lock").read_text())["stages"]
     held = {name: leaves(stage["params"]["params.yaml"]) for name, stage in lock.items()}
     assert sorted(held.pop("check")) == sorted([*TABLE, *OF_METHODS])
-    # Step counts are in the names of stages: what they rerun is not in the lock yet.
-    named = {"sweep", "steps"}
+    # They are in the names or commands of stages: what they rerun is not in the lock yet.
+    named = {"sweep", "steps", "temperatures"}
     for key, (_, stages) in TABLE.items():
         if key not in named:
             assert {name for name, keys in held.items() if key in keys} == set(stages), key
@@ -208,6 +216,7 @@ def test_the_lock_holds_each_key_in_the_stages_of_the_table(reproduced):
 # itself.
 MOVED = [
     "sweep",
+    "temperatures",
     "steps",
     "device",
     "data.revision",
@@ -281,7 +290,7 @@ def uncovered(stage: str, deps: list[str], method: str) -> set[str]:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_cover_what_a_stage_imports(stage, method):
-    assert uncovered(stage, STAGES[stage]["deps"], method) == set()
+    assert uncovered(file_of(stage), STAGES[stage]["deps"], method) == set()
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -292,7 +301,7 @@ def test_every_code_dep_is_needed(stage):
     others = {"pipeline/data/baby_names", *(dep for dep in code if dep.endswith((".j2", ".yaml")))}
     for dep in set(code) - others:
         others = [other for other in deps if other != dep]
-        assert any(uncovered(stage, others, method) for method in METHODS), dep
+        assert any(uncovered(file_of(stage), others, method) for method in METHODS), dep
 
 
 def test_no_package_runs_code_on_import():
@@ -303,4 +312,4 @@ def test_no_package_runs_code_on_import():
 
 def test_every_stage_file_is_in_dvc_yaml():
     files = {path.stem for path in (PROJECT / "stages").glob("*.py")} - {"__init__"}
-    assert files == set(STAGES)
+    assert files == set(map(file_of, STAGES))

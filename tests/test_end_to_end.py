@@ -23,6 +23,8 @@ from tiny_project import PROJECT, TINY, changed, readme_blocks, shipped_params
 
 pytestmark = pytest.mark.slow
 
+SCREEN = 160
+"""Characters in a line of a terminal."""
 WEBTEXT = SHARED_GPT2.parent / "webtext"
 
 
@@ -49,18 +51,19 @@ def test_from_a_clone_to_comparable_runs(clone):
         assert ran(run(clone, "make", "repro")) == ALL
     else:
         assert ran(run(clone, "dvc", "repro")) == ALL
-    metrics = json.loads((clone / "reports" / "metrics.json").read_text())
-    assert set(metrics["by_steps"]) == {"1", "4", "16", "64", "128"}
+    results = json.loads((clone / "reports" / "results.json").read_text())
+    assert set(results["by_steps"]) == {"1", "4", "16", "64", "128"}
     assert len(runs(clone)) == 1
     assert publications(clone) == 1
 
     assert ran(run(clone, "dvc", "repro")) == set()
 
     output = run(clone, "dvc", "exp", "run", "-S", "steps=7")
-    assert ran(output) == {"sample@7", "score@7", "report", "track", "publish"}
+    assert ran(output) == {"sample", "score", "report", "track", "publish"}
+    results = json.loads((clone / "reports" / "results.json").read_text())
+    assert set(results["by_steps"]) == {"1", "4", "16", "64", "7"}
     metrics = json.loads((clone / "reports" / "metrics.json").read_text())
-    assert set(metrics["by_steps"]) == {"1", "4", "16", "64", "7"}
-    assert metrics["gen_ppl"] == metrics["by_steps"]["7"]["gen_ppl"]
+    assert metrics["gen_ppl"] == results["by_steps"]["7"]["gen_ppl"]
     assert len(runs(clone)) == 2
     assert publications(clone) == 2
     table = run(clone, "sedd", "compare")
@@ -70,15 +73,30 @@ def test_from_a_clone_to_comparable_runs(clone):
     assert "gen_ppl" in shown
 
     # Only the wall-clock of a forced sampling may differ.
-    output = run(clone, "dvc", "repro", "-s", "-f", "sample@7")
-    assert ran(output) == {"sample@7"}
+    output = run(clone, "dvc", "repro", "-s", "-f", "sample")
+    assert ran(output) == {"sample"}
     assert ran(run(clone, "dvc", "repro")) == {"report", "track", "publish"}
     assert len(runs(clone)) == 2
     assert publications(clone) == 2
 
-    # A step count of the sweep adds no node.
+    # One that is in the sweep too is drawn once more, and counts once.
     output = run(clone, "dvc", "exp", "run", "-S", "steps=64")
+    assert ran(output) == {"sample", "score", "report", "track", "publish"}
+    drawn = [clone / "artifacts" / part / "64.jsonl" for part in ("samples", "sweep/samples")]
+    assert drawn[0].read_bytes() == drawn[1].read_bytes()
+
+    # A sweep has any length, and one that is made shorter leaves nothing of what is gone.
+    output = run(clone, "dvc", "exp", "run", "-S", "sweep=[4,64,2]", "-S", "steps=7")
+    names = {f"sweep_{stage}@2" for stage in ("sample", "score")}
+    assert ran(output) == {*names, "report", "track", "publish"}
+    held = {path.stem for path in (clone / "artifacts" / "sweep" / "scores").iterdir()}
+    assert held == {"2", "4", "64"}
+    output = run(clone, "dvc", "exp", "run", "-S", "sweep=[]")
     assert ran(output) == {"report", "track", "publish"}
+    results = json.loads((clone / "reports" / "results.json").read_text())
+    assert set(results["by_steps"]) == {"7"}
+    assert ran(run(clone, "dvc", "repro")) == set()
+    run(clone, "git", "checkout", "params.yaml")
 
 
 OXEN_COMMIT = """
@@ -128,6 +146,10 @@ def test_commands_of_the_readme(clone, block):
         if command == ". .venv/bin/activate":
             continue
         output = run(clone, "sh", "-c", command)
+        if command.startswith(("dvc exp show", "dvc metrics show")):
+            lines = output.splitlines()
+            assert any("bound_bpb" in line for line in lines)
+            assert max(map(len, lines)) <= SCREEN
         if "-S diffusion." in command or "-S method" in command:
             assert {"train", "evaluate", "report", "track", "publish"} <= ran(output)
             assert "baseline" not in ran(output)
@@ -172,7 +194,7 @@ def test_a_published_checkpoint_goes_through_the_pipeline(clone, tmp_path):
     assert kept == (model / weights).read_bytes()
     assert (len(runs(clone)), publications(clone)) == (before[0] + 1, before[1] + 1)
     assert "as they were" in (clone / "reports" / "index.html").read_text()
-    by_steps = json.loads((clone / "reports" / "metrics.json").read_text())["by_steps"]
+    by_steps = json.loads((clone / "reports" / "results.json").read_text())["by_steps"]
     # Bytes drawn from random weights seldom make up characters.
     assert all(row["invalid_utf8"] > 0.5 for row in by_steps.values())
     run(clone, "git", "checkout", "params.yaml")
@@ -222,19 +244,19 @@ def test_web_text_goes_through_the_pipeline(web_text):
     assert "blocks of 64 tokens: train " in output
     meta = json.loads((web_text / "artifacts" / "packed" / "meta.json").read_text())
     assert (meta["mode"], meta["vocab_size"], meta["text_lengths"]) == ("concat", 50257, None)
-    metrics = json.loads((web_text / "reports" / "metrics.json").read_text())
-    for row in (*metrics["by_steps"].values(), metrics["real_text"]):
+    results = json.loads((web_text / "reports" / "results.json").read_text())
+    for row in (*results["by_steps"].values(), results["real_text"]):
         assert row["novelty"] is None
         assert row["well_formed"] == 1
     # All 64 tokens of each of 16 samples are scored.
     scores = json.loads((web_text / "artifacts" / "scores" / "128.json").read_text())
     assert (scores["num_scored"], scores["num_tokens"]) == (16, 16 * 64)
-    likelihood = metrics["likelihood"]
+    likelihood = results["likelihood"]
     assert likelihood["num_texts"] == meta["num_blocks"]["test"]
     assert likelihood["num_chars"] > 3 * 64 * meta["num_blocks"]["test"]
     page = (web_text / "reports" / "index.html").read_text()
-    assert "nats per block" in page
-    assert "nats per name" not in page
+    assert "nats a block" in page
+    assert "nats a name" not in page
     assert len(runs(web_text)) == before + 1
     assert run(web_text, "sedd", "sample", "--num", "1", "--steps", "2", "--seed", "0")
     output = run(web_text, "sedd", "infill", "--prefix", "The ", "--suffix", ".", status=1)

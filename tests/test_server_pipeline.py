@@ -16,7 +16,7 @@ from pipeline.oxen.opening import open_repository
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 TOKEN = "-".join(("sesame", "opens", "everything"))  # not whole in this file, which is cloned
 STORE = '[[host_configs]]\nhost = "{}"\nauth_token = "{}"\n'
-SAMPLING = {f"sample@{n}" for n in (1, 4, 16, 64, 128)}
+SAMPLING = {"sample", *(f"sweep_sample@{n}" for n in (1, 4, 16, 64))}
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from pipeline.config.edits import edit_yaml
 
 ALL = {
     "fetch", "tokenizer", "pack", "train", "baseline", "evaluate", "real_text",
-    *(f"{stage}@{n}" for stage in ("sample", "score") for n in (1, 4, 16, 64, 128)),
+    "sample", "score",
+    *(f"sweep_{stage}@{n}" for stage in ("sample", "score") for n in (1, 4, 16, 64)),
     "report", "track", "publish",
 }  # fmt: skip
 """Every stage but `check`, with the shipped step counts."""

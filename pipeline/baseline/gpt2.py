@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,11 @@ class NextToken:
 
 @torch.inference_mode()
 def block_nats(
-    model: GPT2LMHeadModel, blocks: npt.NDArray[Any], *, batch_size: int
+    model: GPT2LMHeadModel,
+    blocks: npt.NDArray[Any],
+    *,
+    batch_size: int,
+    on_blocks: Callable[[int], object] = lambda num: None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Exact negative log likelihood of each block, eos before it.
 
@@ -103,6 +108,7 @@ def block_nats(
 
     Args:
         blocks: token ids [N, L].
+        on_blocks: called with the number of blocks after each batch.
     Returns:
         nats [N] and the number of tokens scored [N].
     """
@@ -114,6 +120,7 @@ def block_nats(
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
         nats[batch] = _nats(model, x0[batch].to(model.device), torch.float64).cpu()
+        on_blocks(len(batch))
     return nats.numpy(), num_scored.numpy()
 
 

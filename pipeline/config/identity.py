@@ -26,6 +26,7 @@ OPERATIONAL = (
     "tracking",
     "publish",
 )
+TEMPERATURE = "temperature-"
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,21 @@ def operational_params(params: Params) -> dict[str, Any]:
     return {key: value for key, value in _leaves(params.model_dump()) if _operational(key)}
 
 
+def swept(params: Params) -> list[str]:
+    """What the samples of the sweeps are called: by their step count, or their temperature."""
+    return [*map(str, params.sweep), *(f"{TEMPERATURE}{value}" for value in params.temperatures)]
+
+
 def sample_paths(artifacts: Path, params: Params) -> list[Path]:
-    """Sample files of an experiment, one for each step count, fewest steps first."""
-    return [artifacts / "samples" / f"{n}.jsonl" for n in sorted({*params.sweep, params.steps})]
+    """Sample files of an experiment, fewest steps first, then by temperature.
+
+    Where `steps` is in `sweep` too, both files are the same samples: they count once.
+    """
+    swept_to = artifacts / "sweep"
+    folders = dict.fromkeys(params.sweep, swept_to) | {params.steps: artifacts}
+    by_steps = [folders[n] / "samples" / f"{n}.jsonl" for n in sorted(folders)]
+    names = (f"{TEMPERATURE}{value}.jsonl" for value in sorted(params.temperatures))
+    return [*by_steps, *(swept_to / "samples" / name for name in names)]
 
 
 def file_sha256(path: Path) -> str:

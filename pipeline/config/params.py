@@ -34,6 +34,8 @@ from pipeline.errors import ParamsError, PipelineError
 from pipeline.files import from_root
 
 Id = Annotated[int, Field(ge=0, lt=2**31)]
+# As written: 1 and 1.0 are files of two names.
+Temperature = Annotated[int | float, Field(gt=0, allow_inf_nan=False)]
 RENAMED = {"network": "oxen"}
 """Keys of params.yaml that were called otherwise."""
 CHECKPOINT = "artifacts/checkpoint"
@@ -299,7 +301,8 @@ class Params(Section):
     """All of params.yaml."""
 
     steps: Steps
-    sweep: Annotated[list[Steps], Field(min_length=4, max_length=4)]
+    sweep: list[Steps]
+    temperatures: list[Temperature]
     method: Literal["sedd", "embedding"]
     diffusion: Diffusion
     embedding: Embedding
@@ -319,12 +322,12 @@ class Params(Section):
     device: Annotated[str, AfterValidator(_device)]
     oxen: Patience
 
-    @field_validator("sweep")
+    @field_validator("sweep", "temperatures")
     @classmethod
-    def _differ(cls, sweep: list[int]) -> list[int]:
-        if twice := [str(steps) for steps, times in Counter(sweep).items() if times > 1]:
-            raise ValueError(f"step counts must differ (twice or more: {', '.join(twice)})")
-        return sweep
+    def _differ(cls, values: list[float]) -> list[float]:
+        if twice := [str(value) for value, times in Counter(values).items() if times > 1]:
+            raise ValueError(f"values must differ (twice or more: {', '.join(twice)})")
+        return values
 
     @property
     def of_method(self) -> Diffusion | Embedding:
@@ -336,6 +339,15 @@ class Params(Section):
     def _samples_its_model(self) -> Self:
         sample = self.sample
         self.of_method.check_sampling(sample.predictor, sample.temperature, sample.top_p)
+        return self
+
+    @model_validator(mode="after")
+    def _has_temperatures(self) -> Self:
+        if self.temperatures and self.method == "sedd" and self.diffusion.graph == "uniform":
+            raise ValueError(
+                "temperatures must be [] with diffusion.graph uniform, whose samples have none "
+                f"(got {SHORT.repr(self.temperatures)})"
+            )
         return self
 
 

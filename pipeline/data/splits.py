@@ -102,10 +102,9 @@ def count_overlap(folder: Path, data: Data) -> tuple[int, int]:
         DataError: as `split_documents`.
     """
     # By hash: the texts may not fit the memory.
-    held_out = Counter(map(hash, split_documents(folder, "test", data)))
-    training = split_documents(folder, "train", data) if data.files.test else ()
-    bar = progress(training, desc="compare splits", unit="document", delay=2)
-    both = {key for text in bar if (key := hash(text)) in held_out}
+    held_out = Counter(map(hash, _shown("test", folder, data)))
+    training = _shown("train", folder, data) if data.files.test else ()
+    both = {key for text in training if (key := hash(text)) in held_out}
     return held_out.total(), sum(held_out[key] for key in both)
 
 
@@ -133,6 +132,12 @@ def documents_among(texts: Iterable[str], folder: Path, data: Data) -> tuple[set
     if not wanted:
         return set(), set()
     return (
-        wanted.intersection(split_documents(folder, "train", data)),
-        wanted.intersection(split_documents(folder, "test", data)),
+        wanted.intersection(_shown("train", folder, data)),
+        wanted.intersection(_shown("test", folder, data)),
     )
+
+
+def _shown(split: Split, folder: Path, data: Data) -> Iterable[str]:
+    """The documents of a split, with a bar where they are many."""
+    documents = split_documents(folder, split, data)
+    return progress(documents, desc=f"look through {split}", unit="document", delay=2)

@@ -203,6 +203,12 @@ class TextTokenizer:
             0 if id in self.special_ids else len(self._bytes_of([id])) for id in range(self.size)
         ]
 
+    def num_bytes(self, ids: Iterable[int], mode: Mode) -> int:
+        """Bytes of a block's text in UTF-8: an end has none, an unknown character counts as one."""
+        text = [id for id in self._text_of(ids, mode) if id != self.eos_id]
+        known = [id for id in text if id != self.unk_id]
+        return len(self._bytes_of(known)) + len(text) - len(known)
+
     def is_invalid_utf8(self, ids: Iterable[int], mode: Mode = "pad") -> bool:
         """Whether a block's text has bytes that `decode` had to replace by �."""
         ids = self._text_of(ids, mode)

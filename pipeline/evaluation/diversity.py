@@ -63,6 +63,11 @@ class NGrams:
         shares = _ratio(totals, totals.sum(axis=1, keepdims=True))
         return -(shares * np.log(np.where(totals > 0, shares, 1))).sum(axis=1)
 
+    def repeated(self) -> Floats:
+        """Share of each text's n-grams that repeat one before [N]: NaN without any."""
+        distinct = np.bincount(self.sample, minlength=len(self.num))
+        return 1 - _ratio(distinct, self.num)
+
     def entropies(self) -> Floats:
         """Entropy of the n-grams of each text by itself [N], nats."""
         shares = self.count / self.num[self.sample]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation.causal import CausalLM
@@ -80,7 +81,7 @@ def likelihood(
         ]
     else:
         sequences = scorer.encode(samples.texts)
-    _check_ids(scorer, samples, sequences)
+    check_ids(scorer, sequences, samples.index)
     windows = [
         window
         for sample, tokens in enumerate(sequences)
@@ -99,13 +100,36 @@ def likelihood(
     return found
 
 
-def _check_ids(scorer: Scorer, samples: Samples, sequences: Sequence[list[int]]) -> None:
+def nats_by_token(
+    scorer: Scorer, sequences: Sequence[list[int]], *, batch_size: int, desc: str
+) -> list[Floats]:
+    """Nats of each token but the first of sequences that the scorer can read, nothing before them.
+
+    Raises:
+        CheckpointError: the scorer gives a likelihood that is not finite.
+    """
+    found = [np.zeros(0)] * len(sequences)
+    windows = [_Window(i, ids, len(ids) - 1) for i, ids in enumerate(sequences) if len(ids) > 1]
+    batches = _batches(windows, batch_size, scorer.model.pads)
+    for batch in progress(batches, desc=desc, unit="batch"):
+        nats = [each.cpu().numpy() for each in _token_nats(scorer.model, batch)]
+        if not all(np.isfinite(each).all() for each in nats):
+            raise CheckpointError(
+                f"the scorer {scorer.name} gives no finite likelihood: its weights are damaged"
+            )
+        for window, each in zip(batch, nats, strict=True):
+            found[window.sample] = each
+    return found
+
+
+def check_ids(scorer: Scorer, sequences: Sequence[list[int]], index: Ints) -> None:
+    """Refuse tokens that the scorer does not know, of sequences that are called `index` [N]."""
     of_whom = "" if scorer.tokenizer is None else " for its own tokenizer"
-    for index, tokens in zip(samples.index, sequences, strict=True):
+    for name, tokens in zip(index, sequences, strict=True):
         unknown = [id for id in (scorer.start_id, *tokens) if not 0 <= id < scorer.model.vocab_size]
         if unknown:
             raise DataError(
-                f"sample {index} holds the token id {unknown[0]}{of_whom}, and the model of the "
+                f"sample {name} holds the token id {unknown[0]}{of_whom}, and the model of the "
                 f"scorer {scorer.name} knows 0 to {scorer.model.vocab_size - 1}"
             )
 
@@ -140,9 +164,14 @@ def _batches(windows: list[_Window], batch_size: int, pads: bool) -> list[list[_
     return batches
 
 
-@torch.inference_mode()
 def _nats(model: CausalLM, batch: list[_Window]) -> Floats:
     """Negative log likelihood of each window's scored tokens [b], in one forward."""
+    return torch.stack([each.sum() for each in _token_nats(model, batch)]).cpu().numpy()
+
+
+@torch.inference_mode()
+def _token_nats(model: CausalLM, batch: list[_Window]) -> tuple[Tensor, ...]:
+    """The same for each token: one [num_scored] a window, float64."""
     ids = [torch.tensor(window.ids, device=model.device) for window in batch]
     scored = [window.num_scored for window in batch]
     at = torch.cat(
@@ -153,8 +182,7 @@ def _nats(model: CausalLM, batch: list[_Window]) -> Floats:
     )
     targets = torch.cat([text[-num:] for text, num in zip(ids, scored, strict=True)])
     nats = model.nats(model.states([text[:-1] for text in ids])[at], targets)
-    by_window = torch.split(nats.double(), scored)
-    return torch.stack([each.sum() for each in by_window]).cpu().numpy()
+    return torch.split(nats.double(), scored)
 
 
 def _exp(nats: Floats) -> Floats:

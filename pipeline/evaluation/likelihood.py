@@ -1,32 +1,47 @@
 """The bound beside the baseline's exact value, paired text by text, with errors and in units."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.methods.estimates import Bound, Rate, rate
+from pipeline.methods.estimates import Bound, rate
 
 
-def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Sizes:
+    """How long each of N blocks is, in what its nats are counted by.
+
+    Attributes:
+        tokens: through its first eos, of running text all [N].
+        chars: of its text, each end counted as one [N].
+        bytes: of its text in UTF-8, an end has none [N].
+    """
+
+    tokens: Tensor
+    chars: Tensor
+    bytes: Tensor
+
+
+def likelihood(bound: Bound, exact: Tensor, sizes: Sizes) -> dict[str, Any]:
     """What likelihood.json holds.
 
     Args:
-        bound: the bound's terms [R, N], nats a text.
-        exact: the baseline's nats a text [N].
-        num_chars: characters a block [N], each eos counted as one.
+        bound: the bound's terms [R, N], nats a block.
+        exact: the baseline's nats a block [N].
+        sizes: of the blocks.
     Raises:
         PipelineError: a perplexity is too large for a number.
     """
-    ours, theirs = rate(bound.total, num_chars), rate(exact[None], num_chars)
-    gap = rate(bound.total - exact, num_chars)
-    chars_per_name = num_chars.double().mean().item()
+    gap = rate(bound.total - exact, sizes.chars)
+    ours = rate(bound.total, sizes.chars)
     return {
-        **_in_units("bound", ours, chars_per_name),
+        **_in_units("bound", bound.total, sizes),
         "bound_mc_stderr": ours.mc_stderr,
         "bound_data_stderr": ours.data_stderr,
-        **_in_units("baseline", theirs, chars_per_name),
+        **_in_units("baseline", exact[None], sizes),
         "gap_nats_per_char": gap.value,
         "gap_stderr": gap.stderr,
         "terms": {
@@ -36,23 +51,33 @@ def likelihood(bound: Bound, exact: torch.Tensor, num_chars: torch.Tensor) -> di
         },
         # Of a method whose samples are not drawn in just that way.
         **({} if bound.of is None else {"bound_of": bound.of}),
-        "num_texts": len(num_chars),
-        "num_chars": int(num_chars.sum()),
+        "num_texts": len(exact),
+        "num_tokens": int(sizes.tokens.sum()),
+        "num_chars": int(sizes.chars.sum()),
+        "num_bytes": int(sizes.bytes.sum()),
     }
 
 
-def _in_units(name: str, value: Rate, chars_per_name: float) -> dict[str, float]:
+def _in_units(name: str, nats: Tensor, sizes: Sizes) -> dict[str, float | None]:
+    """Nats [R, N] of blocks in every unit; `stderr` is that of nats a character."""
+    by_char, by_token = rate(nats, sizes.chars), rate(nats, sizes.tokens)
+    num_bytes = sizes.bytes.sum().item()
+    total = by_token.value * sizes.tokens.sum().item()
     try:
-        perplexity = math.exp(value.value)
+        perplexity = math.exp(by_token.value)
     except OverflowError:
         raise PipelineError(
-            f"the {name} is {value.value:g} nats a character, whose perplexity is no number: "
+            f"the {name} is {by_token.value:g} nats a token, whose perplexity is no number: "
             "this model has learned nothing; lower its lr"
         ) from None
     return {
-        f"{name}_nats_per_char": value.value,
-        f"{name}_stderr": value.stderr,
-        f"{name}_nats_per_name": value.value * chars_per_name,
-        f"{name}_bits_per_char": value.value / math.log(2),
-        f"{name}_perplexity": perplexity,
+        f"{name}_nats_per_char": by_char.value,
+        f"{name}_stderr": by_char.stderr,
+        f"{name}_bits_per_char": by_char.value / math.log(2),
+        f"{name}_nats_per_token": by_token.value,
+        f"{name}_nats_per_token_stderr": by_token.stderr,
+        f"{name}_perplexity_per_token": perplexity,
+        # Documents may all be empty.
+        f"{name}_bits_per_byte": total / num_bytes / math.log(2) if num_bytes else None,
+        f"{name}_nats_per_block": nats.mean().item(),
     }

@@ -1,8 +1,8 @@
 """Every figure of a set of samples, or of draws of real text, under the names of the report."""
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from pipeline.evaluation.diversity import (
     uniqueness,
 )
 from pipeline.evaluation.gen_ppl import Likelihood, likelihood
+from pipeline.evaluation.published import published
 from pipeline.evaluation.samples import Floats, Samples
 from pipeline.evaluation.scorer import Scorer, check_scorer, load_scorer
+from pipeline.evaluation.self_bleu import self_bleu
 
 # So many resamples at once keep a statistic's own tables small.
 ROWS_AT_ONCE = 50
@@ -37,6 +39,7 @@ class Scored:
         vocabulary: the samples' tokenizer.
         train: the texts among the samples' that the training split holds.
         held_out: those that the held-out split holds.
+        published: what papers' protocols make of them, by name; none of documents.
     """
 
     samples: Samples
@@ -45,10 +48,11 @@ class Scored:
     vocabulary: TextTokenizer
     train: Collection[str]
     held_out: Collection[str]
+    published: Mapping[str, Likelihood] = field(default_factory=dict)
 
 
 def statistics(scored: Scored) -> dict[str, Statistic]:
-    """All figures of a set of samples by name; entropies in nats.
+    """All figures of a set of samples by name; entropies in nats unless the name says bits.
 
     Entropy and distinct-n see the tokens through the first eos, that eos included, and of running
     text all; an n-gram lies within one sample. No window of running text is a document, so that
@@ -58,6 +62,9 @@ def statistics(scored: Scored) -> dict[str, Statistic]:
     num_tokens = samples.num_tokens(vocabulary.eos_id)
     formed = samples.well_formed(vocabulary)
     tokens = NGrams.of(samples.ids, num_tokens, 1)
+    repeated = NGrams.of(samples.ids, num_tokens, 4).repeated()
+    has_four = np.isfinite(repeated).astype(np.int64)
+    sedd, mdlm = scored.published.get("sedd"), scored.published.get("mdlm")
     novel = np.array([text not in scored.train for text in samples.texts], np.float64)
     known = np.array([text in scored.held_out for text in samples.texts], np.float64)
     whole = np.full(len(samples), samples.mode == "pad", np.int64)
@@ -67,11 +74,15 @@ def statistics(scored: Scored) -> dict[str, Statistic]:
     return {
         "gen_ppl": scored.likelihood.gen_ppl,
         "gen_ppl_mean_of_exp": scored.likelihood.gen_ppl_mean_of_exp,
+        "gen_ppl_sedd": sedd.gen_ppl_mean_of_exp if sedd else unmeasured,
+        "gen_ppl_mdlm": mdlm.gen_ppl if mdlm else unmeasured,
         "entropy": tokens.entropy,
         "entropy_per_sample": mean_of(tokens.entropies()),
+        "entropy_per_sample_bits": mean_of(tokens.entropies() / math.log(2)),
         "distinct_1": tokens.distinct,
         "distinct_2": NGrams.of(samples.ids, num_tokens, 2).distinct,
         "distinct_3": NGrams.of(samples.ids, num_tokens, 3).distinct,
+        "rep_4": mean_of(np.nan_to_num(repeated), has_four),
         "uniqueness": uniqueness(samples.texts),
         "novelty": mean_of(novel, whole),
         "held_out": mean_of(known, whole),
@@ -79,6 +90,11 @@ def statistics(scored: Scored) -> dict[str, Statistic]:
         "invalid_utf8": mean_of(invalid),
         "nfe": mean_of(samples.nfe),
     }
+
+
+def unmeasured(weights: Floats) -> Floats:
+    """The statistic of what does not exist for these samples."""
+    return np.full(len(weights), np.nan)
 
 
 def by_sample(scored: Scored) -> dict[str, list[Any]]:
@@ -111,19 +127,29 @@ def score_samples(scored: Scored, num_bootstrap: int, seed: int) -> dict[str, An
     for name, statistic in figures.items():
         value = float(statistic(everything)[0])
         row |= _figure(name, value, spread(over_sets(resampled[name], weights)))
-    return row
+    return row | _self_bleu(scored, everything[0])
 
 
 def score_draws(scored: Scored, draws: Floats) -> dict[str, Any]:
     """Each figure averaged over `draws` [R, N] (1 where a text is in a draw).
 
     The error is the standard deviation over draws: the spread that one such set of texts has.
+    Self-BLEU, which takes longest, is of the first draw alone.
     """
     row = _counts(scored, draws)
     for name, statistic in statistics(scored).items():
         values = over_sets(statistic, draws)
         row |= _figure(name, float(values.mean()), spread(values))
-    return row
+    return row | _self_bleu(scored, draws[0])
+
+
+def _self_bleu(scored: Scored, chosen: Floats) -> dict[str, float | None]:
+    """Mean self-BLEU of those of N texts that are `chosen` [N]; its error is that of the mean."""
+    samples = scored.samples
+    rows = np.flatnonzero(chosen)
+    num_tokens = samples.num_tokens(scored.vocabulary.eos_id)[rows]
+    values = self_bleu(samples.ids[rows], num_tokens)
+    return _figure("self_bleu", float(values.mean()), spread(values) / math.sqrt(len(values)))
 
 
 def _counts(scored: Scored, sets: Floats) -> dict[str, Any]:
@@ -172,9 +198,15 @@ def score(
     eos_id, batch_size = tokenizer.eos_id, settings.batch_size
     with memory_for("score.batch_size"):
         found = likelihood(scorer, samples, eos_id=eos_id, batch_size=batch_size, desc=desc)
+        others: dict[str, Likelihood] = {}
+        if samples.mode == "concat":
+            others = published(
+                scorer, samples, tokenizer, batch_size=batch_size, desc=f"{desc} as published"
+            )
     # No window of running text is a document: there is none to look for.
     texts = samples.texts if samples.mode == "pad" else []
-    return Scored(samples, found, scorer, tokenizer, *documents_among(texts, data, params.data))
+    among = documents_among(texts, data, params.data)
+    return Scored(samples, found, scorer, tokenizer, *among, others)
 
 
 def bootstrap_weights(num_samples: int, num_bootstrap: int, seed: int) -> Floats:

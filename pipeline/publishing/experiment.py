@@ -98,7 +98,7 @@ def _is_published(repository: Repository, provenance: dict[str, Any], params: Pa
 
 
 def _samples(artifacts: Path, params: Params) -> list[dict[str, Any]]:
-    """Every sample with what is known of it by itself, fewest steps first.
+    """Every sample with what is known of it by itself, in the order of their files.
 
     Raises:
         DataError: scores are missing, or of other samples.
@@ -106,7 +106,7 @@ def _samples(artifacts: Path, params: Params) -> list[dict[str, Any]]:
     rows = []
     for path in sample_paths(artifacts, params):
         drawn = read_jsonl(path)
-        scores = artifacts / "scores" / f"{path.stem}.json"
+        scores = path.parents[1] / "scores" / f"{path.stem}.json"
         known = read_object(scores, "by_sample")["by_sample"]
         if known["index"] != [row["index"] for row in drawn]:
             raise DataError(f"{scores} is of other samples than {path}: run dvc repro")
@@ -139,6 +139,6 @@ def _provenance(params: Params, artifacts: Path, reports: Path) -> dict[str, Any
         "training_fingerprint": training["fingerprint"],
         "device": training["device"],
         "metrics": without_wall_clock(
-            read_object(reports / "metrics.json", "scorer", "likelihood")
+            read_object(reports / "results.json", "scorer", "likelihood")
         ),
     }

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator
 
-from pipeline.report.records import Experiment, LossCurve
+from pipeline.report.records import Experiment, LossCurve, Scores
 
 # matplotlib writes colours as hex; these stand for the page's CSS variables.
 INK, LINE, SEDD, GPT2, REAL = "#a00001", "#a00002", "#a00003", "#a00004", "#a00005"
@@ -54,15 +55,20 @@ class Curves:
     loss: str
     gen_ppl: str
     entropy: str
+    frontier: str
 
 
-def draw(experiment: Experiment) -> Curves:
-    """Draw the losses over training, generative perplexity and entropy over sampling steps."""
+def draw(experiment: Experiment, steps: int) -> Curves:
+    """Draw the losses over training, generative perplexity and entropy over sampling steps.
+
+    And one against the other, over temperatures at `steps` and over sampling steps.
+    """
     with matplotlib.rc_context(_STYLE):
         return Curves(
             loss=_losses(experiment),
             gen_ppl=_over_steps(experiment, "gen_ppl", log=True),
             entropy=_over_steps(experiment, "entropy", log=False),
+            frontier=_frontier(experiment, steps),
         )
 
 
@@ -124,14 +130,68 @@ def _over_steps(experiment: Experiment, name: str, *, log: bool) -> str:
     axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_major_formatter(FixedFormatter([f"{count:,}" for count in shown]))
     axes.set_xlabel("sampling steps")
-    if log and any(map(math.isfinite, [_number(real), *values])):
-        axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        # Plain numbers at 1, 2 and 5 of each decade, or only at the decades when there are many.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
-        axes.yaxis.set_major_formatter("{x:,.6g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+    if log:
+        _log_scale(axes, [_number(real), *values])
     return _svg(figure, f"{name} over sampling steps, beside the level of real text")
+
+
+def _frontier(experiment: Experiment, steps: int) -> str:
+    figure, axes = _axes()
+    by_steps = {f"{n:,}": at.scores for n, at in experiment.by_steps.items()}
+    # Between its ends the curve's labels would run into each other.
+    ends = {f"{n:,}" for n in (min(experiment.by_steps), steps)}
+    frontier = experiment.frontier(steps).items()
+    by_temperature = {f"T {value:g}": at.scores for value, at in frontier}
+    drawn = [
+        *_curve(axes, by_steps, experiment.frontier_entropy, INK, "dotted", shown=ends),
+        *_curve(axes, by_temperature, experiment.frontier_entropy, SEDD, "solid"),
+        *_curve(axes, {"real text": experiment.real_text}, experiment.frontier_entropy, REAL, ""),
+    ]
+    axes.margins(x=0.12)
+    axes.set_xlabel("entropy, nats")
+    _log_scale(axes, drawn)
+    return _svg(figure, "Generative perplexity by entropy, beside real text")
+
+
+def _curve(
+    axes: Axes,
+    points: dict[str, Scores],
+    entropy: str,
+    colour: str,
+    line: str,
+    shown: Collection[str] | None = None,
+) -> list[float]:
+    """Draw the points of a curve, with labels, or with those that are `shown`; their perplexities.
+
+    Those stand on the left, others on the right.
+    """
+    x = [_number(getattr(scores, entropy)) for scores in points.values()]
+    y = [_number(scores.gen_ppl) for scores in points.values()]
+    errors = [_number(scores.gen_ppl_stderr, 0.0) for scores in points.values()]
+    axes.errorbar(x, y, errors, color=colour, linestyle=line, marker="o", elinewidth=1.2)
+    place, side = ((6, -4), "left") if shown is None else ((-6, 3), "right")
+    text: dict[str, Any] = {
+        "textcoords": "offset points",
+        "ha": side,
+        "color": colour,
+        "fontsize": 8.5,
+    }
+    for label, *at in zip(points, x, y, strict=True):
+        if (shown is None or label in shown) and all(map(math.isfinite, at)):
+            axes.annotate(label, (at[0], at[1]), place, **text)
+    return y
+
+
+def _log_scale(axes: Axes, values: list[float]) -> None:
+    """A logarithmic y axis for perplexities, if any is known."""
+    if not any(map(math.isfinite, values)):
+        return
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    # Plain numbers at 1, 2 and 5 of each decade, or only at the decades when there are many.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axes.yaxis.set_major_formatter("{x:,.6g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _number(value: float | None, missing: float = math.nan) -> float:

@@ -1,6 +1,7 @@
 """Reading of what earlier stages have written, checked on the way in."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,13 +27,26 @@ from pipeline.report.records import (
 R = TypeVar("R", bound=Record)
 
 
-def read_experiment(artifacts: Path, reports: Path, step_counts: list[int]) -> Experiment:
+def read_experiment(
+    artifacts: Path,
+    reports: Path,
+    *,
+    steps: int,
+    sweep: Sequence[int],
+    temperatures: Sequence[float] = (),
+) -> Experiment:
     """Read what the stages before the report have written.
 
+    Args:
+        steps: the step count whose samples stand in `artifacts` itself.
+        sweep: others, which stand in the folder of sweeps.
+        temperatures: there too, of samples at `steps`.
     Raises:
         PipelineError: a file is missing, damaged or of another step count, or texts were scored
             by different scorers.
     """
+    swept = artifacts / "sweep"
+    folders = dict.fromkeys(sweep, swept) | {steps: artifacts}
     experiment = Experiment(
         provenance=_read(artifacts / "provenance.json", Provenance),
         packed=_read(artifacts / "packed" / "meta.json", PackedMeta),
@@ -44,36 +58,42 @@ def read_experiment(artifacts: Path, reports: Path, step_counts: list[int]) -> E
         snapshots=_read_rows(artifacts / "snapshots.jsonl", Snapshot),
         likelihood=_read(reports / "likelihood.json", Likelihood),
         real_text=_read(artifacts / "scores" / "real_text.json", Scores),
-        by_steps={n: _read_at_steps(artifacts, n) for n in sorted(step_counts)},
+        by_steps={n: _read_at(folders[n], str(n), n) for n in sorted(folders)},
+        by_temperature={
+            value: _read_at(swept, f"temperature-{value}", steps) for value in sorted(temperatures)
+        },
     )
-    for num_steps, at in experiment.by_steps.items():
+    files = {folders[n] / "scores" / f"{n}.json": at for n, at in experiment.by_steps.items()}
+    for value, at in experiment.by_temperature.items():
+        files[swept / "scores" / f"temperature-{value}.json"] = at
+    for path, at in files.items():
         if at.scores.scorer != experiment.scorer:
             raise PipelineError(
-                f"{artifacts}/scores/{num_steps}.json was scored by {at.scores.scorer}, "
+                f"{path} was scored by {at.scores.scorer}, "
                 f"real_text.json by {experiment.scorer}: figures of different scorers cannot stand "
                 "in one table; run `dvc repro`"
             )
     return experiment
 
 
-def _read_at_steps(artifacts: Path, num_steps: int) -> AtSteps:
-    samples = artifacts / "samples"
+def _read_at(folder: Path, name: str, num_steps: int) -> AtSteps:
+    samples = folder / "samples"
     at = AtSteps(
-        samples=_read_rows(samples / f"{num_steps}.jsonl", Sample),
-        trace=_read(samples / f"{num_steps}.trace.json", Trace),
-        timing=_read(samples / f"{num_steps}.timing.json", Timing),
-        scores=_read(artifacts / "scores" / f"{num_steps}.json", Scores),
+        samples=_read_rows(samples / f"{name}.jsonl", Sample),
+        trace=_read(samples / f"{name}.trace.json", Trace),
+        timing=_read(samples / f"{name}.timing.json", Timing),
+        scores=_read(folder / "scores" / f"{name}.json", Scores),
     )
     for found in (at.trace, at.timing, at.scores):
         if found.num_steps != num_steps:
             raise PipelineError(
-                f"the {type(found).__name__.lower()} file of {num_steps} steps in {artifacts} "
-                f"is of {found.num_steps} steps; run `dvc repro`"
+                f"the {type(found).__name__.lower()} file of {name} in {folder} must be of "
+                f"{num_steps} steps (got {found.num_steps}): run `dvc repro`"
             )
     times = {tuple(state.t for state in states) for states in at.trace.samples}
     if len(times) > 1:
         raise PipelineError(
-            f"{samples}/{num_steps}.trace.json: all samples must have their states at the same "
+            f"{samples}/{name}.trace.json: all samples must have their states at the same "
             f"times (got {len(times)} different lists)"
         )
     return at

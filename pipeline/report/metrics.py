@@ -1,4 +1,4 @@
-"""The figures of an experiment as metrics.json and by_steps.csv."""
+"""The figures of an experiment: metrics.json, results.json and by_steps.csv."""
 
 import csv
 from pathlib import Path
@@ -12,11 +12,16 @@ SCORES = (
     "gen_ppl",
     "gen_ppl_stderr",
     "gen_ppl_mean_of_exp",
+    "gen_ppl_sedd",
+    "gen_ppl_mdlm",
     "entropy",
     "entropy_per_sample",
+    "entropy_per_sample_bits",
     "distinct_1",
     "distinct_2",
     "distinct_3",
+    "rep_4",
+    "self_bleu",
     "uniqueness",
     "novelty",
     "held_out",
@@ -30,8 +35,26 @@ def _row(scores: Scores, seconds: float | None) -> dict[str, float | None]:
     return {name: getattr(scores, name) for name in SCORES} | {"seconds": seconds}
 
 
-def metrics(experiment: Experiment, steps: int) -> dict[str, Any]:
-    """All figures, with `gen_ppl` and `entropy` at `steps` on top for `dvc exp show`."""
+def headlines(experiment: Experiment, steps: int) -> dict[str, float | None]:
+    """What DVC shows: the figures at `steps` that tell experiments apart, few enough for a screen.
+
+    Bits a byte compare across tokenizers.
+    """
+    at, likelihood = experiment.by_steps[steps].scores, experiment.likelihood
+    return {
+        "num_steps": steps,
+        "gen_ppl": at.gen_ppl,
+        "gen_ppl_stderr": at.gen_ppl_stderr,
+        "entropy": at.entropy,
+        "well_formed": at.well_formed,
+        "nfe": at.nfe,
+        "bound_bpb": likelihood.bound_bits_per_byte,
+        "baseline_bpb": likelihood.baseline_bits_per_byte,
+    }
+
+
+def results(experiment: Experiment, steps: int) -> dict[str, Any]:
+    """All figures, with `gen_ppl` and `entropy` at `steps` on top."""
     at = experiment.by_steps[steps].scores
     return {
         "gen_ppl": at.gen_ppl,
@@ -41,6 +64,10 @@ def metrics(experiment: Experiment, steps: int) -> dict[str, Any]:
         "by_steps": {
             str(num_steps): _row(found.scores, found.timing.seconds)
             for num_steps, found in experiment.by_steps.items()
+        },
+        "by_temperature": {
+            str(temperature): _row(found.scores, found.timing.seconds)
+            for temperature, found in experiment.frontier(steps).items()
         },
         "real_text": _row(experiment.real_text, seconds=None),
     }

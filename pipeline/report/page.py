@@ -1,6 +1,5 @@
 """The report as one HTML page that needs nothing but itself."""
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -40,12 +39,10 @@ def render(experiment: Experiment, *, steps: int, num_samples: int) -> str:
         at=experiment.by_steps[steps],
         steps=steps,
         num_samples=num_samples,
-        curves=draw(experiment),
+        curves=draw(experiment, steps),
         dataset=dataset(experiment.provenance.repo),
         label=LABELS[experiment.config.method],
         traces=[_trace(at.trace) for at in experiment.by_steps.values() if at.trace.samples],
-        baseline_bits=experiment.likelihood.baseline_nats_per_char / math.log(2),
-        baseline_perplexity=math.exp(experiment.likelihood.baseline_nats_per_char),
         excluded=_excluded(experiment),
         long_texts=sum(map(len, texts)) > 40 * len(texts),
     )

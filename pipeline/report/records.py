@@ -104,6 +104,7 @@ class Sample(Record):
 
     index: int
     seed: int
+    temperature: float = 1.0
     text: str
 
 
@@ -158,16 +159,25 @@ class Scores(Record):
     gen_ppl_stderr: Measured
     gen_ppl_mean_of_exp: Measured
     gen_ppl_mean_of_exp_stderr: Measured = None
+    gen_ppl_sedd: Measured
+    gen_ppl_sedd_stderr: Measured = None
+    gen_ppl_mdlm: Measured
+    gen_ppl_mdlm_stderr: Measured = None
     entropy: Measured
     entropy_stderr: Measured = None
     entropy_per_sample: Measured
     entropy_per_sample_stderr: Measured = None
+    entropy_per_sample_bits: Measured
     distinct_1: Measured
     distinct_1_stderr: Measured = None
     distinct_2: Measured
     distinct_2_stderr: Measured = None
     distinct_3: Measured
     distinct_3_stderr: Measured = None
+    rep_4: Measured
+    rep_4_stderr: Measured = None
+    self_bleu: Measured
+    self_bleu_stderr: Measured = None
     uniqueness: Finite
     uniqueness_stderr: Measured = None
     novelty: Measured
@@ -190,24 +200,37 @@ class Terms(Record):
 
 
 class Likelihood(Record):
-    """Held-out likelihood: the model's bound and the baseline's exact value."""
+    """Held-out likelihood: the model's bound and the baseline's exact value, in each unit.
+
+    Errors are of nats a character where the key names no other unit.
+    """
 
     bound_nats_per_char: Finite
     bound_stderr: Finite
     bound_mc_stderr: Finite
     bound_data_stderr: Finite
-    bound_nats_per_name: Finite
     bound_bits_per_char: Finite
-    bound_perplexity: Finite
+    bound_nats_per_token: Finite
+    bound_nats_per_token_stderr: Finite
+    bound_perplexity_per_token: Finite
+    bound_bits_per_byte: Measured
+    bound_nats_per_block: Finite
     baseline_nats_per_char: Finite
     baseline_stderr: Finite
-    baseline_nats_per_name: Finite
+    baseline_bits_per_char: Finite
+    baseline_nats_per_token: Finite
+    baseline_nats_per_token_stderr: Finite
+    baseline_perplexity_per_token: Finite
+    baseline_bits_per_byte: Measured
+    baseline_nats_per_block: Finite
     gap_nats_per_char: Finite
     gap_stderr: Finite
     terms: Terms
     bound_of: str | None = None
     num_texts: int
+    num_tokens: int
     num_chars: int
+    num_bytes: int
     num_replicates: int
     num_draws: int
 
@@ -233,7 +256,7 @@ class AtSteps:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything the report shows; `by_steps` in the order of step counts."""
+    """Everything the report shows, in the order of step counts and of temperatures."""
 
     provenance: Provenance
     packed: PackedMeta
@@ -246,6 +269,26 @@ class Experiment:
     likelihood: Likelihood
     real_text: Scores
     by_steps: dict[int, AtSteps]
+    by_temperature: dict[float, AtSteps]
+
+    def frontier(self, steps: int) -> dict[float, AtSteps]:
+        """Samples at `steps` by their temperature, `sample.temperature` among them.
+
+        None at all where no other was asked for.
+        """
+        if not self.by_temperature:
+            return {}
+        at = self.by_steps[steps]
+        given = {sample.temperature: at for sample in at.samples[:1]}
+        return dict(sorted((self.by_temperature | given).items()))
+
+    @property
+    def frontier_entropy(self) -> str:
+        """The entropy that stands against generative perplexity, by its name in Scores.
+
+        Of running text that of each sample by itself, as papers have it; names are too short.
+        """
+        return "entropy_per_sample" if self.packed.mode == "concat" else "entropy"
 
     @property
     def scorer(self) -> Scorer:

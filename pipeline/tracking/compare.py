@@ -1,7 +1,7 @@
 """Runs side by side. Only runs with one scorer stand in one group: others cannot be compared."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -40,6 +40,8 @@ class RunRow:
     scorer: str | None
     data_commit: str | None
     started: datetime
+    by_temperature: dict[float, tuple[float, float]] = field(default_factory=dict)
+    """gen_ppl and entropy of its samples at other temperatures, and at its own."""
 
 
 def runs(uri: str, experiment: str) -> list[RunRow]:
@@ -64,22 +66,39 @@ def runs(uri: str, experiment: str) -> list[RunRow]:
             max_results=MOST,
             order_by=["attributes.start_time DESC"],
         )
-        return [_row(run) for run in ours]
+        return [_row(run, _by_temperature(client, run)) for run in ours]
 
 
 def format_table(rows: list[RunRow]) -> str:
-    """A table for each scorer, lowest gen_ppl first; without runs, how to make one."""
+    """A table for each scorer, lowest gen_ppl first; without runs, how to make one.
+
+    Below it the curves over temperature of those runs that have one.
+    """
     if not rows:
         return "no runs yet: `dvc repro` makes one, `dvc exp run -S steps=1024` another"
     groups = groupby(sorted(rows, key=_scorer), key=_scorer)
     return "\n\n".join(
         f"scorer {shown(scorer) or 'unknown'}, lowest gen_ppl first\n"
-        f"{_table(sorted(group, key=_rank))}"
+        f"{_tables(sorted(group, key=_rank))}"
         for scorer, group in groups
     )
 
 
-def _row(run: Any) -> RunRow:
+def _by_temperature(client: Any, run: Any) -> dict[float, tuple[float, float]]:
+    keys = ("by_temperature/gen_ppl", "by_temperature/entropy")
+    if not run.data.metrics.keys() >= set(keys):
+        return {}
+    # The last value of a step is the newest.
+    histories = (client.get_metric_history(run.info.run_id, key) for key in keys)
+    gen_ppl, entropy = ({point.step: point.value for point in points} for points in histories)
+    return {
+        step / 1000: (gen_ppl[step], entropy[step])
+        for step in sorted(gen_ppl.keys() & entropy)
+        if math.isfinite(gen_ppl[step]) and math.isfinite(entropy[step])
+    }
+
+
+def _row(run: Any, by_temperature: dict[float, tuple[float, float]]) -> RunRow:
     params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
     numbers = {
         key: None if math.isnan(metrics.get(key, math.nan)) else metrics[key]
@@ -93,6 +112,7 @@ def _row(run: Any) -> RunRow:
         scorer=tags.get("scorer"),
         data_commit=tags.get("data_commit"),
         started=datetime.fromtimestamp(run.info.start_time / 1000).astimezone(),
+        by_temperature=by_temperature,
         **numbers,
     )
 
@@ -112,8 +132,18 @@ def _rank(row: RunRow) -> float:
     return math.inf if row.gen_ppl is None else row.gen_ppl
 
 
-def _table(rows: list[RunRow]) -> str:
-    return aligned([COLUMNS, *(_cells(row) for row in rows)])
+def _tables(rows: list[RunRow]) -> str:
+    table = aligned([COLUMNS, *(_cells(row) for row in rows)])
+    swept = [row for row in rows if row.by_temperature]
+    if not swept:
+        return table
+    temperatures = sorted({value for row in swept for value in row.by_temperature})
+    lines = [["gen_ppl at entropy", *(f"T {value:g}" for value in temperatures)]]
+    for row in swept:
+        points = [row.by_temperature.get(value) for value in temperatures]
+        shown_points = [f"{p[0]:.2f} at {p[1]:.3f}" if p else UNKNOWN for p in points]
+        lines.append([row.name, *shown_points])
+    return f"{table}\n\n{aligned(lines)}"
 
 
 def _cells(row: RunRow) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from pipeline.tracking.store import (
     redact,
     tracking_uri,
 )
+from pipeline.tracking.view import KIND, experiment_tags
 
 # MLflow's limits for one batch.
 MAX_METRICS = 1000
@@ -69,6 +70,7 @@ def track(record: Record, *, uri: str, experiment: str) -> Tracked:
         create_database(uri)
         with connected(uri) as client:
             experiment_id = _experiment(client, uri, experiment)
+            _show(client, experiment_id)
             run = _find(client, experiment_id, record.fingerprint)
             created = run is None
             if run is None:
@@ -115,6 +117,14 @@ def _experiment(client: Any, uri: str, name: str) -> str:
             "another name"
         )
     return str(found.experiment_id)
+
+
+def _show(client: Any, experiment_id: str) -> None:
+    """Have MLflow's page show the experiment well; a kind that a person chose stays."""
+    tags = client.get_experiment(experiment_id).tags
+    for key, value in experiment_tags().items():
+        if tags.get(key) != value and not (key == KIND and key in tags):
+            client.set_experiment_tag(experiment_id, key, value)
 
 
 def _find(client: Any, experiment_id: str, fingerprint: str) -> Any | None:

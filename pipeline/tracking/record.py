@@ -22,7 +22,7 @@ from pipeline.files import read_object
 from pipeline.tracking.store import redact
 
 PARAMS = Path("params.yaml")
-REPORT = ("index.html", "metrics.json", "by_steps.csv", "loss.csv")
+REPORT = ("index.html", "metrics.json", "results.json", "by_steps.csv", "loss.csv")
 
 
 class Point(NamedTuple):
@@ -60,9 +60,9 @@ def make_record(params: Params, artifacts: Path, reports: Path) -> Record:
         artifacts / "runs" / "train.json",
         *("num_params", "num_tokens", "seconds", "tokens_per_second", "device"),
     )
-    metrics = read_object(
-        reports / "metrics.json",
-        *("gen_ppl", "entropy", "likelihood", "by_steps", "real_text", "scorer"),
+    results = read_object(
+        reports / "results.json",
+        *("gen_ppl", "entropy", "likelihood", "by_steps", "by_temperature", "real_text", "scorer"),
     )
     tags = {
         "fingerprint": fingerprint,
@@ -71,7 +71,7 @@ def make_record(params: Params, artifacts: Path, reports: Path) -> Record:
         "data_commit": provenance["commit"],
         "data_revision": provenance["revision"],
         "checkpoint_sha256": checkpoint_sha256,
-        "scorer": metrics["scorer"],
+        "scorer": results["scorer"],
         "device": train_run["device"],
         **{f"params.{key}": value for key, value in operational_params(params).items()},
         **_code_tags(),
@@ -80,7 +80,7 @@ def make_record(params: Params, artifacts: Path, reports: Path) -> Record:
         fingerprint=fingerprint,
         params=as_text(result_params(params)),
         tags=as_text(tags),
-        points=[*metric_points(metrics, train_run), *loss_points(reports / "loss.csv")],
+        points=[*metric_points(results, train_run), *loss_points(reports / "loss.csv")],
         provenance=provenance,
         files={f"samples/{path.name}": path for path in samples}
         | {f"report/{name}": reports / name for name in REPORT}
@@ -112,19 +112,23 @@ def _code_tags() -> dict[str, Any]:
     return known | {"git_dirty": str(git.dirty).lower()}
 
 
-def metric_points(metrics: Mapping[str, Any], train_run: Mapping[str, Any]) -> Iterator[Point]:
-    """The scalars and curves of reports/metrics.json and artifacts/runs/train.json.
+def metric_points(results: Mapping[str, Any], train_run: Mapping[str, Any]) -> Iterator[Point]:
+    """The scalars and curves of reports/results.json and artifacts/runs/train.json.
 
-    A curve's step is the number of sampling steps. Text and null are no metric.
+    A curve's step is the number of sampling steps, or the temperature in thousandths. Text and null
+    are no metric.
     """
-    scalars = {key: metrics[key] for key in ("gen_ppl", "entropy")} | metrics["likelihood"]
-    scalars |= {f"real_text/{key}": value for key, value in metrics["real_text"].items()}
+    scalars = {key: results[key] for key in ("gen_ppl", "entropy")} | results["likelihood"]
+    scalars |= {f"real_text/{key}": value for key, value in results["real_text"].items()}
     scalars |= {key: train_run[key] for key in ("num_params", "num_tokens", "tokens_per_second")}
     scalars["train_seconds"] = train_run["seconds"]
     yield from _numbers(scalars, step=0)
-    for num_steps, scores in metrics["by_steps"].items():
+    for num_steps, scores in results["by_steps"].items():
         curve = {f"by_steps/{key}": value for key, value in scores.items()}
         yield from _numbers(curve, step=int(num_steps))
+    for temperature, scores in results["by_temperature"].items():
+        curve = {f"by_temperature/{key}": value for key, value in scores.items()}
+        yield from _numbers(curve, step=round(1000 * float(temperature)))
 
 
 def loss_points(path: Path) -> Iterator[Point]:

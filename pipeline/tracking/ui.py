@@ -8,11 +8,13 @@ from pipeline.config.params import load_params
 from pipeline.errors import PipelineError
 from pipeline.tracking.store import (
     artifact_root,
+    connected,
     create_database,
     locked,
     redact,
     tracking_uri,
 )
+from pipeline.tracking.view import address
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -57,11 +59,15 @@ def ui_command(uri: str, port: int) -> list[str]:
 
 def main() -> None:
     """Become MLflow's server."""
-    uri = load_params().tracking.uri
+    tracking = load_params().tracking
+    uri = tracking.uri
     port = pick_port()
     command = ui_command(uri, port)
     # MLflow's server and a track stage must not both create the database.
     with locked():
         create_database(tracking_uri(uri))
-    print(f"MLflow at http://{HOST}:{port} (Ctrl-C ends it)", file=sys.stderr)
+    with connected(tracking_uri(uri)) as client:
+        found = client.get_experiment_by_name(tracking.experiment)
+    page = address(f"http://{HOST}:{port}", found and found.experiment_id)
+    print(f"MLflow at {page} (Ctrl-C ends it)", file=sys.stderr)
     os.execvpe(command[0], command, os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking_uri(uri)})

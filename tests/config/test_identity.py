@@ -147,8 +147,13 @@ def test_order_repetition_and_folder_make_no_difference(
 
 
 def test_sample_files(tmp_path: Path) -> None:
-    expected = [tmp_path / "samples" / f"{n}.jsonl" for n in (1, 4, 16, 64)]
+    swept, own = tmp_path / "sweep" / "samples", tmp_path / "samples" / "16.jsonl"
+    expected = [swept / "1.jsonl", swept / "4.jsonl", own, swept / "64.jsonl"]
     assert sample_paths(tmp_path, params(("steps", 16))) == expected
+    assert sample_paths(tmp_path, params(("sweep", []), ("steps", 16))) == [own]
+    more = params(("sweep", []), ("steps", 16), ("temperatures", [1.5, 0.8, 1]))
+    names = [path.stem for path in sample_paths(tmp_path, more)]
+    assert names == ["16", "temperature-0.8", "temperature-1", "temperature-1.5"]
     with pytest.raises(DataError, match=r"1\.jsonl is missing: run dvc repro"):
         experiment_id(params(), "c", expected)
 

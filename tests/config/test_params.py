@@ -41,7 +41,7 @@ def test_every_mistake_is_named_at_once(tmp_path):
     changes = {
         "train.lr": -1,
         "train.batchsize": 3,
-        "sweep": [1, 2, 3, 4, 5],
+        "sweep": [1, "many"],
         "steps": 0,
         "device": "gpu",
         "diffusion.graph": "absorbing",
@@ -56,7 +56,7 @@ def test_every_mistake_is_named_at_once(tmp_path):
     for expected in (
         "params.yaml: train.lr: Input should be greater than 0 (got -1)",
         "params.yaml: train.batchsize: Extra inputs are not permitted (got 3)",
-        "params.yaml: sweep: List should have at most 4 items",
+        "params.yaml: sweep.1: Input should be a valid integer (got 'many')",
         "params.yaml: steps: Input should be greater than or equal to 1 (got 0)",
         "params.yaml: device:",
         "'absorb' or 'uniform' (got 'absorbing')",
@@ -79,9 +79,18 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ({"train.batch_size": 2**31}, "train.batch_size: Input should be less than 2147483648"),
         ({"device": "cuda:٣"}, "device: must be auto, cpu, cuda or cuda:N (got 'cuda:٣')"),
         ({"steps": True}, "steps: Input should be a valid integer"),
-        ({"sweep": [1, 4, 16]}, "sweep: List should have at least 4 items"),
+        ({"sweep": 4}, "sweep: Input should be a valid list (got 4)"),
+        ({"temperatures": [0.5, 0]}, "temperatures.1"),
+        (
+            {"temperatures": [1, 1.0]},
+            "temperatures: values must differ (twice or more: 1) (got [1, 1.0])",
+        ),
+        (
+            {"temperatures": [0.5], "diffusion.graph": "uniform"},
+            "temperatures must be [] with diffusion.graph uniform",
+        ),
         ({"sweep": [1, 4, 16, -2]}, "sweep.3: Input should be greater than or equal to 1"),
-        ({"sweep": [1, 4, 4, 16]}, "sweep: step counts must differ (twice or more: 4) (got [1, 4"),
+        ({"sweep": [1, 4, 4, 16]}, "sweep: values must differ (twice or more: 4) (got [1, 4"),
         ({"diffusion.geometric.sigma_min": 30.0}, "sigma_min must be less than sigma_max"),
         ({"model.num_heads": 3}, "num_heads must divide width"),
         ({"train.accumulate": 3}, "accumulate (3) must divide batch_size (64)"),

@@ -38,6 +38,9 @@ def test_every_text_comes_back_and_holds_no_special_token(tokenizer, text):
         assert tokenizer.decode(ids) == given_text
         assert not {tokenizer.pad_id, tokenizer.eos_id} & set(ids)
         assert tokenizer.num_chars(ids, "concat") == len(given_text)
+        windows = (ids[:3], [tokenizer.eos_id, *ids[3:]])
+        num_bytes = sum(tokenizer.num_bytes(window, "concat") for window in windows)
+        assert num_bytes == len(given_text.encode())
 
 
 def test_special_tokens_spelled_in_the_training_texts_are_text():

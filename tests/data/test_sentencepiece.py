@@ -54,6 +54,7 @@ def test_every_text_comes_back(trained, text):
     assert tokenizer.decode_all(ids) == text
     assert tokenizer.num_chars([*ids, tokenizer.eos_id], "pad") == len(text) + 1
     assert tokenizer.num_chars([*ids, tokenizer.eos_id], "concat") == len(text) + 1
+    assert tokenizer.num_bytes([*ids, tokenizer.eos_id], "concat") == len(text.encode())
     assert not tokenizer.is_invalid_utf8(ids)
     assert tokenizer.special_ids == {0, 1, 2, 3}
     assert not tokenizer.special_ids & set(ids)

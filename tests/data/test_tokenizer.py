@@ -93,6 +93,8 @@ def test_an_unknown_character_is_one_character(tokenizer):
     assert tokenizer.num_chars(ids, "pad") == 2 + 1
     assert tokenizer.num_chars(ids[2:], "pad") == 1
     assert tokenizer.num_chars(ids[:3], "concat") == 2 + 1
+    assert tokenizer.num_bytes(ids, "pad") == tokenizer.num_bytes(ids[:3], "concat") == 2
+    assert tokenizer.num_bytes(ids[2:], "pad") == 0
 
 
 def test_all_of_a_window_is_its_text(tokenizer):

@@ -32,17 +32,22 @@ FOUND = Likelihood(np.array([3.0, 9.0, 3.0, 0.0]), np.array([3, 3, 3, 0]))
 METRICS = [
     "gen_ppl",
     "gen_ppl_mean_of_exp",
+    "gen_ppl_sedd",
+    "gen_ppl_mdlm",
     "entropy",
     "entropy_per_sample",
+    "entropy_per_sample_bits",
     "distinct_1",
     "distinct_2",
     "distinct_3",
+    "rep_4",
     "uniqueness",
     "novelty",
     "held_out",
     "well_formed",
     "invalid_utf8",
     "nfe",
+    "self_bleu",
 ]
 
 
@@ -69,6 +74,7 @@ def test_every_figure_by_hand():
         "distinct_1": 4 / 10,
         "distinct_2": 4 / 6,
         "distinct_3": 2 / 3,
+        "entropy_per_sample_bits": (3 * math.log2(3) - 2 / 3) / 4,
         "uniqueness": 3 / 4,
         "novelty": 2 / 4,
         "held_out": 1 / 4,
@@ -76,6 +82,9 @@ def test_every_figure_by_hand():
         "invalid_utf8": 1 / 4,
         "nfe": 3.0,
     }
+    # No text has four tokens, or repeats one of its four.
+    assert row["rep_4"] is row["gen_ppl_sedd"] is row["gen_ppl_mdlm"] is None
+    # The first and third are equal, the second shares their end, the last has no other to share.
     for name, value in expected.items():
         assert row[name] == pytest.approx(value), name
         assert row[f"{name}_stderr"] >= 0

@@ -2,9 +2,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report_files import STEP_COUNTS, write_experiment
+from report_files import read, write_experiment
 
-from pipeline.report.inputs import read_experiment
 from pipeline.report.page import render
 from pipeline.report.records import Experiment
 
@@ -25,7 +24,7 @@ def files(written: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def experiment(written: Path) -> Experiment:
-    return read_experiment(written / "artifacts", written / "reports", list(STEP_COUNTS))
+    return read(written)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,12 @@
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pipeline.report.inputs import read_experiment
+from pipeline.report.records import Experiment
 
 NAMES = [
     "Aubriella",
@@ -59,15 +63,38 @@ SCORER = {"name": "baseline", "sha256": "5c0e" * 16, "precision": "float32"}
 
 
 def write_experiment(root: Path, step_counts: tuple[int, ...] = STEP_COUNTS) -> None:
-    """Write artifacts/ and reports/ under `root`."""
+    """Write artifacts/ and reports/ under `root`; the largest step count is `steps`."""
     draw = random.Random(0)
     _write_data(root / "artifacts")
     _write_training(root, draw)
     for num_steps in step_counts:
-        _write_samples(root / "artifacts" / "samples", num_steps, draw)
-        write_json(root / f"artifacts/scores/{num_steps}.json", scores(num_steps))
+        folder = folder_of(root, num_steps, max(step_counts))
+        _write_samples(folder / "samples", num_steps, draw)
+        write_json(folder / f"scores/{num_steps}.json", scores(num_steps))
     write_json(root / "artifacts/scores/real_text.json", real_text())
     write_json(root / "reports/likelihood.json", likelihood())
+
+
+def write_temperatures(root: Path, temperatures: Sequence[float]) -> None:
+    """Add samples at the largest step count and other temperatures, the coldest the likeliest."""
+    for value in temperatures:
+        folder, name = root / "artifacts/sweep", f"temperature-{value}"
+        _write_samples(folder / "samples", STEP_COUNTS[-1], random.Random(1), name=name)
+        at = scores(STEP_COUNTS[-1])
+        cooled = {"gen_ppl": at["gen_ppl"] * value, "entropy": at["entropy"] + 0.1 * (value - 1)}
+        write_json(folder / f"scores/{name}.json", at | cooled)
+
+
+def folder_of(root: Path, num_steps: int, steps: int = STEP_COUNTS[-1]) -> Path:
+    """Where samples and scores of a step count stand."""
+    return root / ("artifacts" if num_steps == steps else "artifacts/sweep")
+
+
+def read(root: Path, step_counts: Sequence[int] = STEP_COUNTS, **sweeps: Any) -> Experiment:
+    """The experiment under `root`."""
+    steps = max(step_counts)
+    sweep = [n for n in step_counts if n != steps]
+    return read_experiment(root / "artifacts", root / "reports", steps=steps, sweep=sweep, **sweeps)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -89,9 +116,12 @@ def scores(num_steps: int) -> dict[str, Any]:
         "gen_ppl_mean_of_exp": gen_ppl * 1.3,
         "entropy": 2.83 + 0.2 / num_steps,
         "entropy_per_sample": 1.71,
+        "entropy_per_sample_bits": 2.467,
         "distinct_1": 0.058,
         "distinct_2": 0.402,
         "distinct_3": 0.814,
+        "rep_4": 0.012,
+        "self_bleu": 0.231,
         "uniqueness": 0.9922,
         "novelty": 0.71,
         "held_out": 0.0234,
@@ -99,6 +129,7 @@ def scores(num_steps: int) -> dict[str, Any]:
         "invalid_utf8": 0.25 / num_steps,
     }
     errors = {f"{name}_stderr": value * 0.03 for name, value in figures.items()}
+    figures |= {"gen_ppl_sedd": None, "gen_ppl_mdlm": None}
     return {
         "num_steps": num_steps,
         "num_samples": 128,
@@ -126,17 +157,27 @@ def likelihood() -> dict[str, Any]:
         "bound_stderr": 0.0088,
         "bound_mc_stderr": 0.0021,
         "bound_data_stderr": 0.0085,
-        "bound_nats_per_name": 16.56,
         "bound_bits_per_char": 2.2391 / math.log(2),
-        "bound_perplexity": math.exp(2.2391),
+        "bound_nats_per_token": 2.2402,
+        "bound_nats_per_token_stderr": 0.0089,
+        "bound_perplexity_per_token": math.exp(2.2402),
+        "bound_bits_per_byte": 3.7351,
+        "bound_nats_per_block": 16.56,
         "baseline_nats_per_char": 2.0613,
         "baseline_stderr": 0.0079,
-        "baseline_nats_per_name": 15.24,
+        "baseline_bits_per_char": 2.0613 / math.log(2),
+        "baseline_nats_per_token": 2.0624,
+        "baseline_nats_per_token_stderr": 0.0081,
+        "baseline_perplexity_per_token": math.exp(2.0624),
+        "baseline_bits_per_byte": 3.4386,
+        "baseline_nats_per_block": 15.24,
         "gap_nats_per_char": 0.1778,
         "gap_stderr": 0.0034,
         "terms": {"integral": 16.55, "prior": 0.0, "reconstruction": 0.01},
         "num_texts": 5212,
+        "num_tokens": 38528,
         "num_chars": 38547,
+        "num_bytes": 33335,
         "num_replicates": 16,
         "num_draws": 2,
     }
@@ -219,15 +260,18 @@ def _write_training(root: Path, draw: random.Random) -> None:
         path.write_text("\n".join(lines) + "\n")
 
 
-def _write_samples(folder: Path, num_steps: int, draw: random.Random) -> None:
+def _write_samples(
+    folder: Path, num_steps: int, draw: random.Random, name: str | None = None
+) -> None:
+    name = name or str(num_steps)
     texts = [*AWKWARD, *draw.sample(NAMES, 30)]
     rows = [
         {"index": i, "num_steps": num_steps, "seed": 0, "text": text, "ids": [0] * LENGTH, "nfe": 3}
         for i, text in enumerate(texts)
     ]
-    write_rows(folder / f"{num_steps}.jsonl", rows)
+    write_rows(folder / f"{name}.jsonl", rows)
     traced = [_states(text, num_steps, draw) for text in texts[2:8]]
-    write_json(folder / f"{num_steps}.trace.json", {"num_steps": num_steps, "samples": traced})
+    write_json(folder / f"{name}.trace.json", {"num_steps": num_steps, "samples": traced})
     timing = {
         "num_steps": num_steps,
         "num_samples": 128,
@@ -236,7 +280,7 @@ def _write_samples(folder: Path, num_steps: int, draw: random.Random) -> None:
         "device": "cpu",
         "calls": min(num_steps, LENGTH) + 1,
     }
-    write_json(folder / f"{num_steps}.timing.json", timing)
+    write_json(folder / f"{name}.timing.json", timing)
 
 
 def _states(text: str, num_steps: int, draw: random.Random) -> list[dict[str, Any]]:

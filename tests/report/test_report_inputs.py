@@ -3,16 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_files import SCORER, STEP_COUNTS, write_json
+from report_files import SCORER, STEP_COUNTS, read, write_json
 
 from pipeline.errors import PipelineError
-from pipeline.report.inputs import read_experiment
 from pipeline.report.page import render
 from pipeline.report.records import LossCurve
-
-
-def read(files: Path) -> Any:
-    return read_experiment(files / "artifacts", files / "reports", list(STEP_COUNTS))
 
 
 def change(path: Path, **values: Any) -> None:
@@ -20,8 +15,8 @@ def change(path: Path, **values: Any) -> None:
 
 
 def test_step_counts_come_out_sorted(files: Path) -> None:
-    found = read_experiment(files / "artifacts", files / "reports", [64, 1, 16])
-    assert list(found.by_steps) == [1, 16, 64]
+    found = read(files, [128, 1, 16])
+    assert list(found.by_steps) == [1, 16, 128]
 
 
 @pytest.mark.parametrize(
@@ -33,10 +28,10 @@ def test_step_counts_come_out_sorted(files: Path) -> None:
         "artifacts/snapshots.jsonl",
         "artifacts/runs/train.json",
         "artifacts/runs/baseline.json",
-        "artifacts/samples/16.jsonl",
-        "artifacts/samples/16.trace.json",
-        "artifacts/samples/16.timing.json",
-        "artifacts/scores/16.json",
+        "artifacts/sweep/samples/16.jsonl",
+        "artifacts/sweep/samples/16.trace.json",
+        "artifacts/sweep/samples/16.timing.json",
+        "artifacts/sweep/scores/16.json",
         "artifacts/scores/real_text.json",
         "reports/likelihood.json",
         "reports/loss.csv",
@@ -54,7 +49,7 @@ def test_a_missing_and_a_damaged_file_are_named(files: Path, name: str) -> None:
 
 
 def test_a_missing_key_and_a_nan_are_named(files: Path) -> None:
-    path = files / "artifacts/scores/4.json"
+    path = files / "artifacts/sweep/scores/4.json"
     scores = json.loads(path.read_text())
     del scores["novelty"]
     write_json(path, scores | {"entropy": float("nan")})
@@ -66,7 +61,7 @@ def test_a_missing_key_and_a_nan_are_named(files: Path) -> None:
 
 def test_nothing_to_score_is_no_mistake(files: Path) -> None:
     nothing = {"gen_ppl": None, "gen_ppl_stderr": None, "gen_ppl_mean_of_exp": None}
-    change(files / "artifacts/scores/1.json", num_scored=0, **nothing)
+    change(files / "artifacts/sweep/scores/1.json", num_scored=0, **nothing)
     assert read(files).by_steps[1].scores.gen_ppl is None
 
 
@@ -88,7 +83,7 @@ def test_given_weights_have_a_held_out_loss_and_no_other(files: Path) -> None:
 
 
 def test_figures_of_different_scorers_are_refused(files: Path) -> None:
-    path = files / "artifacts/scores/64.json"
+    path = files / "artifacts/sweep/scores/64.json"
     change(path, scorer={"name": "gpt2", "sha256": "ab" * 32, "precision": "float32"})
     with pytest.raises(PipelineError, match=r"64\.json was scored by gpt2@abababababab, real_text"):
         read(files)
@@ -100,15 +95,15 @@ def test_figures_of_different_scorers_are_refused(files: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["samples/4.trace", "samples/4.timing", "scores/4"])
 def test_a_file_of_another_step_count_is_refused(files: Path, kind: str) -> None:
-    change(files / f"artifacts/{kind}.json", num_steps=5)
-    with pytest.raises(PipelineError, match=r"of 4 steps in .* is of 5 steps"):
+    change(files / f"artifacts/sweep/{kind}.json", num_steps=5)
+    with pytest.raises(PipelineError, match=r"of 4 in .*sweep must be of 4 steps \(got 5\)"):
         read(files)
 
 
 def test_states_at_different_times_are_refused(files: Path) -> None:
     states = [{"t": 1.0, "text": "░"}, {"t": 0.0, "text": "a"}]
     other = [{"t": 1.0, "text": "░"}, {"t": 0.5, "text": "a"}]
-    change(files / "artifacts/samples/4.trace.json", samples=[states, other])
+    change(files / "artifacts/sweep/samples/4.trace.json", samples=[states, other])
     with pytest.raises(PipelineError, match="same times"):
         read(files)
 

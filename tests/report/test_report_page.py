@@ -5,9 +5,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_files import AWKWARD, SCORER, STEP_COUNTS, real_text, scores, write_json
+from report_files import (
+    AWKWARD,
+    SCORER,
+    STEP_COUNTS,
+    folder_of,
+    read,
+    real_text,
+    scores,
+    write_json,
+)
 
-from pipeline.report.inputs import read_experiment
 from pipeline.report.page import counted, dataset, duration, number, render, share, specials
 from pipeline.report.records import Experiment
 
@@ -119,7 +127,14 @@ def test_page_names_what_it_shows(html: str) -> None:
         "2.239 ± 0.009",
         "2.061 ± 0.008",
         "0.178 ± 0.003",
-        "integral 16.550, prior 0.000, reconstruction 0.010 nats per name",
+        "nats a character",
+        "nats a token 2.240 ± 0.009",
+        "perplexity a token 9.40 7.86",
+        "bits a byte 3.735 3.439",
+        "nats a name 16.56 15.24",
+        "38,528 tokens, 38,547 characters",
+        "33,335 bytes",
+        "integral 16.550, prior 0.000, reconstruction 0.010 nats a name",
         "Excluded from the perplexity, with nothing to score: at 1 step: sample 1;",
     ):
         assert fact in text.replace("\N{NO-BREAK SPACE}", " "), fact
@@ -139,7 +154,7 @@ def test_slider_data_is_every_state_of_the_trace(html: str, written: Path) -> No
     traces = json.loads(found[1])
     assert [trace["num_steps"] for trace in traces] == list(STEP_COUNTS)
     for trace in traces:
-        path = written / f"artifacts/samples/{trace['num_steps']}.trace.json"
+        path = folder_of(written, trace["num_steps"]) / f"samples/{trace['num_steps']}.trace.json"
         for changes, states in zip(
             trace["samples"], json.loads(path.read_text())["samples"], strict=True
         ):
@@ -171,11 +186,11 @@ def test_without_traces_snapshots_unknowns_or_figures(files: Path) -> None:
     nothing = {"gen_ppl": None, "gen_ppl_stderr": None, "entropy": None, "num_scored": 0}
     excluded = {"excluded": list(range(128))}
     for n in STEP_COUNTS:
-        write_json(files / f"artifacts/samples/{n}.trace.json", {"num_steps": n, "samples": []})
-        write_json(files / f"artifacts/scores/{n}.json", scores(n) | nothing | excluded)
+        write_json(folder_of(files, n) / f"samples/{n}.trace.json", {"num_steps": n, "samples": []})
+        write_json(folder_of(files, n) / f"scores/{n}.json", scores(n) | nothing | excluded)
     write_json(files / "artifacts/scores/real_text.json", real_text() | nothing)
     (files / "artifacts/snapshots.jsonl").write_text("")
-    experiment = read_experiment(files / "artifacts", files / "reports", list(STEP_COUNTS))
+    experiment = read(files)
     html = render(experiment, steps=128, num_samples=20)
     assert "<script" not in html
     text = words(html)

@@ -42,7 +42,9 @@ def write_experiment(folder: Path, seed: int = 0, **metrics: Any) -> None:
     values["sample"]["seed"] = seed
     values["tracking"]["uri"] = "https://user:secret@example.org"
     artifacts, reports = folder / "artifacts", folder / "reports"
-    for path in (artifacts / "samples", artifacts / "scores", artifacts / "checkpoint", reports):
+    sweep = artifacts / "sweep"
+    folders = [folder / name for folder in (artifacts, sweep) for name in ("samples", "scores")]
+    for path in (*folders, artifacts / "checkpoint", reports):
         path.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     (artifacts / "checkpoint" / "model.safetensors").write_bytes(b"weights")
@@ -50,15 +52,16 @@ def write_experiment(folder: Path, seed: int = 0, **metrics: Any) -> None:
     (artifacts / "runs" / "train.json").write_text('{"device": "cpu", "fingerprint": "train-f1"}')
     data = {"repo": "bundled", "revision": "r1", "commit": "d1", "files": []}
     (artifacts / "provenance.json").write_text(json.dumps(data))
-    (reports / "metrics.json").write_text(json.dumps({**METRICS, **metrics}))
+    (reports / "results.json").write_text(json.dumps({**METRICS, **metrics}))
     for n in range(1, 5):
+        drawn = artifacts if n == 2 else sweep
         sample = {"num_steps": n, "seed": seed, "text": "Ada", "ids": [3, 1], "nfe": n}
         rows = [json.dumps({"index": index, **sample}) for index in range(2)]
-        (artifacts / "samples" / f"{n}.jsonl").write_text("\n".join(rows) + "\n")
+        (drawn / "samples" / f"{n}.jsonl").write_text("\n".join(rows) + "\n")
         known = {"index": [0, 1], "nats": [n + 0.5, 2.0], "scored_tokens": [4, 4]}
         known |= {"well_formed": [True, False], "in_train": [True, True]}
         known |= {"in_held_out": [False, False]}
-        (artifacts / "scores" / f"{n}.json").write_text(json.dumps({"by_sample": known}))
+        (drawn / "scores" / f"{n}.json").write_text(json.dumps({"by_sample": known}))
 
 
 @pytest.fixture(autouse=True)

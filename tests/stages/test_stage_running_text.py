@@ -1,5 +1,6 @@
 """Documents packed as running text, through every stage from packing to scores."""
 
+import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,6 +60,11 @@ def test_figures_of_windows_take_all_of_them(trained):
     num_chars = sum(text.num_chars(block, "concat") for block in packed.test)
     assert values["num_chars"] == num_chars
     assert values["baseline_nats_per_char"] == pytest.approx(nats.sum() / num_chars)
+    assert values["num_tokens"] == 16 * len(packed.test)
+    assert values["baseline_nats_per_token"] == pytest.approx(nats.mean() / 16)
+    num_bytes = sum(text.num_bytes(block, "concat") for block in packed.test)
+    assert values["num_bytes"] == num_bytes
+    assert values["baseline_bits_per_byte"] == pytest.approx(nats.sum() / num_bytes / math.log(2))
     # Every character of the stream but those of the tail, which fills no block.
     stream = "".join(f"{text}\n" for text in TEXTS[:100])
     assert 0 <= len(stream) - num_chars <= 8 * packed.meta.num_dropped["test"]

@@ -184,3 +184,14 @@ def test_a_missing_gpu_is_said(trained, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: device: this PyTorch")
     assert said.endswith("(got cuda); use auto or cpu\n")
+
+
+def test_another_temperature_is_in_the_name_and_the_rows(trained):
+    main(4, CHECKPOINT, TOKENIZER, Path("out"), temperature="0.5")
+    names = [f"temperature-0.5{ending}" for ending in (".jsonl", ".timing.json", ".trace.json")]
+    assert sorted(path.name for path in Path("out").iterdir()) == names
+    rows = read_jsonl(Path("out") / names[0])
+    assert {(row["num_steps"], row["temperature"]) for row in rows} == {(4, 0.5)}
+    write_params(trained, TINY | {"sample.temperature": 0.5})
+    main(4, CHECKPOINT, TOKENIZER, Path("other"))
+    assert read_jsonl(Path("other/4.jsonl")) == rows

@@ -24,17 +24,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 ROOT = Path(__file__).parents[2]
 COMMIT = "ab" * 32
 SCORES = {"gen_ppl": 12.0, "gen_ppl_stderr": 0.5, "entropy": 2.5, "nfe": 5.0, "seconds": 0.25}
-METRICS = {
+RESULTS = {
     "gen_ppl": 12.0,
     "entropy": 2.5,
     "scorer": "baseline@0123456789ab",
     "likelihood": {
         "bound_nats_per_char": 2.25,
         "bound_stderr": 0.01,
-        "bound_nats_per_name": 16.0,
+        "bound_nats_per_block": 16.0,
         "baseline_nats_per_char": 2.1,
     },
     "by_steps": {str(n): SCORES | {"gen_ppl": 100.0 / n} for n in (1, 4, 16, 64, 128)},
+    "by_temperature": {},
     "real_text": SCORES | {"gen_ppl": 8.0, "seconds": 0.0, "num_steps": None},
 }
 TRAIN = {
@@ -73,8 +74,9 @@ def project(fresh_project: Path, empty_database: Path) -> Path:
 def fresh_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose other stages have run, or came from the cache; it has no store yet."""
     artifacts, reports = tmp_path / "artifacts", tmp_path / "reports"
-    for folder in (artifacts / "samples", artifacts / "checkpoint", artifacts / "runs", reports):
-        folder.mkdir(parents=True)
+    for name in ("samples", "sweep/samples", "checkpoint", "runs"):
+        (artifacts / name).mkdir(parents=True)
+    reports.mkdir()
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     (artifacts / "checkpoint" / "model.safetensors").write_bytes(b"weights")
     (artifacts / "checkpoint" / "config.json").write_text("{}")
@@ -83,9 +85,10 @@ def fresh_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     provenance = {"repo": "bundled", "revision": COMMIT, "commit": COMMIT, "files": files}
     (artifacts / "provenance.json").write_text(json.dumps(provenance))
     (artifacts / "runs" / "train.json").write_text(json.dumps(TRAIN))
-    for n in (1, 4, 16, 64, 128):
-        (artifacts / "samples" / f"{n}.jsonl").write_text(f'{{"text": "Ann {n}"}}\n')
-    (reports / "metrics.json").write_text(json.dumps(METRICS))
+    for n, folder in dict.fromkeys((1, 4, 16, 64), "sweep/samples").items() | {(128, "samples")}:
+        (artifacts / folder / f"{n}.jsonl").write_text(f'{{"text": "Ann {n}"}}\n')
+    (reports / "results.json").write_text(json.dumps(RESULTS))
+    (reports / "metrics.json").write_text('{"gen_ppl": 12.0}')
     rows = "".join(f"{step},{30 - step / 100},,0.001\n" for step in range(10, 1010, 10))
     (reports / "loss.csv").write_text(f"step,train_loss,eval_loss,lr\n{rows}1010,20,21.5,0\n")
     (reports / "by_steps.csv").write_text("num_steps,gen_ppl\n")
@@ -149,7 +152,7 @@ def assert_complete(run: Run) -> None:
     assert curve("by_steps/gen_ppl") == [(n, 100.0 / n) for n in (1, 4, 16, 64, 128)]
     assert len(curve("train_loss")) == 101
     assert len(run.inputs.dataset_inputs) == 1
-    assert len(files_of(run)) == 5 + 4 + 1 + 3
+    assert len(files_of(run)) == 5 + 5 + 1 + 3
 
 
 def test_a_run_complete_when_all_else_was_cached(
@@ -174,14 +177,15 @@ def test_a_run_complete_when_all_else_was_cached(
     assert tags["device"] == "cpu"
     assert tags["dvc_exp_baseline"] == "0123456789"
     assert len(tags["checkpoint_sha256"]) == 64
-    wanted = METRICS["likelihood"] | {"gen_ppl": 12.0, "entropy": 2.5, "real_text/gen_ppl": 8.0}
+    wanted = RESULTS["likelihood"] | {"gen_ppl": 12.0, "entropy": 2.5, "real_text/gen_ppl": 8.0}
     assert metrics.items() >= wanted.items()
     assert curve("eval_loss") == [(1010, 21.5)]
     dataset = run.inputs.dataset_inputs[0].dataset
     assert (dataset.name, dataset.digest) == ("bundled", COMMIT[:36])
     assert files_of(run) == {
         *(f"samples/{n}.jsonl" for n in (1, 4, 16, 64, 128)),
-        *(f"report/{name}" for name in ("index.html", "metrics.json", "by_steps.csv", "loss.csv")),
+        *(f"report/{name}" for name in ("index.html", "metrics.json", "results.json")),
+        *(f"report/{name}" for name in ("by_steps.csv", "loss.csv")),
         "snapshots.jsonl",
         *("config/params.yaml", "config/provenance.json", "config/checkpoint/config.json"),
     }
@@ -208,9 +212,9 @@ def test_what_decides_no_result_makes_no_other_run(project: Path) -> None:
 
 def test_new_seconds_are_shown_in_the_same_run(project: Path) -> None:
     run_stage()
-    metrics = json.loads(json.dumps(METRICS))
-    metrics["by_steps"]["128"]["seconds"] = 0.125
-    Path("reports/metrics.json").write_text(json.dumps(metrics))
+    results = json.loads(json.dumps(RESULTS))
+    results["by_steps"]["128"]["seconds"] = 0.125
+    Path("reports/results.json").write_text(json.dumps(results))
     run_stage()
     assert only_run().data.metrics["by_steps/seconds"] == 0.125
     assert_complete(only_run())
@@ -233,7 +237,7 @@ def test_no_password_is_kept_or_shown(project: Path, capfd: pytest.CaptureFixtur
     assert not [path for path in kept if b"s3cret" in path.read_bytes()]
 
 
-@pytest.mark.parametrize("name", ["artifacts/samples/16.jsonl", "reports/metrics.json"])
+@pytest.mark.parametrize("name", ["artifacts/sweep/samples/16.jsonl", "reports/results.json"])
 def test_a_missing_file_is_named_and_nothing_written(
     fresh_project: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

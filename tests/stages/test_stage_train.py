@@ -214,12 +214,12 @@ def test_a_second_trainer_is_refused(tiny):
 
 
 def test_parameters_are_checked_first(tiny, run_stage):
-    write_params(tiny, TINY | {"train.lr": -1, "sweep": [1, 2], "steps": [4]})
+    write_params(tiny, TINY | {"train.lr": -1, "sweep": [0], "steps": [4]})
     done = run_stage("train", *INPUTS, *OUTS)
     assert done.returncode == 1
     for line in (
         "params.yaml: train.lr: Input should be greater than 0 (got -1)",
-        "params.yaml: sweep: List should have at least 4 items",
+        "params.yaml: sweep.0: Input should be greater than or equal to 1 (got 0)",
         "params.yaml: steps: Input should be a valid integer (got [4])",
     ):
         assert line in done.stderr

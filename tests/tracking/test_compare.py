@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from pipeline.tracking.compare import RunRow, format_table, runs
 from pipeline.tracking.mlflow import track
-from pipeline.tracking.record import Record
+from pipeline.tracking.record import Point, Record
 from pipeline.tracking.store import local_uri
 
 # MLflow's own use of SQLAlchemy.
@@ -58,6 +58,25 @@ def test_cells() -> None:
     assert other.index("–") == header.index("bound_nats_per_char")
 
 
+def test_a_curve_over_temperatures_is_a_line_a_run() -> None:
+    curve = {0.8: (9.5, 3.0), 1.0: (12.3456, 2.5)}
+    rows = [
+        replace(ROW, name="none"),
+        replace(ROW, name="swept", by_temperature=curve),
+        replace(ROW, name="other", by_temperature={1.2: (20.0, 3.25)}),
+    ]
+    _, curves = format_table(rows).split("\n\n")
+    assert [line.split("  ")[0] for line in curves.splitlines()] == [
+        "gen_ppl at entropy",
+        "swept",
+        "other",
+    ]
+    header, swept, other = (" ".join(line.split()) for line in curves.splitlines())
+    assert header == "gen_ppl at entropy T 0.8 T 1 T 1.2"
+    assert swept == "swept 9.50 at 3.000 12.35 at 2.500 –"
+    assert other == "other – – 20.00 at 3.250"
+
+
 def test_no_runs_says_how_to_make_one() -> None:
     assert "dvc repro" in format_table([])
 
@@ -71,7 +90,10 @@ def test_an_untouched_store_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_runs_of_this_pipeline(project: Path, record: Callable[..., Record]) -> None:
     assert runs("local", "names") == []
-    made = track(record(), uri="local", experiment="names")
+    curve = [Point("by_temperature/gen_ppl", 1000, 12.5), Point("by_temperature/gen_ppl", 800, 9.0)]
+    curve += [Point("by_temperature/entropy", 800, 3.0), Point("by_temperature/entropy", 1000, 2.5)]
+    points = [*record().points, *curve]
+    made = track(record(points=points), uri="local", experiment="names")
     client = MlflowClient(tracking_uri=local_uri())
     experiment = client.get_experiment_by_name("names")
     assert experiment is not None
@@ -79,8 +101,9 @@ def test_runs_of_this_pipeline(project: Path, record: Callable[..., Record]) -> 
     half = client.create_run(experiment.experiment_id, tags={"fingerprint": "e"}, run_name="half")
     client.log_metric(half.info.run_id, "gen_ppl", float("nan"))
     (new, old) = runs("local", "names")
+    by_t = {0.8: (9.0, 3.0), 1.0: (12.5, 2.5)}
     assert replace(old, started=ROW.started) == replace(
-        ROW, run_id=made.run_id, name="0123456", steps=16, gen_ppl=12.5
+        ROW, run_id=made.run_id, name="0123456", steps=16, gen_ppl=12.5, by_temperature=by_t
     )
     assert (new.name, new.gen_ppl, new.scorer) == ("half", None, None)
     assert "scorer unknown" in format_table([new, old])

@@ -32,6 +32,7 @@ def test_scalars_and_curves() -> None:
         "scorer": "baseline@0123456789ab",
         "likelihood": {"bound_nats_per_char": 2.25, "terms": {"prior": 0}},
         "by_steps": {"1": {"gen_ppl": 40.0, "seconds": 0.25}, "16": {"gen_ppl": None}},
+        "by_temperature": {"0.8": {"gen_ppl": 30.0}},
         "real_text": {"gen_ppl": 8, "num_steps": None},
     }
     assert set(metric_points(metrics, TRAIN)) == {
@@ -46,6 +47,7 @@ def test_scalars_and_curves() -> None:
         Point("train_seconds", 0, 12.5),
         Point("by_steps/gen_ppl", 1, 40.0),
         Point("by_steps/seconds", 1, 0.25),
+        Point("by_temperature/gen_ppl", 800, 30.0),
     }
 
 

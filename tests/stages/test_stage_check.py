@@ -1,0 +1,43 @@
+"""The check stage: what it hands on of params.yaml, and the folder of sweeps that it keeps tidy."""
+
+import json
+from pathlib import Path
+
+from tiny_project import write_params
+
+from stages.check import main
+
+ASKED = Path("artifacts/sweep/asked.json")
+
+
+def check() -> None:
+    main(Path("artifacts/checked.json"), Path("artifacts/method.json"), ASKED)
+
+
+def test_sweeps_that_are_not_asked_for_any_more_are_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["1", "16", "temperature-0.8", "temperature-1"]
+    write_params(tmp_path, {"sweep": [1, 16], "temperatures": [0.8, 1]})
+    check()
+    assert json.loads(ASKED.read_text()) == names
+    files = {
+        ASKED.parent / folder / f"{name}{ending}"
+        for name in names
+        for folder, ending in (
+            ("samples", ".jsonl"), ("samples", ".trace.json"), ("samples", ".timing.json"),
+            ("scores", ".json"),
+        )
+    }  # fmt: skip
+    for path in files:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    check()
+    assert set(ASKED.parent.glob("*/*")) == files
+    write_params(tmp_path, {"sweep": [16], "temperatures": [1, 2]})
+    check()
+    held = {path for path in files if path.name.startswith(("16.", "temperature-1."))}
+    assert set(ASKED.parent.glob("*/*")) == held
+    write_params(tmp_path, {"sweep": []})
+    check()
+    assert json.loads(ASKED.read_text()) == []
+    assert not set(ASKED.parent.glob("*/*"))
