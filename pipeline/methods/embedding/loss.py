@@ -67,7 +67,7 @@ class Denoising:
             t = stratified_times(num, 0.0, generator)
             scale = torch.ones(num, device=x0.device)
         known = draw_known(x0, config.known if length > 1 else 0.0, generator)
-        # All free positions count alike: on names that costs the bound less than as much for each row.
+        # All free positions count alike, and not all rows: on names the bound is the better for it.
         scale = scale * (x0.numel() / (known == FREE).sum())
         estimated = torch.rand(num, device=x0.device, generator=generator) < config.self_condition
         noise = torch.randn(*x0.shape, config.dim, device=x0.device, generator=generator)
