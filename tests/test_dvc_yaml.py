@@ -111,7 +111,7 @@ RECIPE = {
     "loss": "likelihood",
     "clock": "decoding",
     "g_min": -7.0,
-    "g_max": 7.0,
+    "g_max": 8.0,
     "self_condition": 0.75,
     "known": 0.75,
 }
