@@ -42,8 +42,9 @@ def main(
         "temperature": settings.temperature if temperature is None else float(temperature),
         "top_p": settings.top_p,
     }
+    stepping = settings.stepping
     try:
-        predictor = method_of(model).resolve(model, settings.predictor, **how)
+        predictor = method_of(model).resolve(model, settings.predictor, stepping=stepping, **how)
     except ValueError as error:
         raise ParamsError(f"sample: {error}") from None
     precision = pick_precision(settings.precision, device, "sample.precision")
@@ -58,10 +59,12 @@ def main(
             generator=torch.Generator(device).manual_seed(settings.seed),
             trace=trace,
             predictor=predictor,
+            stepping=stepping,
             **how,
         )
     seconds = time.monotonic() - started
     drawn_by = {"num_steps": num_steps, "predictor": predictor, **how, "seed": settings.seed}
+    drawn_by |= stepping.said()
     drawn = enumerate(zip(samples.tokens.tolist(), samples.nfe.tolist(), strict=True))
     rows = (
         {"index": index, **drawn_by, "text": text.decode(ids, mode), "ids": ids, "nfe": nfe}

@@ -8,13 +8,16 @@ from torch import Tensor
 from toy import all_states, exact_model, index_of, toy_config
 
 from pipeline.methods.draws import FREE, Samples
+from pipeline.methods.samplers import Grid
 from pipeline.methods.sedd.model import SEDD
-from pipeline.methods.sedd.sampler import denoise_weights, sample, step_weights
+from pipeline.methods.sedd.sampler import sample
+from pipeline.methods.sedd.weights import denoise_weights, step_weights
 
 NUM = 20_000
 SAMPLERS = [
     *[("absorb", "conditional", name) for name in ("analytic", "euler", "cached", "first_hitting")],
     *[(graph, "raw", name) for graph in ("absorb", "uniform") for name in ("analytic", "euler")],
+    *[("uniform", "conditional", name) for name in ("analytic", "euler")],
 ]
 Change = Callable[[Tensor], Tensor]
 
@@ -84,6 +87,7 @@ def n_step_law(
     predictor: str,
     fixed: Tensor | None = None,
     change: Change = lambda weights: weights,
+    grid: Grid = "uniform",
 ) -> Tensor:
     """The exact law over clean sequences of the n-step chain with its final denoise.
 
@@ -96,7 +100,11 @@ def n_step_law(
     mask_id = graph.mask_id
     alone = torch.ones(len(states)) if mask_id is None else (states == mask_id).all(-1)
     law = impose(alone.double() / alone.sum(), states, fixed, graph.num_states)
-    times = torch.linspace(1, model.t_min, num_steps + 1, dtype=torch.float64)
+    share = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+    if grid == "cosine":
+        share = (torch.pi / 2 * (1 - share)).cos()
+    times = model.t_min + (1 - model.t_min) * share
+    times[-1] = model.t_min
     for t, next_t in itertools.pairwise(times):
         alive = law > 0
         weights = step_weights(model, states[alive], t, next_t, rule)

@@ -24,7 +24,12 @@ from pipeline.training.schedule import Order
 
 pytestmark = pytest.mark.gpu
 GOLDEN = Path(__file__).parent / "golden"
-VARIANTS = [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")]
+VARIANTS = [
+    ("absorb", "conditional"),
+    ("absorb", "raw"),
+    ("uniform", "raw"),
+    ("uniform", "conditional"),
+]
 
 
 def model(graph: str, parameterization: str) -> SEDD:

@@ -20,7 +20,9 @@ from tiny_project import PROJECT
 
 LOOSE = loose_files(PROJECT)
 ON_TOP = ("stages/", "pipeline/cli/")
-SHARED = tuple(f"pipeline/methods/{name}.py" for name in ("draws", "estimates", "protocol"))
+SHARED = tuple(
+    f"pipeline/methods/{name}.py" for name in ("draws", "estimates", "protocol", "samplers")
+)
 TENSORS = {"torch", *sys.stdlib_module_names}
 # They are about methods themselves: the paper's own code and its checkpoints, and their speed.
 ABOUT_METHODS = ("pipeline/checkpoints/reference/", "benchmarks/")

@@ -91,10 +91,11 @@ class ExactNetwork(AnsweringNetwork):
     """The exact score, or conditional distribution, of a toy distribution under a graph."""
 
     def __init__(self, model: SEDD, p0: Tensor) -> None:
-        super().__init__(model.graph.num_states - model.conditional)
+        super().__init__(model.graph.num_states - model.timeless)
         self.unused = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.graph, self.p0 = model.graph, p0
-        if model.conditional:
+        self.by_x0 = model.conditional
+        if model.timeless:
             states = all_states(self.graph.num_states, p0.dim())
             self.table = torch.stack([self._log_conditional(state) for state in states])
 
@@ -104,14 +105,22 @@ class ExactNetwork(AnsweringNetwork):
             return answer if at is None else answer[at]
         answer = torch.empty(*xt.shape, self.graph.num_states, dtype=torch.float64)
         for value in sigma.unique():
-            p = self.marginal(value)
+            p, transition = self.marginal(value), self.transition(value)
             for row in (sigma == value).nonzero().flatten():
-                answer[row] = self._log_score(xt[row], p)
+                answer[row] = (
+                    self._log_leave_one_out(xt[row], transition)
+                    if self.by_x0
+                    else self._log_score(xt[row], p)
+                )
         return answer if at is None else answer[at]
+
+    def transition(self, sigma: Tensor) -> Tensor:
+        """p(xt | x0) at sigma, [V, V]."""
+        return torch.matrix_exp(sigma.double() * self.graph.rate())
 
     def marginal(self, sigma: Tensor) -> Tensor:
         """p(x at sigma), [V] * L."""
-        transition = torch.matrix_exp(sigma.double() * self.graph.rate())
+        transition = self.transition(sigma)
         p = self.p0
         padding = self.graph.num_states - p.shape[0]
         p = nn.functional.pad(p, (0, padding) * p.dim())
@@ -128,6 +137,17 @@ class ExactNetwork(AnsweringNetwork):
             columns.append((p[tuple(index)] / here).log())
         return torch.stack(columns)
 
+    def _log_leave_one_out(self, row: Tensor, transition: Tensor) -> Tensor:
+        """Log of p(x0 at a position | xt at all others) [L, V]."""
+        columns = []
+        for position in range(len(row)):
+            p = self.p0
+            for axis in reversed(range(p.dim())):
+                if axis != position:
+                    p = torch.tensordot(p, transition[:, row[axis]], dims=([axis], [0]))
+            columns.append((p / p.sum()).log())
+        return torch.stack(columns)
+
     def _log_conditional(self, row: Tensor) -> Tensor:
         mask_id = self.graph.num_states - 1
         known = [slice(None) if v == mask_id else slice(v, v + 1) for v in row.tolist()]
@@ -136,7 +156,9 @@ class ExactNetwork(AnsweringNetwork):
         for position in range(len(row)):
             if row[position] == mask_id:
                 others = [axis for axis in range(joint.dim()) if axis != position]
-                log_p[position] = (joint.sum(others) / joint.sum()).log()
+                # A sum over no axes would be one over all.
+                alone = joint.sum(others) if others else joint
+                log_p[position] = (alone / joint.sum()).log()
         return log_p
 
 

@@ -20,6 +20,13 @@ def sample(
     predictor: options.Predictor = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
+    grid: options.GridOption = None,
+    order: options.OrderOption = None,
+    gamma: options.Gamma = None,
+    corrector: options.CorrectorOption = None,
+    eta: options.Eta = None,
+    hold: options.Hold = None,
+    num_redrawn: options.NumRedrawn = None,
     show_intermediate: options.ShowIntermediate = False,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
@@ -32,7 +39,9 @@ def sample(
     """
     options.check_range("--num", num, 1, options.MOST)
     chosen = options.choose(
-        steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate
+        *(steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate),
+        **{"grid": grid, "order": order, "gamma": gamma},
+        **{"corrector": corrector, "eta": eta, "hold": hold, "num_redrawn": num_redrawn},
     )
 
     from pipeline.cli.model import one_line
@@ -67,6 +76,13 @@ def infill(
     predictor: options.Predictor = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
+    grid: options.GridOption = None,
+    order: options.OrderOption = None,
+    gamma: options.Gamma = None,
+    corrector: options.CorrectorOption = None,
+    eta: options.Eta = None,
+    hold: options.Hold = None,
+    num_redrawn: options.NumRedrawn = None,
     show_intermediate: options.ShowIntermediate = False,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
@@ -97,7 +113,9 @@ def infill(
     parts = _parts(template, prefix, suffix, gap)
     options.check_range("--num", num, 1, options.MOST)
     chosen = options.choose(
-        steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate
+        *(steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate),
+        **{"grid": grid, "order": order, "gamma": gamma},
+        **{"corrector": corrector, "eta": eta, "hold": hold, "num_redrawn": num_redrawn},
     )
 
     from pipeline.cli.model import one_line

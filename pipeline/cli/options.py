@@ -3,20 +3,18 @@
 import math
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import ParamsError
+from pipeline.methods.samplers import PLAIN, Corrector, Grid, Order, PredictorName, Stepping
 
 if TYPE_CHECKING:
     from pipeline.config.params import Params, Patience
 
-PredictorName = Literal[
-    "auto", "analytic", "euler", "cached", "first_hitting", "ddim", "ddpm", "draw"
-]
 ModelFolder = Annotated[
     Path, typer.Option("--model", metavar="DIR", help="Folder of the model and its tokenizer.")
 ]
@@ -48,7 +46,7 @@ Temperature = Annotated[
     float | None,
     typer.Option(
         "--temperature",
-        help="Of the token that is revealed, or expected; 1 is off. Not with the uniform graph.",
+        help="Of the token that is drawn, or expected; 1 is off. Not with uniform's raw score.",
         show_default="sample.temperature of params.yaml; 1 where there is none",
     ),
 ]
@@ -56,9 +54,73 @@ TopP = Annotated[
     float | None,
     typer.Option(
         "--top-p",
-        help="Reveal one of the likeliest tokens that together hold this share; 1 is off. Not "
-        "with the uniform graph.",
+        help="Draw one of the likeliest tokens that together hold this share; 1 is off. Not "
+        "with uniform's raw score.",
         show_default="sample.top_p of params.yaml; 1 where there is none",
+    ),
+]
+GridOption = Annotated[
+    Grid | None,
+    typer.Option(
+        "--grid",
+        help="Times of the steps; cosine takes small ones first.",
+        show_default="sample.grid of params.yaml; uniform where there is none",
+    ),
+]
+OrderOption = Annotated[
+    Order | None,
+    typer.Option(
+        "--order",
+        help="Which positions are revealed first, of a conditional score with masks. random is the "
+        "model's own law; what the others draw is not: they take positions that the model is sure "
+        "of (confidence: the likeliest token's chance; margin: its lead over the second; "
+        "entropy_bound: as many at once as --gamma allows, whatever --steps says).",
+        show_default="sample.order of params.yaml; random where there is none",
+    ),
+]
+Gamma = Annotated[
+    float | None,
+    typer.Option(
+        "--gamma",
+        help="Of entropy_bound: nats that the entropies of positions revealed at once may sum to, "
+        "less the largest.",
+        show_default="sample.gamma of params.yaml; 0.1 where there is none",
+    ),
+]
+CorrectorOption = Annotated[
+    Corrector | None,
+    typer.Option(
+        "--corrector",
+        help="What takes tokens back. Of a conditional score: cap, rescale, loop, "
+        "forward_backward, as much as --eta says by time alone; with masks also conf, where the "
+        "model was least sure. Of the uniform graph: gibbs redraws --num-redrawn positions at "
+        "random after each step, low_confidence those that the model finds least likely. As steps "
+        "are added, forward_backward and gibbs tend to the model's own law; the others do not.",
+        show_default="sample.corrector of params.yaml; none where there is none",
+    ),
+]
+Eta = Annotated[
+    float | None,
+    typer.Option(
+        "--eta",
+        help="Of cap to conf: how much is taken back, above 0 and up to 1.",
+        show_default="sample.eta of params.yaml; 0.1 where there is none",
+    ),
+]
+Hold = Annotated[
+    float | None,
+    typer.Option(
+        "--hold",
+        help="Of loop: the time, between 0 and 1, at which half of the steps are spent.",
+        show_default="sample.hold of params.yaml; 0.1 where there is none",
+    ),
+]
+NumRedrawn = Annotated[
+    int | None,
+    typer.Option(
+        "--num-redrawn",
+        help="Of gibbs and low_confidence: positions redrawn after each step.",
+        show_default="sample.num_redrawn of params.yaml; 1 where there is none",
     ),
 ]
 BatchSize = Annotated[
@@ -105,6 +167,7 @@ class Chosen:
     predictor: str
     temperature: float
     top_p: float
+    stepping: Stepping
     seed: int
     batch_size: int | None
     device: str
@@ -120,8 +183,11 @@ def choose(
     batch_size: int | None,
     device: str | None,
     show_states: bool,
+    **stepping: Any,
 ) -> Chosen:
     """Check what is given and take the rest from params.yaml of the working folder.
+
+    `stepping` are fields of `Stepping`, which the model's method checks.
 
     Raises:
         ParamsError: a number is out of range, or no steps are given outside a project.
@@ -134,7 +200,8 @@ def choose(
         raise ParamsError(f"--temperature must be a number above 0 (got {temperature})")
     if top_p is not None and not 0 < top_p <= 1:
         raise ParamsError(f"--top-p must be above 0 and at most 1 (got {top_p})")
-    params = _params() if None in (steps, predictor, temperature, top_p) else None
+    given = (steps, predictor, temperature, top_p, *stepping.values())
+    params = _params() if None in given else None
     if steps is None:
         if params is None:
             raise ParamsError("how many steps? Say --steps N (there is no params.yaml here)")
@@ -145,6 +212,10 @@ def choose(
         predictor=predictor or (sample.predictor if sample else "auto"),
         temperature=temperature or (sample.temperature if sample else 1.0),
         top_p=top_p or (sample.top_p if sample else 1.0),
+        stepping=replace(
+            sample.stepping if sample else PLAIN,
+            **{name: value for name, value in stepping.items() if value is not None},
+        ),
         seed=pick_seed(seed),
         batch_size=batch_size,
         device=pick_device_name(device),

@@ -59,7 +59,7 @@ class Sampling:
         model, tokenizer = load_model(folder, device)
         try:
             predictor = method_of(model).resolve(
-                model, chosen.predictor, chosen.temperature, chosen.top_p
+                model, chosen.predictor, chosen.temperature, chosen.top_p, chosen.stepping
             )
         except ValueError as error:
             raise ParamsError(f"{folder}: {error}") from None
@@ -79,6 +79,9 @@ class Sampling:
         note(f"{how.predictor}, {how.num_steps} steps, seed {how.seed}, {device}")
         if (how.temperature, how.top_p) != (1, 1):
             note(f"temperature {how.temperature:g}, top-p {how.top_p:g}: not the model's own law")
+        if said := how.stepping.said():
+            own = "" if how.stepping.keeps_law else ": not the model's own law"
+            note(", ".join(f"{name} {value}" for name, value in said.items()) + own)
 
     def batches(self, indices: Sequence[int], fixed: tuple[int, ...] | None = None) -> list[Batch]:
         """Samples that share what is fixed, in batches of the chosen size."""
@@ -107,6 +110,7 @@ class Sampling:
                         predictor=how.predictor,
                         temperature=how.temperature,
                         top_p=how.top_p,
+                        stepping=how.stepping,
                         generator=self.generator,
                         fixed=None if batch.fixed is None else torch.tensor(batch.fixed),
                         on_state=watch,

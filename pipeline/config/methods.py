@@ -14,16 +14,10 @@ Share = Annotated[Real, Field(ge=0, le=1)]
 Level = Annotated[Real, Field(ge=-40, le=40)]
 
 
-class Absorb(Section):
-    """The absorbing graph."""
+class Variant(Section):
+    """A graph."""
 
     parameterization: Literal["conditional", "raw"]
-
-
-class Uniform(Section):
-    """The uniform graph."""
-
-    parameterization: Literal["raw"]
 
 
 class Loglinear(Section):
@@ -52,26 +46,16 @@ class Diffusion(Section):
     graph: Literal["absorb", "uniform"]
     noise: Literal["loglinear", "geometric"]
     t_min: Annotated[Real, Field(gt=0, lt=1)]
-    absorb: Absorb
-    uniform: Uniform
+    absorb: Variant
+    uniform: Variant
     loglinear: Loglinear
     geometric: Geometric
 
-    def check_sampling(self, predictor: str, temperature: float, top_p: float) -> None:
-        """Refuse what this method's samplers cannot do, with ValueError."""
+    @property
+    def sampled(self) -> tuple[str, str]:
+        """The kind of model that is sampled, of `ABILITIES`, and where it was chosen."""
         score = getattr(self, self.graph).parameterization
-        allowed = ["auto", "analytic", "euler"]
-        allowed += ["cached", "first_hitting"] * (score == "conditional")
-        if predictor not in allowed:
-            raise ValueError(
-                f"sample.predictor must be {', '.join(allowed[:-1])} or {allowed[-1]} with "
-                f"diffusion.{self.graph}.parameterization {score} (got {predictor!r})"
-            )
-        for key, value in (("temperature", temperature), ("top_p", top_p)):
-            if self.graph == "uniform" and value != 1:
-                raise ValueError(
-                    f"sample.{key} must be 1 with diffusion.graph uniform (got {value})"
-                )
+        return f"{self.graph} {score}", f"diffusion.{self.graph}.parameterization {score}"
 
 
 class Recipe(Section):
@@ -109,10 +93,7 @@ class Embedding(Section):
         recipe: Recipe = getattr(self, self.recipe)
         return recipe
 
-    def check_sampling(self, predictor: str, temperature: float, top_p: float) -> None:
-        """Refuse what this method's samplers cannot do, with ValueError."""
-        if predictor not in ("auto", "ddim", "ddpm", "draw"):
-            raise ValueError(
-                "sample.predictor must be auto, ddim, ddpm or draw with method embedding "
-                f"(got {predictor!r})"
-            )
+    @property
+    def sampled(self) -> tuple[str, str]:
+        """The kind of model that is sampled, of `ABILITIES`, and where it was chosen."""
+        return "embedding", "method embedding"

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Literal, Self
@@ -32,6 +33,15 @@ from pipeline.config.strict_yaml import parse, read_text
 from pipeline.config.zero_shot import ZeroShot
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.files import from_root
+from pipeline.methods.samplers import (
+    ABILITIES,
+    Corrector,
+    Grid,
+    Order,
+    PredictorName,
+    Stepping,
+    misuses,
+)
 
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 # As written: 1 and 1.0 are files of two names.
@@ -252,15 +262,25 @@ class Sample(Section):
     """Sampling at each step count."""
 
     num: Count
-    predictor: Literal[
-        "auto", "analytic", "euler", "cached", "first_hitting", "ddim", "ddpm", "draw"
-    ]
+    predictor: PredictorName
     temperature: Positive
     top_p: Annotated[Real, Field(gt=0, le=1)]
+    grid: Grid
+    order: Order
+    gamma: Annotated[Real, Field(ge=0)]
+    corrector: Corrector
+    eta: Annotated[Real, Field(gt=0, le=1)]
+    hold: Annotated[Real, Field(gt=0, lt=1)]
+    num_redrawn: Count
     batch_size: Count
     num_traced: Annotated[int, Field(ge=0, lt=2**31)]
     precision: Precision
     seed: Seed
+
+    @property
+    def stepping(self) -> Stepping:
+        """Times, order and corrections of the steps."""
+        return Stepping(**self.model_dump(include={each.name for each in fields(Stepping)}))
 
 
 class Score(Section):
@@ -337,15 +357,19 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _samples_its_model(self) -> Self:
-        sample = self.sample
-        self.of_method.check_sampling(sample.predictor, sample.temperature, sample.top_p)
+        how, (kind, called) = self.sample, self.of_method.sampled
+        if found := misuses(
+            kind, called, how.predictor, how.temperature, how.top_p, how.stepping, "sample."
+        ):
+            raise ValueError("; ".join(found))
         return self
 
     @model_validator(mode="after")
     def _has_temperatures(self) -> Self:
-        if self.temperatures and self.method == "sedd" and self.diffusion.graph == "uniform":
+        kind, called = self.of_method.sampled
+        if self.temperatures and not ABILITIES[kind].sharpens:
             raise ValueError(
-                "temperatures must be [] with diffusion.graph uniform, whose samples have none "
+                f"temperatures must be [] with {called}, whose samples have none "
                 f"(got {SHORT.repr(self.temperatures)})"
             )
         return self

@@ -39,7 +39,7 @@ def sample_all(
 ) -> Samples:
     """Draw the samples in batches, the first one traced; they end on the CPU.
 
-    `how` is what else a method's `sample` takes: predictor, temperature, top_p.
+    `how` is what else a method's `sample` takes: predictor, temperature, top_p, stepping.
     """
     batches: list[Samples] = []
     sizes = [min(batch_size, num - first) for first in range(0, num, batch_size)]

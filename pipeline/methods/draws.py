@@ -1,6 +1,5 @@
 """What samplers share: the categorical draw, temperature and nucleus, and what they return."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,15 +55,6 @@ class Sharpening:
             sharp = nucleus(sharp, self.top_p)
         scale = tokens.sum(-1, keepdim=True) / sharp.sum(-1, keepdim=True).clamp(min=tiny)
         return torch.cat([sharp * scale, others], -1)
-
-
-def check_sharpening(temperature: float, top_p: float) -> None:
-    """Refuse what is no sharpening, with ValueError."""
-    if not (0 < temperature < math.inf and 0 < top_p <= 1):
-        raise ValueError(
-            "temperature must be a number above 0, and top_p above 0 and at most 1 "
-            f"(got {temperature} and {top_p})"
-        )
 
 
 def asked_for(longest: int, num_steps: int, length: int | None, fixed: Tensor | None) -> Tensor:

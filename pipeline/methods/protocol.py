@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.methods.draws import OnState, Samples
 from pipeline.methods.estimates import Bound
+from pipeline.methods.samplers import PLAIN, Stepping
 from pipeline.network.trunk import Trunk
 
 if TYPE_CHECKING:
@@ -99,11 +100,19 @@ class Method(Protocol):
     def cannot_condition(self, model: Any) -> str | None:
         """Why fixed positions do not condition the model, None where they do."""
 
-    def resolve(self, model: Any, predictor: str, temperature: float, top_p: float) -> str:
+    def resolve(
+        self,
+        model: Any,
+        predictor: str,
+        temperature: float,
+        top_p: float,
+        stepping: Stepping = PLAIN,
+    ) -> str:
         """The sampler that is used where `auto` is asked for.
 
         Raises:
-            ValueError: the model has no such sampler, or a value is out of range or not for it.
+            ValueError: the model has no such sampler, or a value is out of range or not for it:
+                everything that is wrong.
         """
 
     def sample(
@@ -118,6 +127,7 @@ class Method(Protocol):
         fixed: Tensor | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        stepping: Stepping = PLAIN,
         on_state: OnState | None = None,
     ) -> Samples:
         """Draw `num` sequences in `num_steps` steps.

@@ -18,7 +18,7 @@ from benchmarks.plain import (
 )
 from pipeline.methods.sedd.graph import Absorb, Uniform
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
-from pipeline.methods.sedd.sampler import denoise_weights, step_weights
+from pipeline.methods.sedd.weights import denoise_weights, step_weights
 
 VARIANTS = [("absorb", "raw"), ("absorb", "conditional"), ("uniform", "raw")]
 

@@ -68,6 +68,27 @@ def test_predictor_decides(sedd, elsewhere, model):
     assert drawn(sedd, *options, "--predictor", "cached") == drawn(sedd, *options)
 
 
+@pytest.mark.parametrize(
+    ("graph", "options", "said"),
+    [
+        ("absorb", ("--corrector", "cap", "--eta", 0.5), "corrector cap, eta 0.5: not the"),
+        ("absorb", ("--corrector", "forward_backward"), "corrector forward_backward, eta 0.1\n"),
+        ("absorb", ("--order", "margin"), "order margin: not the model's own law\n"),
+        ("absorb", ("--grid", "cosine"), "grid cosine\n"),
+        ("uniform", ("--corrector", "gibbs", "--num-redrawn", 2), "gibbs, num_redrawn 2\n"),
+        ("uniform", ("--temperature", 0.5), "temperature 0.5, top-p 1: not"),
+    ],
+)
+def test_steps_corrections_and_order_are_told_and_draw_others(
+    sedd, elsewhere, make_model, graph, options, said
+):
+    how = ("sample", "--model", make_model(graph), "--steps", 6, "--num", 20, "--seed", 1)
+    result = sedd(*how, *options)
+    assert result.exit_code == 0, result.stderr
+    assert said in result.stderr
+    assert result.stdout != sedd(*how).stdout
+
+
 @pytest.mark.parametrize("num", [1, 3, 7])
 def test_as_many_lines_as_asked_for_in_any_batches(sedd, elsewhere, model, num):
     out = drawn(sedd, "--model", model, "--steps", 2, "--num", num, "--batch-size", 3)
@@ -131,11 +152,13 @@ def test_project_supplies_temperature_and_top_p(sedd, project, model):
     text = text.replace("temperature: 1.0 ", "temperature: 0.5 ").replace(
         "top_p: 1.0 ", "top_p: 0.9 "
     )
+    text = text.replace("corrector: none ", "corrector: loop ").replace("eta: 0.1 ", "eta: 0.3 ")
     (project / "params.yaml").write_text(text)
     options = ("sample", "--model", model, "--num", 1, "--steps", 2)
     assert "temperature 0.5, top-p 0.9" in sedd(*options).stderr
     assert "temperature 2, top-p 0.9" in sedd(*options, "--temperature", 2).stderr
     assert "temperature 0.5, top-p 1:" in sedd(*options, "--top-p", 1).stderr
+    assert "corrector loop, eta 0.3, hold 0.5" in sedd(*options, "--hold", 0.5).stderr
 
 
 @pytest.mark.parametrize("variant", ["conditional", "raw"])
@@ -226,8 +249,13 @@ def test_bad_values_are_named(refusal, project, model, option, value):
     [
         ("absorb", ("--predictor", "cached"), ("analytic or euler", "raw", "got cached")),
         ("uniform", ("--predictor", "first_hitting"), ("raw", "got first_hitting")),
-        ("uniform", ("--temperature", 0.5), ("uniform graph", "got 0.5 and 1.0")),
-        ("uniform", ("--top-p", 0.5), ("uniform graph", "got 1.0 and 0.5")),
+        ("uniform", ("--temperature", 0.5), ("temperature must be 1", "got 0.5")),
+        ("uniform", ("--top-p", 0.5), ("top_p must be 1", "got 0.5")),
+        (
+            "absorb",
+            ("--corrector", "cap", "--order", "margin", "--eta", 3),
+            ("corrector must be none", "got cap", "order must be random", "eta", "got 3.0"),
+        ),
     ],
 )
 @pytest.mark.parametrize("command", [("sample",), ("infill", "--prefix", "a")])

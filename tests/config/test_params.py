@@ -129,19 +129,37 @@ def test_every_mistake_is_named_at_once(tmp_path):
         (
             {"sample.predictor": "cached", "diffusion.graph": "uniform"},
             "sample.predictor must be auto, analytic or euler with "
-            "diffusion.uniform.parameterization raw (got 'cached')",
+            "diffusion.uniform.parameterization raw (got cached)",
         ),
         (
             {"sample.predictor": "first_hitting", "diffusion.absorb.parameterization": "raw"},
-            "diffusion.absorb.parameterization raw (got 'first_hitting')",
+            "diffusion.absorb.parameterization raw (got first_hitting)",
+        ),
+        (
+            {
+                "sample.corrector": "cap",
+                "sample.order": "margin",
+                "diffusion.absorb.parameterization": "raw",
+            },
+            "sample.order must be random with diffusion.absorb.parameterization raw (got margin); "
+            "sample.corrector must be none with diffusion.absorb.parameterization raw (got cap); ",
+        ),
+        ({"sample.eta": 1.5}, "sample.eta: Input should be less than or equal to 1 (got 1.5)"),
+        ({"sample.hold": 0}, "sample.hold: Input should be greater than 0 (got 0)"),
+        ({"sample.corrector": "cup"}, "sample.corrector: Input should be 'none', 'cap', "),
+        (
+            {"sample.grid": "cosine", "method": "embedding"},
+            "sample.grid must be uniform with method embedding (got cosine)",
         ),
         (
             {"sample.temperature": 0.5, "diffusion.graph": "uniform"},
-            "sample.temperature must be 1 with diffusion.graph uniform (got 0.5)",
+            "sample.temperature must be 1 with diffusion.uniform.parameterization raw, which has "
+            "no distribution of tokens to sharpen (got 0.5)",
         ),
         (
             {"sample.top_p": 0.9, "diffusion.graph": "uniform"},
-            "sample.top_p must be 1 with diffusion.graph uniform (got 0.9)",
+            "sample.top_p must be 1 with diffusion.uniform.parameterization raw, which has "
+            "no distribution of tokens to sharpen (got 0.9)",
         ),
     ],
 )

@@ -49,7 +49,7 @@ def drawn_for(model):
 
 
 def plain_total(model, x0, xt, t):
-    if model.conditional:
+    if model.timeless:
         return plain_conditional_loss(model, x0, xt).sum()
     return plain_score_entropy(model, x0, xt, t).sum()
 
@@ -116,7 +116,7 @@ def test_positions_are_the_plain_formulations_and_sum_to_the_total(graph, parame
     torch.testing.assert_close(ours.positions, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(ours.total, ours.positions.sum(), rtol=1e-12, atol=0)
     assert not ours.positions.requires_grad
-    if model.conditional:
+    if model.timeless:
         by_text = masked_cross_entropy(model, x0, xt).positions.sum(-1)
         torch.testing.assert_close(by_text, plain_conditional_loss(model, x0, xt))
 

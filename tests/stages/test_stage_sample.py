@@ -66,6 +66,7 @@ def test_rows_are_complete_and_trace_ends_at_them(trained):
         assert 1 <= row["nfe"] <= 5
         assert (row["num_steps"], row["seed"]) == (4, 0)
         assert (row["predictor"], row["temperature"], row["top_p"]) == ("cached", 1.0, 1.0)
+    assert "corrector" not in rows[0]
     trace = read_object(Path("out/4.trace.json"))["samples"]
     assert len(trace) == 2
     for states, row in zip(trace, rows, strict=False):
@@ -112,6 +113,27 @@ def test_every_sampler_is_recorded_and_traced(trained, predictor):
     assert "░" not in trace[0][-1]["text"]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"corrector": "rescale", "eta": 0.5},
+        {"corrector": "conf", "eta": 1.0},
+        {"order": "confidence"},
+        {"grid": "cosine"},
+    ],
+    ids=str,
+)
+def test_corrections_order_and_grid_are_recorded(trained, changes):
+    write_params(trained, TINY | {f"sample.{key}": value for key, value in changes.items()})
+    main(5, CHECKPOINT, TOKENIZER, Path("out"))
+    rows = read_jsonl(Path("out/5.jsonl"))
+    assert all(row[key] == value for row in rows for key, value in changes.items())
+    assert all(1 <= row["nfe"] <= 6 for row in rows)
+    trace = read_object(Path("out/5.trace.json"))["samples"]
+    assert len(trace[0]) == 7
+    assert "░" not in trace[0][-1]["text"]
+
+
 def test_temperature_and_top_p_make_other_samples(trained):
     changes = [{}, {"sample.temperature": 0.5}, {"sample.top_p": 0.5}, {"sample.temperature": 1}]
     written = []
@@ -130,7 +152,7 @@ def test_temperature_and_top_p_make_other_samples(trained):
         (
             {"graph": "uniform", "parameterization": "raw"},
             {"sample.top_p": 0.5},
-            "must be 1 with the uniform graph",
+            "sample: top_p must be 1 with the raw parameterization of graph uniform",
         ),
     ],
 )

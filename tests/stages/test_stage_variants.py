@@ -24,6 +24,11 @@ VARIANTS = [
     {"diffusion.graph": "absorb", "diffusion.noise": "geometric"},
     {"diffusion.graph": "uniform", "diffusion.noise": "loglinear"},
     {"diffusion.graph": "uniform", "diffusion.noise": "geometric"},
+    {
+        "diffusion.graph": "uniform",
+        "diffusion.uniform.parameterization": "conditional",
+        "diffusion.noise": "loglinear",
+    },
     {"diffusion.absorb.parameterization": "raw", "diffusion.noise": "loglinear"},
     {"diffusion.absorb.parameterization": "raw", "diffusion.noise": "geometric"},
 ]
@@ -45,16 +50,18 @@ def test_a_variant_trains_evaluates_and_samples_by_its_parameters_alone(tiny, ch
     config = json.loads((CHECKPOINT / "config.json").read_text())
     graph = changes.get("diffusion.graph", "absorb")
     assert (config["graph"], config["noise"]) == (graph, changes["diffusion.noise"])
-    raw = graph == "uniform" or "diffusion.absorb.parameterization" in changes
-    assert config["parameterization"] == ("raw" if raw else "conditional")
+    conditional = {"absorb": "conditional", "uniform": "raw"}[graph]
+    chosen = changes.get(f"diffusion.{graph}.parameterization", conditional)
+    assert config["parameterization"] == chosen
+    raw = graph == "uniform" or chosen == "raw"
     # Only the schedule in use is written.
     assert (config["eps"] is None) == (config["noise"] == "geometric")
     values = read_object(Path("likelihood.json"))
     assert 0.5 < values["bound_nats_per_char"] < 20
     assert 0 < values["bound_mc_stderr"] < 1
     assert all(math.isfinite(nats) for nats in values["terms"].values())
-    # Only the raw score starts short of all noise and stops at t_min; geometric so near to 0 that
-    # none of these few draws moves.
+    # Only a network that takes sigma starts short of all noise and stops at t_min; geometric so
+    # near to 0 that none of these few draws moves.
     assert (values["terms"]["prior"] > 0) == raw
     if changes["diffusion.noise"] == "loglinear" or not raw:
         assert (values["terms"]["reconstruction"] > 0) == raw

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.methods.sedd.graph import Uniform
 from pipeline.methods.sedd.loss import score_entropy
 from pipeline.methods.sedd.model import SEDD
-from pipeline.methods.sedd.sampler import denoise_weights, step_weights
+from pipeline.methods.sedd.weights import denoise_weights, step_weights
 
 
 @torch.no_grad()

@@ -15,11 +15,11 @@ from pipeline.methods.draws import (
     Sharpening,
     asked_for,
     categorical,
-    check_sharpening,
     uniform,
 )
 from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.embedding.vectors import Level, by_row, gaussian
+from pipeline.methods.samplers import PLAIN, Stepping, misuses
 
 Predictor = Literal["ddim", "ddpm", "draw"]
 PREDICTORS = ("ddim", "ddpm", "draw")
@@ -36,18 +36,16 @@ def resolve(
     predictor: Predictor | Literal["auto"],
     temperature: float = 1.0,
     top_p: float = 1.0,
+    stepping: Stepping = PLAIN,
 ) -> Predictor:
     """The sampler that is used: `auto` is `ddim`.
 
     Raises:
-        ValueError: there is no such sampler, or a value is out of range.
+        ValueError: there is no such sampler, or a value is out of range; all that is wrong.
     """
-    if predictor not in ("auto", *PREDICTORS):
-        raise ValueError(
-            f"predictor must be auto, {', '.join(PREDICTORS[:-1])} or {PREDICTORS[-1]} "
-            f"with method embedding (got {predictor})"
-        )
-    check_sharpening(temperature, top_p)
+    called = "method embedding"
+    if found := misuses("embedding", called, predictor, temperature, top_p, stepping):
+        raise ValueError("; ".join(found))
     return "ddim" if predictor == "auto" else predictor
 
 
@@ -63,6 +61,7 @@ def sample(
     fixed: Tensor | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    stepping: Stepping = PLAIN,
     on_state: OnState | None = None,
 ) -> Samples:
     """Draw `num` sequences.
@@ -82,6 +81,7 @@ def sample(
         temperature: the distribution of tokens is taken to the power 1 / temperature, wherever it
             is used.
         top_p: then only the likeliest tokens that together hold this share are left of it.
+        stepping: times and corrections, of which there are none here.
         on_state: called with (step, t, xt [num, L]) before each step and at the end; xt are the
             likeliest tokens, `vocab_size` where none reaches SHOWN.
     Raises:
@@ -89,7 +89,7 @@ def sample(
             `resolve` refuses.
     """
     fixed = asked_for(model.length, num_steps, length, fixed)
-    rule = resolve(model, predictor, temperature, top_p)
+    rule = resolve(model, predictor, temperature, top_p, stepping)
     sharpening = Sharpening(model.config.vocab_size, temperature, top_p)
     device = generator.device
     known = fixed.to(device).expand(num, -1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.methods.estimates import Bound, draw_replicates
 from pipeline.methods.sedd.loss import masked_cross_entropy, score_entropy
 from pipeline.methods.sedd.model import SEDD
-from pipeline.methods.sedd.sampler import denoise_weights
+from pipeline.methods.sedd.weights import denoise_weights
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def draw_integral(
         generator: source of what positions move to.
         known: positions [B, L] that do not move.
     """
-    if model.conditional:
+    if model.timeless:
         move_chance = t
     else:
         t = model.t_min + (1 - model.t_min) * t
@@ -92,7 +92,7 @@ def draw_integral(
     if known is not None:
         moved &= ~known
     xt = torch.where(moved, limit, x0)
-    if model.conditional:
+    if model.timeless:
         nats = masked_cross_entropy(model, x0, xt).positions.double().sum(-1)
         # It weighs k masks by (L + 1) / k, and of F free positions the mean weight is (F + 1) / k.
         return nats if known is None else nats * ((~known).sum(-1) + 1) / (x0.shape[1] + 1)
@@ -101,7 +101,7 @@ def draw_integral(
 
 def prior_nats(model: SEDD, x0: Tensor, known: Tensor | None = None) -> Tensor:
     """Divergence of p(x1 | x0) from the prior, nats a text [N], float64."""
-    if model.conditional:
+    if model.timeless:
         return torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     one = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
     num_free = x0.shape[1] if known is None else (~known).sum(-1)
@@ -113,7 +113,7 @@ def draw_reconstruction(
 ) -> Tensor:
     """-log of the final denoise of x0 [B, L] from one draw at t_min, nats a text [B], float64."""
     nats = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-    if model.conditional:
+    if model.timeless:
         return nats
     t = torch.tensor(model.t_min, dtype=torch.float64, device=x0.device)
     xt = model.graph.sample_transition(x0, model.noise.sigma(t).expand(len(x0)), generator)

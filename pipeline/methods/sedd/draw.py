@@ -1,7 +1,7 @@
 """Drawing states at some positions: the network and its head, in pieces that fit in memory."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from pipeline.network.layers import places
 Predictor = Literal["analytic", "euler", "cached", "first_hitting"]
 Weigh = Callable[[Tensor, Tensor], Tensor]
 """(outputs [n, V] of the network, which it may overwrite, states [n] there) -> weights [n, V']."""
+Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(weights [n, V'], states [n] there, states drawn [n]) -> a number of each [n], in float64."""
 CHUNK = {"cpu": 2**22, "cuda": 2**27}
 """Weights that are held at a time, whatever the vocabulary, by kind of device.
 
@@ -28,6 +30,20 @@ SCATTER = 6_364_136_223_846_793_005
 """An odd number without a pattern in its bits: Knuth's multiplier of 64 bits."""
 
 
+class Drawn(NamedTuple):
+    """What was drawn at N positions.
+
+    Attributes:
+        states: [N].
+        calls: how often the network was called.
+        measured: numbers of each [N], if they were asked for.
+    """
+
+    states: Tensor
+    calls: int
+    measured: Tensor
+
+
 def draw_at(
     model: SEDD,
     xt: Tensor,
@@ -36,7 +52,8 @@ def draw_at(
     weigh: Weigh,
     u: Tensor,
     sharpening: Sharpening,
-) -> tuple[Tensor, int]:
+    measure: Measure | None = None,
+) -> Drawn:
     """Draw a state at each of the N positions that `at` [B, L] marks, row by row.
 
     The network takes as many rows at a time as ACTIVATIONS has room for, and the head as many of
@@ -45,16 +62,16 @@ def draw_at(
     Args:
         model: the score model.
         xt: tokens [B, L].
-        sigma: total noise [1] of all rows; None for the conditional parameterisation.
+        sigma: total noise [1] of all rows; None for a timeless network.
         at: which positions; on the CPU where a card need not be asked for them.
         weigh: turns outputs there into weights.
         u: a uniform for each position [N], float64.
         sharpening: of the weights.
-    Returns:
-        the states drawn [N], and how often the network was called.
+        measure: what else is wanted of the weights, as they are before.
     """
     num_rows = max(1, ACTIVATIONS[xt.device.type] // (4 * model.config.width * xt.shape[1]))
     parts, drawn = torch.split(xt, num_rows), torch.empty_like(u, dtype=torch.int64)
+    measured = torch.empty_like(u)
     most = CHUNK[xt.device.type] // model.network.head.out_features
     size, first = max(1, most), 0
     for part, asked in zip(parts, torch.split(at, num_rows), strict=True):
@@ -70,8 +87,10 @@ def draw_at(
             now = slice(first, first + len(hidden))
             weights = weigh(widened(model.network.outputs(hidden)), state)
             drawn[now] = categorical(weights, u[now], sharpening)
+            if measure is not None:
+                measured[now] = measure(weights, state, drawn[now])
             first += len(hidden)
-    return drawn, len(parts)
+    return Drawn(drawn, len(parts), measured)
 
 
 def moved(x: Tensor, device: torch.device) -> Tensor:

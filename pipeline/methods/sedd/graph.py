@@ -73,6 +73,14 @@ class Graph(Protocol):
         """
         ...
 
+    def least_kappa(self, alpha: Tensor, next_alpha: Tensor) -> Tensor:
+        """The least kappa of a step, see `schedule`, at which no state has a chance below 0.
+
+        Alpha is e^-sigma before the step, next_alpha after it, of the same shape. It is 0 or less:
+        1 - kappa may reach 1 + 1 / (R - 1), R the largest q(xs | xt, x0) / q(xs | x0).
+        """
+        ...
+
     def prior_nats(self, sigma: Tensor) -> Tensor:
         """KL from p(x at sigma | x0) to the prior, in nats a position, shape of sigma."""
         ...
@@ -153,6 +161,10 @@ class Absorb:
         add_at_(gradient, x0, states, -weighted_ratio)
         return total + weighted_ratio * (log_ratio - 1 - at_x0)
 
+    def least_kappa(self, alpha: Tensor, next_alpha: Tensor) -> Tensor:
+        # R is 1 / (1 - alpha) at a mask that stays one, 1 / next_alpha at a token that stays.
+        return 1 - torch.minimum(1 / (1 - next_alpha), 1 / alpha)
+
     def prior_nats(self, sigma: Tensor) -> Tensor:
         # A token that survives to the end would cost infinitely much against an all-mask prior, so
         # the prior gives the survivors' mass exp(-sigma) to the tokens, evenly.
@@ -219,6 +231,11 @@ class Uniform:
         gradient *= (weight / self.num_states)[:, None]
         put_at_(gradient, xt, states, 0.0)
         return weight * entropy
+
+    def least_kappa(self, alpha: Tensor, next_alpha: Tensor) -> Tensor:
+        # R is p(xt | xs) / p(xt | x0) where xs is xt and x0 is not.
+        kept = alpha / next_alpha
+        return -(1 - alpha) / (alpha + (self.num_states - 1) * kept)
 
     def prior_nats(self, sigma: Tensor) -> Tensor:
         log_same, log_other = self._log_transition(sigma)

@@ -7,6 +7,7 @@ from pipeline.kernels.criterion import add_at_, value_at
 from pipeline.kernels.gradient_memory import clear_gradients
 from pipeline.kernels.tiled import Nats, tiled_nats
 from pipeline.methods.estimates import stratified_times
+from pipeline.methods.sedd import uniform_x0
 from pipeline.methods.sedd.graph import log_expm1
 from pipeline.methods.sedd.model import SEDD
 from pipeline.network.layers import places
@@ -20,7 +21,7 @@ NUM_GROUPS = 32
 def score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
     """Diffusion-weighted score entropy.
 
-    With the conditional parameterisation it is a cross-entropy at masked positions, weighted
+    With a conditional score of masks it is a cross-entropy at masked positions, weighted
     dsigma / (e^sigma - 1) (arXiv 2406.03736, eq. 3.5): the same number, by fewer operations.
 
     Args:
@@ -35,7 +36,7 @@ def score_entropy(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Nats:
     """
     if t.numel() and not bool(((t > 0) & (t <= 1)).all()):
         raise ValueError("t must lie in (0, 1]")
-    if not model.conditional:
+    if not model.timeless:
         return _weighted_score_entropy(model, x0, xt, t)
     sigma = model.noise.sigma(t)
     weight = model.noise.dsigma(t) * torch.exp(-log_expm1(sigma))
@@ -51,7 +52,7 @@ def masked_cross_entropy(model: SEDD, x0: Tensor, xt: Tensor, at: Tensor | None 
     a small m would weigh a rare mask a hundredfold.
 
     Args:
-        model: a model with the conditional parameterisation.
+        model: a timeless one.
         x0: clean tokens [B, L], int64, no mask.
         xt: noised tokens [B, L], each position a mask with the row's own chance m ~ U(0, 1].
         at: places of the masks [N], where they are known, and perhaps others.
@@ -91,7 +92,7 @@ def cross_entropy_(outputs: Tensor, columns: slice, target: Tensor, scale: Tenso
 def _weighted_score_entropy(
     model: SEDD, x0: Tensor, xt: Tensor, t: Tensor, at: Tensor | None = None
 ) -> Nats:
-    """Score entropy times dsigma, from the raw network's output."""
+    """Score entropy times dsigma, from the output of a network that takes sigma."""
     sigma, dsigma = model.noise.sigma(t), model.noise.dsigma(t)
     has_loss = _has_loss(model, xt)
     at = _in_groups(has_loss) if at is None else at
@@ -99,8 +100,10 @@ def _weighted_score_entropy(
     by_row = sigma[:, None], dsigma[:, None] * has_loss, model.log_shift(sigma)[:, None]
     real = (each.expand_as(xt).to(model.dtype) for each in by_row)
     hidden = model.network.hidden(xt, sigma.to(model.dtype), at)
-    criterion, by_position = model.graph.score_entropy_, _at(here, x0, xt, *real)
-    return _placed(tiled_nats(hidden, model.network.head, criterion, by_position), here, x0)
+    by_x0, by_position = model.conditional, _at(here, x0, xt, *real)
+    criterion = uniform_x0.score_entropy_ if by_x0 else model.graph.score_entropy_
+    nats = tiled_nats(hidden, model.network.head, criterion, by_position, whole_rows=by_x0)
+    return _placed(nats, here, x0)
 
 
 def _has_loss(model: SEDD, xt: Tensor) -> Tensor:
@@ -144,8 +147,8 @@ def mask_by_chance(
 class ScoreEntropy:
     """SEDD as a method that the training loop can train.
 
-    The conditional parameterisation takes the move chance as its clock: its loss integrates to
-    the same number under every schedule, and then reaches from no masks to all of them.
+    A timeless network takes the move chance as its clock: its loss integrates to the same number
+    under every schedule, and then reaches from no masks to all of them.
     """
 
     def __init__(self, model: SEDD) -> None:
@@ -154,7 +157,7 @@ class ScoreEntropy:
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Times and noised tokens for a whole batch x0 [B, L]: (x0, xt, t)."""
         t = stratified_times(len(x0), self.module.t_min, generator)
-        if self.module.conditional:
+        if self.module.timeless:
             return x0, mask_by_chance(self.module, x0, t, generator), t
         xt = self.module.graph.sample_transition(x0, self.module.noise.sigma(t), generator)
         return x0, xt, t
@@ -172,7 +175,7 @@ class ScoreEntropy:
         """Nats, a scalar: the sum over the rows of what `draw` returned, and over L."""
         x0, xt, t, *located = drawn
         at = located[0] if located else None
-        if self.module.conditional:
+        if self.module.timeless:
             return masked_cross_entropy(self.module, x0, xt, at).total
         return _weighted_score_entropy(self.module, x0, xt, t, at).total
 

@@ -20,7 +20,7 @@ __all__ = ["build", "draw_bound", "objective", "resolve", "sample"]
 
 ARCHITECTURE = {
     "graph": "diffusion.graph",
-    "parameterization": "diffusion.absorb.parameterization",
+    "parameterization": "diffusion.absorb.parameterization, or that of diffusion.uniform",
     "vocab_size": "the tokenizer's size",
     "width": "model.width",
     "num_blocks": "model.num_blocks",

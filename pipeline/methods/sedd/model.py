@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.kernels.precision import widened
 from pipeline.methods.protocol import Model
+from pipeline.methods.sedd import uniform_x0
 from pipeline.methods.sedd.graph import Absorb, Graph, Uniform, log_expm1
 from pipeline.methods.sedd.network import Transformer
 from pipeline.methods.sedd.noise import Geometric, Loglinear, Noise
@@ -84,7 +85,12 @@ class SEDD(Model):
 
     With the raw parameterisation the network's output is the log score, shifted by
     log(e^sigma - 1) + log(V - 1) for absorb (SEDD appendix C.2). With the conditional one it is
-    the distribution of the clean token given the unmasked ones (arXiv 2406.03736, theorem 1).
+    the distribution of the clean token given the others: with absorb given the unmasked ones,
+    whatever the time (arXiv 2406.03736, theorem 1), with uniform as `uniform_x0` says.
+
+    Attributes:
+        conditional: whether the parameterisation is the conditional one, by x0.
+        timeless: whether the network needs no sigma: a conditional one on masks.
     """
 
     config: SEDDConfig
@@ -95,15 +101,9 @@ class SEDD(Model):
         self.config = config
         self.length = config.length
         self.conditional = config.parameterization == "conditional"
-        self.graph: Graph
-        if config.graph == "absorb":
-            self.graph = Absorb(config.vocab_size + 1)
-        elif config.graph != "uniform" or self.conditional:
-            raise ValueError(
-                f"parameterization {config.parameterization} is not for graph {config.graph}"
-            )
-        else:
-            self.graph = Uniform(config.vocab_size)
+        size = config.vocab_size
+        self.graph: Graph = Absorb(size + 1) if config.graph == "absorb" else Uniform(size)
+        self.timeless = self.conditional and self.graph.mask_id is not None
         self.noise = _noise(config)
         self.network = Transformer(
             num_states=self.graph.num_states,
@@ -111,7 +111,7 @@ class SEDD(Model):
             width=config.width,
             num_blocks=config.num_blocks,
             num_heads=config.num_heads,
-            cond_dim=None if self.conditional else config.cond_dim,
+            cond_dim=None if self.timeless else config.cond_dim,
             dropout=config.dropout,
             num_positions=config.length if self.conditional else None,
         )
@@ -124,7 +124,7 @@ class SEDD(Model):
     @property
     def t_min(self) -> float:
         """The smallest time that the score is used at; below it stands the final denoise."""
-        return 0.0 if self.conditional else self.config.t_min
+        return 0.0 if self.timeless else self.config.t_min
 
     def log_shift(self, sigma: Tensor) -> Tensor:
         """What is taken off the raw network's output, "scale by sigma", shape of sigma."""
@@ -140,31 +140,43 @@ class SEDD(Model):
             sigma: total noise [B], of `dtype` or wider.
             at: positions [B, L] that alone are asked for.
         Returns:
-            log score [B, L, V], 0 at y = xt; of the N positions `at` [N, V]. The conditional
-            parameterisation says nothing of positions that hold a token, which absorb never
-            changes: -inf there.
+            log score [B, L, V], 0 at y = xt; of the N positions `at` [N, V]. A timeless network
+            says nothing of positions that hold a token, which absorb never changes: -inf there.
         """
         by_position = sigma[:, None].expand_as(xt)
         if at is not None:
             by_position = by_position[at]
         here = xt if at is None else xt[at]
-        if self.conditional:
+        if self.timeless:
             return self._implied_log_score(self.log_p(xt, at), here, by_position)
-        log_score = widened(self.network(xt, sigma, at))
-        log_score = log_score - self.log_shift(by_position)[..., None].to(log_score.dtype)
-        return log_score.scatter(-1, here[..., None], 0.0)
+        return self.log_score_of(widened(self.network(xt, sigma, at)), here, by_position)
 
-    def log_p(self, xt: Tensor, at: Tensor | None = None) -> Tensor:
-        """Log probability [B, L, V - 1] of each clean token given the unmasked ones of xt [B, L].
+    def log_score_of(self, outputs: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
+        """What outputs [..., V] of a network that takes sigma mean at xt [...] and sigma [...]."""
+        if self.conditional:
+            log_score = uniform_x0.log_score(outputs, xt, sigma)
+        else:
+            log_score = outputs - self.log_shift(sigma)[..., None].to(outputs.dtype)
+        return log_score.scatter(-1, xt[..., None], 0.0)
 
-        With `at` [B, L] only of the N positions that it marks: [N, V - 1].
+    def log_p(self, xt: Tensor, at: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+        """Log probability [B, L, vocab_size] of each clean token given xt [B, L] at sigma [B].
+
+        With `at` [B, L] only of the N positions that it marks: [N, vocab_size]. Of masks alone,
+        if the network is timeless, which needs no sigma.
 
         Raises:
-            ValueError: the parameterisation is raw.
+            ValueError: the parameterisation is raw, or there is no sigma where it is needed.
         """
         if not self.conditional:
             raise ValueError("only the conditional parameterisation has a distribution of x0")
-        return widened(self.network(xt, at=at)).log_softmax(-1)
+        outputs = widened(self.network(xt, None if self.timeless else sigma, at))
+        if self.timeless or sigma is None:
+            return outputs.log_softmax(-1)
+        by_position = sigma[:, None].expand_as(xt)
+        if at is not None:
+            xt, by_position = xt[at], by_position[at]
+        return uniform_x0.log_p(outputs, xt, by_position)
 
     def _implied_log_score(self, log_p: Tensor, xt: Tensor, sigma: Tensor) -> Tensor:
         mask_id = self.graph.num_states - 1

@@ -1,4 +1,4 @@
-"""Samplers of the conditional parameterisation: when a position is revealed needs no network.
+"""Samplers of timeless networks: when a position is revealed needs no network.
 
 The chance of a mask to be revealed depends on the time alone, so that all reveals are placed
 first; the network then says which tokens they are, at these positions only.
@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
 from pipeline.methods.sedd.draw import Predictor, draw_at, moved
 from pipeline.methods.sedd.model import SEDD
+from pipeline.methods.sedd.weights import token_weights
 
 
 def masked_chances(model: SEDD, times: Tensor, predictor: Predictor) -> Tensor:
@@ -102,17 +103,12 @@ def sample_by_reveals(
             now = turn[rows] == k
             revealed = xt.index_select(0, moved(rows, xt.device))
             u = uniform((int(now.sum()),), generator)
-            drawn, num_calls = draw_at(model, revealed, None, now, token_weights, u, sharpening)
-            xt.view(-1).index_copy_(0, moved(positions[rows][now], xt.device), drawn)
+            drawn = draw_at(model, revealed, None, now, token_weights, u, sharpening)
+            xt.view(-1).index_copy_(0, moved(positions[rows][now], xt.device), drawn.states)
             nfe[rows] += 1
-            calls += num_calls
+            calls += drawn.calls
     states.show(xt, turn > max(turns, default=-1))
     return Samples(xt, nfe.to(xt.device), calls)
-
-
-def token_weights(outputs: Tensor, _: Tensor) -> Tensor:
-    """Outputs [n, V] as weights whose largest is 1: their sum makes no difference to a draw."""
-    return outputs.sub_(outputs.amax(-1, keepdim=True)).exp_()
 
 
 def _rank(step: Tensor) -> Tensor:

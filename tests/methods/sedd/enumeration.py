@@ -13,7 +13,7 @@ from pipeline.methods.sedd.bound import prior_nats
 from pipeline.methods.sedd.graph import Graph
 from pipeline.methods.sedd.loss import ScoreEntropy, masked_cross_entropy, score_entropy
 from pipeline.methods.sedd.model import SEDD
-from pipeline.methods.sedd.sampler import denoise_weights
+from pipeline.methods.sedd.weights import denoise_weights
 
 
 def clean_states(model: SEDD) -> Tensor:
@@ -66,7 +66,7 @@ def bound_by_quadrature(model: SEDD, num_nodes: int = 145) -> Bound:
 
 def _bound(model: SEDD, num_nodes: int) -> Bound:
     clean = clean_states(model)
-    if model.conditional:
+    if model.timeless:
         integral = _masked_integral(model, clean)
         return Bound(integral[None], prior_nats(model, clean), torch.zeros_like(integral)[None])
     states = all_states(model.graph.num_states, model.length)
@@ -133,7 +133,7 @@ def exact_nats(model: SEDD, num_steps: int = 300) -> Tensor:
     logarithm of e^sigma - 1, where rates of both graphs stay of order 1.
     """
     clean = clean_states(model)
-    if model.conditional:
+    if model.timeless:
         return -law_of_orders(model).log()
     ends = model.noise.sigma(torch.tensor([1.0, model.t_min], dtype=torch.float64))
     logit = ends.expm1().log()

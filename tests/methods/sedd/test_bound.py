@@ -20,7 +20,7 @@ from pipeline.kernels.tiled import Nats
 from pipeline.methods.estimates import rate, replicate_times
 from pipeline.methods.sedd.bound import denoise_nats, draw_bound, draw_integral, draw_pair
 from pipeline.methods.sedd.loss import ScoreEntropy, score_entropy
-from pipeline.methods.sedd.sampler import denoise_weights
+from pipeline.methods.sedd.weights import denoise_weights
 
 CASES = [
     ("absorb", "conditional", "loglinear"),
@@ -28,6 +28,7 @@ CASES = [
     ("absorb", "raw", "geometric"),
     ("uniform", "raw", "loglinear"),
     ("uniform", "raw", "geometric"),
+    ("uniform", "conditional", "loglinear"),
 ]
 every_case = pytest.mark.parametrize(("graph", "parameterization", "noise"), CASES)
 

@@ -75,7 +75,7 @@ def test_rows_that_are_alike_are_evaluated_once(graph, parameterization, predict
     model = transformer(5, graph, parameterization, eps=1e-3)
     xt = torch.tensor([[2, 2, 1], [0, 2, 2], [2, 2, 1], [2, 2, 1], [1, 1, 1], [0, 2, 2]])
     at = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 1, 1]]) == 1
-    sigma = None if parameterization == "conditional" else torch.tensor([0.7], dtype=model.dtype)
+    sigma = None if model.timeless else torch.tensor([0.7], dtype=model.dtype)
     seen = []
     hook = model.network.blocks[-1].norm1.register_forward_pre_hook(
         lambda _, inputs: seen.append(len(inputs[0]))

@@ -63,7 +63,10 @@ def plain_loss(model, x0, xt, t):
     sigma = model.noise.sigma(t)
     (dsigma,) = torch.autograd.grad(sigma.sum(), t)
     sigma = sigma.detach()
-    if model.config.parameterization == "conditional":
+    by_x0 = model.config.parameterization == "conditional"
+    if by_x0 and not absorb:
+        pi = model.network(xt, sigma).softmax(-1)
+    elif by_x0:
         log_score = model.network(xt).log_softmax(-1) - sigma.expm1().log()[:, None, None]
         # No score is needed of the mask itself: nothing goes from it to anywhere.
         log_score = torch.cat([log_score, torch.zeros_like(log_score[..., :1])], -1)
@@ -78,7 +81,12 @@ def plain_loss(model, x0, xt, t):
         for place in range(x0.shape[1]):
             start, end = x0[row, place], xt[row, place]
             ratio = chances[start] / chances[start, end]
-            log_s = log_score[row, place]
+            if by_x0 and not absorb:
+                # p(x0 | xt), and the score that it implies, by their definitions.
+                p = pi[row, place] * chances[:, end]
+                log_s = ((p / p.sum() / chances[:, end]) @ chances).log()
+            else:
+                log_s = log_score[row, place]
             terms = log_s.exp() - ratio * log_s + torch.xlogy(ratio, ratio) - ratio
             away = torch.arange(num_states) != end
             rows.append(dsigma[row] * (rate[:, end] * terms)[away].sum())
@@ -101,7 +109,7 @@ def assert_same_gradients(model, ours, plain):
 @pytest.mark.parametrize("noise", ["loglinear", "geometric"])
 @pytest.mark.parametrize(
     ("graph", "parameterization"),
-    [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")],
+    [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw"), ("uniform", "conditional")],
 )
 def test_loss_and_its_gradient_are_those_of_the_plain_formulation(graph, parameterization, noise):
     model = random_model(graph, parameterization, noise=noise, eps=1e-3, scale_by_sigma=True)
@@ -154,7 +162,7 @@ def time_of(noise, move_chance):
 
 @pytest.mark.parametrize(
     ("graph", "parameterization"),
-    [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")],
+    [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw"), ("uniform", "conditional")],
 )
 def test_gradient_reaches_every_parameter_that_is_used(graph, parameterization):
     model = random_model(graph, parameterization).train()

@@ -9,13 +9,19 @@ from hypothesis import strategies as st
 from toy import toy_config
 
 from pipeline.methods.draws import FREE
+from pipeline.methods.samplers import PLAIN, Corrector, Grid, Order, Stepping
 from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.draw import Predictor
 from pipeline.methods.sedd.loss import ScoreEntropy, score_entropy
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.sampler import resolve, sample
 
-VARIANTS = [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw")]
+VARIANTS = [
+    ("absorb", "conditional"),
+    ("absorb", "raw"),
+    ("uniform", "raw"),
+    ("uniform", "conditional"),
+]
 every_variant = pytest.mark.parametrize(("graph", "parameterization"), VARIANTS)
 examples = settings(max_examples=40)
 
@@ -43,6 +49,18 @@ def models(draw, graph, parameterization):
         torch.nn.init.normal_(parameter, std=scale, generator=generator)
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
     return model.to(dtype).eval(), generator
+
+
+steppings = st.builds(
+    Stepping,
+    grid=st.sampled_from(typing.get_args(Grid)),
+    order=st.sampled_from(["random", "random", *typing.get_args(Order)]),
+    gamma=st.sampled_from([0.0, 0.5, 1e9]),
+    corrector=st.sampled_from(typing.get_args(Corrector)),
+    eta=st.sampled_from([1e-6, 0.3, 1.0]),
+    hold=st.sampled_from([1e-12, 0.5, 0.999]),
+    num_redrawn=st.integers(1, 9),
+)
 
 
 def texts(model, generator, num=4):
@@ -108,9 +126,14 @@ def test_samples_hold_no_mask_and_fixed_positions_never_move(graph, parameteriza
     fixed = data.draw(st.lists(st.integers(FREE, vocab_size - 1), min_size=length, max_size=length))
     fixed = torch.tensor(fixed)
     sharpening = {}
-    if graph == "absorb":
+    if (graph, parameterization) != ("uniform", "raw"):
         sharpening["temperature"] = data.draw(st.sampled_from([1.0, 0.1, 3.0]))
         sharpening["top_p"] = data.draw(st.sampled_from([1.0, 0.9, 0.1]))
+    stepping = data.draw(steppings)
+    try:
+        resolve(model, predictor, stepping=stepping)
+    except ValueError:
+        stepping = PLAIN
     states = []
     samples = sample(
         model,
@@ -120,6 +143,7 @@ def test_samples_hold_no_mask_and_fixed_positions_never_move(graph, parameteriza
         generator=generator,
         length=length,
         fixed=fixed,
+        stepping=stepping,
         on_state=lambda _step, _t, xt: states.append(xt.clone()),
         **sharpening,
     )

@@ -6,7 +6,7 @@ from toy import toy_config
 
 from pipeline.methods.sedd.bound import denoise_nats, draw_reconstruction
 from pipeline.methods.sedd.model import SEDD
-from pipeline.methods.sedd.sampler import denoise_weights
+from pipeline.methods.sedd.weights import denoise_weights
 
 VOCAB, LENGTH = 23, 64
 
