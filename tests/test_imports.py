@@ -215,7 +215,7 @@ ROOMS = {
     "kernels": "",
     "network": "kernels",
     "methods": "network kernels",
-    "config": "",
+    "config": "methods",
     "data": "config",
     "oxen": "config data",
     "checkpoints": "config methods kernels",

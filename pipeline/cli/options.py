@@ -95,7 +95,8 @@ CorrectorOption = Annotated[
         "forward_backward, as much as --eta says by time alone; with masks also conf, where the "
         "model was least sure. Of the uniform graph: gibbs redraws --num-redrawn positions at "
         "random after each step, low_confidence those that the model finds least likely. As steps "
-        "are added, forward_backward and gibbs tend to the model's own law; the others do not.",
+        "are added, forward_backward, gibbs and, more slowly, cap and rescale tend to the model's "
+        "own law; loop, conf and low_confidence draw from another.",
         show_default="sample.corrector of params.yaml; none where there is none",
     ),
 ]

@@ -71,7 +71,8 @@ def test_predictor_decides(sedd, elsewhere, model):
 @pytest.mark.parametrize(
     ("graph", "options", "said"),
     [
-        ("absorb", ("--corrector", "cap", "--eta", 0.5), "corrector cap, eta 0.5: not the"),
+        ("absorb", ("--corrector", "cap", "--eta", 0.5), "corrector cap, eta 0.5\n"),
+        ("absorb", ("--corrector", "loop", "--eta", 0.5), "eta 0.5, hold 0.1: not the model's"),
         ("absorb", ("--corrector", "forward_backward"), "corrector forward_backward, eta 0.1\n"),
         ("absorb", ("--order", "margin"), "order margin: not the model's own law\n"),
         ("absorb", ("--grid", "cosine"), "grid cosine\n"),

@@ -30,9 +30,10 @@ def timetable(
         [n + 2, B, M], bool.
     """
     masked = torch.ones(len(stay) + 1, *shape, dtype=torch.bool, device=generator.device)
-    for step, chances in enumerate(torch.stack([stay, back], -1).to(generator.device)):
-        chance = torch.where(masked[step], *chances)
-        torch.lt(uniform(shape, generator), chance, out=masked[step + 1])
+    stay, back = stay.to(generator.device), back.to(generator.device)
+    for step in range(len(stay)):
+        chance = torch.where(masked[step], stay[step], back[step])
+        masked[step + 1] = uniform(shape, generator) < chance
     return masked
 
 
@@ -60,8 +61,8 @@ def sample_by_timetable(
     reveals = (masked[:-1] & ~masked[1:]).any(-1)
     steps, rows = reveals.nonzero(as_tuple=True)
     turn = steps if predictor == "analytic" else (reveals.cumsum(0) - 1)[steps, rows]
-    sizes = turn.unique(return_counts=True)[1].tolist()
-    turns = turn.argsort(stable=True).split(sizes)
+    sizes = torch.unique(turn, return_counts=True)[1].tolist()
+    turns = torch.split(turn.argsort(stable=True), sizes)
     tokens = torch.where(fixed == FREE, mask_id, fixed).repeat(num, 1)
     positions = torch.arange(tokens.numel()).view(tokens.shape)
     nfe, calls = torch.zeros(num, dtype=torch.int64), 0

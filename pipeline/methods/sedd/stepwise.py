@@ -112,7 +112,7 @@ def sweep(
     weigh = scores(model, sigma, sharpening)
     if stepping.corrector == "low_confidence":
         at = free.expand_as(xt)
-        u = uniform((at.sum().item(),), generator)
+        u = uniform((len(xt) * num_free,), generator)
         drawn = draw_at(
             model, xt, _sigma(model, t, xt.device), at, weigh, u, unchanged, share_of_state
         )
