@@ -112,9 +112,9 @@ def score_entropy_(
 
 
 def _log_ratio(like: Tensor, x0: Tensor, xt: Tensor, a: Tensor, states: slice) -> Tensor:
-    """Log of p(y | x0) / p(xt | x0) [N, V]; only x0 and xt stand out."""
+    """Log of p(y | x0) / p(xt | x0) [N, V] at every y but xt, of which x0 stands out."""
     kept = a.log1p()
     others = torch.where(xt == x0, -kept, 0.0)
     log_ratio = torch.empty_like(like, requires_grad=False)
     log_ratio.copy_(others[:, None])
-    return put_at_(log_ratio, x0, states, torch.where(xt == x0, 0.0, kept))
+    return put_at_(log_ratio, x0, states, kept)

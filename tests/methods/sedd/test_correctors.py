@@ -15,13 +15,14 @@ from corrected import (
     sweep_law,
 )
 from enumeration import transition
-from toy import all_states, check_law, exact_model, index_of, total_variation
+from toy import ExactNetwork, all_states, check_law, exact_model, index_of, total_variation
 
-from pipeline.methods.draws import FREE
+from pipeline.methods.draws import FREE, Sharpening
 from pipeline.methods.samplers import REMASKING, Stepping
 from pipeline.methods.sedd.graph import Absorb, Uniform
 from pipeline.methods.sedd.remask import timetable
 from pipeline.methods.sedd.schedule import kappas, mask_chances, step_times
+from pipeline.methods.sedd.stepwise import sweep
 
 SCHEDULES = [
     Stepping(corrector=name, eta=1.0 if name == "forward_backward" else 0.9, hold=0.5)
@@ -68,6 +69,20 @@ def test_sweeps_follow_their_enumerated_chain(stepping, parameterization):
     assert bool((samples.nfe == 3 + 2 * per_step).all())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("stepping", SWEEPS, ids=lambda s: f"{s.corrector} {s.num_redrawn}")
+def test_a_sweep_from_one_text_follows_its_matrix(stepping):
+    """Which positions are taken, too: of two Gibbs would have the same law whichever it took."""
+    model, _ = small_support("uniform", "conditional", length=3)
+    t, text = torch.tensor(0.4, dtype=torch.float64), torch.tensor([[0, 2, 1]])
+    law = sweep_law(model, all_states(3, 3), model.noise.sigma(t), stepping)
+    swept, _, _ = sweep(
+        *(model, text.repeat(NUM, 1), t, torch.ones(3, dtype=torch.bool)),
+        *(Sharpening(3), stepping, torch.Generator().manual_seed(0)),
+    )
+    check_law(index_of(swept, 3), law[index_of(text, 3)[0]])
+
+
 def sweep_chain(model, num_steps, stepping):
     if model.conditional:
         return corrected_law(model, num_steps, stepping)
@@ -83,6 +98,28 @@ def test_conf_follows_its_enumerated_chain(num_steps):
     assert law.sum().item() == pytest.approx(1)
     assert total_variation(law, n_step_law(model, num_steps, "analytic")) > 0.04
     check_law(index_of(draw(model, num_steps, "auto", stepping=stepping).tokens, 2), law)
+
+
+def test_conf_takes_back_rather_what_was_unlikely_when_drawn():
+    """Of two tokens, drawn with the chances 0.98 and 1/3, by softmax of minus these."""
+    model, _ = small_support("absorb", "conditional")
+    first = torch.tensor([0.98, 0.01, 0.01], dtype=torch.float64)
+    model.network = ExactNetwork(model, first[:, None].expand(3, 3) / 3)
+    states = []
+    draw(
+        *(model, 16, "auto"),
+        stepping=Stepping(corrector="conf", eta=1.0),
+        on_state=lambda _step, _t, xt: states.append(xt),
+    )
+    before, after = torch.stack(states[:-1]), torch.stack(states[1:])
+    both_there = (before[..., 0] == 0) & (before[..., 1] != 3)
+    taken = (after == 3)[both_there]
+    only = [int((taken[:, place] & ~taken[:, 1 - place]).sum()) for place in range(2)]
+    odds = torch.tensor([-0.98, -1 / 3]).softmax(0).tolist()
+    # Where one alone is taken; that both are is rarer, and rarer still for the likelier one.
+    share, stderr = only[0] / sum(only), 0.5 / sum(only) ** 0.5
+    assert stderr < 0.005
+    assert odds[0] - 0.06 < share < odds[0] + 4 * stderr
 
 
 @both

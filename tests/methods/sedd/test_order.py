@@ -9,6 +9,7 @@ from toy import all_states, check_law, exact_model, index_of, total_variation
 
 from pipeline.methods.draws import FREE
 from pipeline.methods.samplers import Stepping
+from pipeline.methods.sedd.order import UNSURENESS
 from pipeline.methods.sedd.schedule import step_times
 
 CHOSEN = ["confidence", "margin"]
@@ -82,6 +83,14 @@ def test_one_at_a_time_with_the_exact_model_any_order_has_the_data_law():
     for order in CHOSEN:
         law = law_of_order(model, Stepping(order=order), [2, 1, 0])
         torch.testing.assert_close(law, p0.flatten(), rtol=0, atol=1e-12)
+
+
+def test_orders_differ_in_what_they_call_sure():
+    weights = 7 * torch.tensor([[0.5, 0.49, 0.01], [0.48, 0.3, 0.22], [0.46, 0.27, 0.27]])
+    first = {name: int(of(weights, None, None).argmin()) for name, of in UNSURENESS.items()}
+    assert first == {"confidence": 0, "margin": 2, "entropy_bound": 0}
+    lead = UNSURENESS["margin"](weights, None, None).tolist()
+    assert lead == pytest.approx([-0.01, -0.18, -0.19])
 
 
 @pytest.mark.parametrize("order", [*CHOSEN, "entropy_bound"])
