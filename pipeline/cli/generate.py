@@ -40,8 +40,8 @@ def sample(
     options.check_range("--num", num, 1, options.MOST)
     chosen = options.choose(
         *(steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate),
-        **{"grid": grid, "order": order, "gamma": gamma},
-        **{"corrector": corrector, "eta": eta, "hold": hold, "num_redrawn": num_redrawn},
+        {"grid": grid, "order": order, "gamma": gamma}
+        | {"corrector": corrector, "eta": eta, "hold": hold, "num_redrawn": num_redrawn},
     )
 
     from pipeline.cli.model import one_line
@@ -114,8 +114,8 @@ def infill(
     options.check_range("--num", num, 1, options.MOST)
     chosen = options.choose(
         *(steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate),
-        **{"grid": grid, "order": order, "gamma": gamma},
-        **{"corrector": corrector, "eta": eta, "hold": hold, "num_redrawn": num_redrawn},
+        {"grid": grid, "order": order, "gamma": gamma}
+        | {"corrector": corrector, "eta": eta, "hold": hold, "num_redrawn": num_redrawn},
     )
 
     from pipeline.cli.model import one_line

@@ -3,6 +3,7 @@
 import math
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -184,7 +185,7 @@ def choose(
     batch_size: int | None,
     device: str | None,
     show_states: bool,
-    **stepping: Any,
+    stepping: Mapping[str, Any],
 ) -> Chosen:
     """Check what is given and take the rest from params.yaml of the working folder.
 

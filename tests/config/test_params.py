@@ -87,7 +87,7 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ),
         (
             {"temperatures": [0.5], "diffusion.graph": "uniform"},
-            "temperatures must be [] with diffusion.graph uniform",
+            "temperatures must be [] with diffusion.uniform.parameterization raw",
         ),
         ({"sweep": [1, 4, 16, -2]}, "sweep.3: Input should be greater than or equal to 1"),
         ({"sweep": [1, 4, 4, 16]}, "sweep: values must differ (twice or more: 4) (got [1, 4"),
