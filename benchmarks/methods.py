@@ -55,8 +55,9 @@ def draw_states(axes: Axes, name: str, colour: str, artifacts: Path) -> None:
 
 def scores_of(artifacts: Path) -> list[dict[str, Any]]:
     """What was scored at each step count, fewest steps first."""
-    files = sorted((artifacts / "scores").glob("[0-9]*.json"), key=lambda path: int(path.stem))
-    return [json.loads(path.read_text()) for path in files]
+    folders = artifacts / "scores", artifacts / "sweep" / "scores"
+    files = {int(path.stem): path for folder in folders for path in folder.glob("[0-9]*.json")}
+    return [json.loads(files[steps].read_text()) for steps in sorted(files)]
 
 
 def draw_frontier(axes: Axes, name: str, colour: str, artifacts: Path, horizontal: str) -> None:
