@@ -70,6 +70,7 @@ def values(folder):
     return train["precision"], train["compile"], train["accumulate"]
 
 
+@pytest.mark.slow
 def test_trials_are_shown(sedd, tiny, uncompiled):
     before = (tiny / "params.yaml").read_bytes()
     result = sedd("tune", "--dry-run", *FEW)

@@ -177,7 +177,9 @@ def test_twenty_random_kills_change_nothing(tiny):
     assert results() == expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_ends_and_the_next_run_goes_on(tiny, number):
     write_params(tiny, TINY | {"train.num_steps": 500, "train.checkpoint_every": 1000})
     process = start()
@@ -236,6 +238,7 @@ def test_an_update_that_breaks_the_weights_leaves_no_checkpoint(tiny, run_stage)
     assert not any(Path(out).exists() for out in OUTS)
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_no_byte_and_precision_does(tiny):
     finish()
     expected = results()

@@ -54,6 +54,7 @@ def published() -> list[Path]:
     return sorted(Path("published/snapshots").glob("*/*.parquet"))
 
 
+@pytest.mark.slow
 def test_artifacts_and_fingerprint_are_the_same_with_and_without(tiny):
     train()
     expected, run = results(), read_object(Path("artifacts/runs/train.json"))

@@ -279,9 +279,9 @@ def test_auto_is_ddim():
         ({"length": 0}, "length 0"),
         ({"fixed": torch.zeros(4)}, r"shape \(4,\), expected \(5,\)"),
         ({"predictor": "analytic"}, r"auto, ddim, ddpm or draw .*\(got analytic\)"),
-        ({"temperature": 0.0}, r"above 0.*\(got 0\.0 and 1\.0\)"),
+        ({"temperature": 0.0}, r"above 0 \(got 0\.0\)"),
         ({"temperature": math.inf}, r"\(got inf"),
-        ({"top_p": 1.5}, r"at most 1 \(got 1\.0 and 1\.5\)"),
+        ({"top_p": 1.5}, r"at most 1 \(got 1\.5\)"),
     ],
 )
 def test_impossible_requests_are_refused(options, message):
