@@ -141,6 +141,7 @@ def test_a_commit_that_leaves_the_data_alone_reruns_what_names_it(clone, tmp_pat
 @pytest.mark.parametrize("block", readme_blocks(), ids=lambda block: block[-1])
 def test_commands_of_the_readme(clone, block):
     """Each block in its order, after the pipeline has run, in the environment of the tests."""
+    run(clone, "dvc", "exp", "remove", "--all-commits")
     run(clone, "dvc", "repro")
     for command in block:
         if command == ". .venv/bin/activate":

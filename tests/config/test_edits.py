@@ -1,6 +1,7 @@
 import re
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
@@ -162,3 +163,19 @@ def test_a_file_that_is_refused_stays(tmp_path, held):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(PipelineError, match=r"params\.yaml is missing"):
         edit_yaml(tmp_path / "params.yaml", {"a": 1})
+
+
+def test_a_list_that_dvc_fills_and_empties_leaves_a_file_that_is_read(tmp_path):
+    """A comment behind a list that DVC's -S has filled makes its next `[]` a file of no YAML."""
+    path = tmp_path / "params.yaml"
+    path.write_text(SHIPPED)
+    before = parse(SHIPPED)
+    lists = ("sweep", "temperatures", "zero_shot.names")
+    for value in ("[3,2]", "[]"):
+        for key in lists:
+            apply_overrides(path, [f"{key}={value}"])
+            apply_overrides(path, ["steps=7"])
+    kept = {"steps": 7} | dict.fromkeys(lists, [])
+    assert parse(path.read_text()) == changed(before, kept)
+    comments = [line for line in SHIPPED.splitlines() if line.lstrip().startswith("#")]
+    assert [line for line in path.read_text().splitlines() if line.lstrip().startswith("#")] == comments
