@@ -39,7 +39,7 @@ Predictor = Annotated[
         help="Sampler. Of every SEDD model: analytic, euler. Of a conditional score: cached, which "
         "has the law of analytic for fewer evaluations, and first_hitting, which reveals one token "
         "at a time, exactly, whatever --steps says. auto: cached if possible, else analytic. Of "
-        "embedding diffusion: ddim (auto), ddpm, draw.",
+        "embedding diffusion: ddpm (auto), ddim, draw.",
         show_default="sample.predictor of params.yaml; auto where there is none",
     ),
 ]

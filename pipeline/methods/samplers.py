@@ -98,7 +98,7 @@ ABILITIES: Mapping[str, Abilities] = {
         ("analytic", "euler"), correctors=("none", *REMASKING, *SWEEPING)
     ),
     "uniform raw": Abilities(("analytic", "euler"), correctors=("none", *SWEEPING), sharpens=False),
-    "embedding": Abilities(("ddim", "ddpm", "draw"), grids=("uniform",)),
+    "embedding": Abilities(("ddpm", "ddim", "draw"), grids=("uniform",)),
 }
 """Of SEDD by graph and parameterization, of other methods by their name."""
 

@@ -18,7 +18,7 @@ def test_sample_and_infill(sedd, elsewhere, folder, predictor):
     assert drawn[0].exit_code == 0, drawn[0].stderr
     assert drawn[0].stdout == drawn[1].stdout
     assert len(drawn[0].stdout.splitlines()) == 4
-    assert drawn[0].stderr.startswith(predictor.replace("auto", "ddim"))
+    assert drawn[0].stderr.startswith(predictor.replace("auto", "ddpm"))
     filled = sedd("infill", "--template", "ab[2]c[1]", *options)
     assert filled.exit_code == 0, filled.stderr
     assert "conditioning" not in filled.stderr
@@ -44,7 +44,7 @@ def test_a_model_that_saw_no_known_tokens_says_so(sedd, elsewhere, make_embeddin
 
 def test_a_sampler_of_the_other_method_is_refused(sedd, elsewhere, folder, model):
     for of, named, has in (
-        (folder, "cached", "ddim, ddpm or draw"),
+        (folder, "cached", "ddpm, ddim or draw"),
         (model, "ddim", "cached or first_hitting"),
     ):
         result = sedd("sample", "--model", of, "--steps", 2, "--predictor", named)

@@ -101,7 +101,7 @@ def test_embedding_diffusion_does_so_too(tiny, changes):
     rows = read_jsonl(Path("samples/3.jsonl"))
     assert all(0 <= i < config["vocab_size"] for row in rows for i in row["ids"])
     assert {row["nfe"] for row in rows} == {4}
-    assert {row["predictor"] for row in rows} == {"ddim"}
+    assert {row["predictor"] for row in rows} == {"ddpm"}
     (first, *_, last), *_ = read_object(Path("samples/3.trace.json"))["samples"]
     assert first["t"] == 1
     assert "░" in first["text"]

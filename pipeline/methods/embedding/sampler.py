@@ -21,8 +21,8 @@ from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.embedding.vectors import Level, by_row, gaussian
 from pipeline.methods.samplers import PLAIN, Stepping, misuses
 
-Predictor = Literal["ddim", "ddpm", "draw"]
-PREDICTORS = ("ddim", "ddpm", "draw")
+Predictor = Literal["ddpm", "ddim", "draw"]
+PREDICTORS = ("ddpm", "ddim", "draw")
 SHOWN = 0.5
 """A position shows its likeliest token from this probability on, before it a mask."""
 CHUNK = {"cpu": 2**22, "cuda": 2**27}
@@ -38,7 +38,7 @@ def resolve(
     top_p: float = 1.0,
     stepping: Stepping = PLAIN,
 ) -> Predictor:
-    """The sampler that is used: `auto` is `ddim`.
+    """The sampler that is used: `auto` is `ddpm`.
 
     Raises:
         ValueError: there is no such sampler, or a value is out of range; all that is wrong.
@@ -46,7 +46,7 @@ def resolve(
     called = "method embedding"
     if found := misuses("embedding", called, predictor, temperature, top_p, stepping):
         raise ValueError("; ".join(found))
-    return "ddim" if predictor == "auto" else predictor
+    return "ddpm" if predictor == "auto" else predictor
 
 
 @torch.inference_mode()
