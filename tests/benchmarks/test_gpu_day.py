@@ -30,6 +30,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_all_of_it_runs_with_pytorch_alone(tmp_path):
     done = run("--device", "cpu", "--tiny", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr

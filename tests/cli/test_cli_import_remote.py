@@ -256,6 +256,7 @@ def test_a_hugging_face_id(hub, sedd, source, tmp_path):
     assert not names & {"README.md", "weights.bak"}
 
 
+@pytest.mark.slow
 def test_the_hubs_cache_serves_without_it(hub, tmp_path):
     endpoint, _ = hub
     assert from_hub(endpoint, tmp_path, "org/model", "first").returncode == 0

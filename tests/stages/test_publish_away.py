@@ -163,7 +163,8 @@ def test_a_server_killed_in_the_middle_gets_all_of_it_once_after_its_restart(
         assert len(samples) == seed + 1
 
 
-@pytest.mark.parametrize("where", [pytest.param("local", marks=pytest.mark.slow), "server"])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["local", "server"])
 def test_two_pipelines_publish_at_once_ten_times(project, request, where):
     if where == "server":
         repo = request.getfixturevalue("oxen_server").url("at-once", "samples")

@@ -137,7 +137,11 @@ while not globals()[sys.argv[1]](): time.sleep(0.005)
 
 
 @pytest.mark.parametrize(
-    ("when", "shell"), [("imports", []), ("trains", ["sh", "-c", '"$0" "$@"; exit'])]
+    ("when", "shell"),
+    [
+        pytest.param("imports", [], marks=pytest.mark.slow),
+        ("trains", ["sh", "-c", '"$0" "$@"; exit']),
+    ],
 )
 def test_a_run_whose_starter_died_keeps_its_state_for_the_next(tiny, when, shell):
     """After kill -9 of DVC its stage lives on, and what it writes is deleted by the next run."""

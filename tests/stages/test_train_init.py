@@ -85,7 +85,11 @@ def test_a_warm_start_goes_on_from_where_the_weights_are(given):
     ("changes", "message"),
     [
         ({"model.width": 32, "model.num_heads": 4}, "model.width is 32 here and 16 there"),
-        ({"diffusion.absorb.parameterization": "raw"}, "is raw here and conditional there"),
+        pytest.param(
+            {"diffusion.absorb.parameterization": "raw"},
+            "is raw here and conditional there",
+            marks=pytest.mark.slow,
+        ),
         ({"method": "embedding"}, "is of the method sedd, and method is embedding"),
         ({"train.init": "nowhere"}, "no checkpoint in"),
     ],

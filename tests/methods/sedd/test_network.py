@@ -178,7 +178,7 @@ def test_short_attention_in_bfloat16_is_near_the_exact_one(autocast, scale, bar)
 
 
 @pytest.mark.filterwarnings("default")  # Of torch.compile's own.
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiled_blocks_have_the_gradients_of_plain_ones(checkpointing):
     if reason := why_not_compiled(torch.device("cpu")):
         pytest.skip(reason)
