@@ -3,7 +3,7 @@ BIN := .venv/bin
 # DVC starts stages as `python`: it must be the environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow test-gpu gpu-day bench bench-quick profile ui clean
+.PHONY: repro test test-slow test-gpu gpu-day bench bench-quick profile ui clean lock
 
 repro: .venv/installed
 	$(BIN)/sedd check
@@ -40,17 +40,24 @@ ui: .venv/installed
 clean: .venv/installed
 	$(BIN)/sedd clean
 
-.venv/installed: pyproject.toml
+# The newest versions that pyproject.toml allows, on every platform, of every extra but flash, which
+# has to be compiled.
+lock: .venv/installed
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate \
+	  --extra dev --extra bench --extra mauve --extra lm-eval --extra lock \
+	  --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+
+.venv/installed: pyproject.toml requirements.lock install.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python install.py
 	touch $@
 
-.venv/installed-dev: pyproject.toml
+.venv/installed-dev: pyproject.toml requirements.lock install.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python install.py dev
 	touch .venv/installed $@
 
-.venv/installed-bench: pyproject.toml
+.venv/installed-bench: pyproject.toml requirements.lock install.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python install.py bench
 	touch .venv/installed $@

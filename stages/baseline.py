@@ -10,6 +10,7 @@ from pipeline.baseline.run import settings_of, train
 from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.device import device_label, memory_for, pick_device
+from pipeline.environment import lock_sha256
 from pipeline.errors import reported
 from pipeline.files import write_json
 from pipeline.training.loop import write_losses
@@ -50,6 +51,7 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
                 "device": device_label(device),
                 "precision": settings.precision,
                 "torch": torch.__version__,
+                "lock_sha256": lock_sha256(),
                 "sha256": sha256,
             },
         )

@@ -10,6 +10,7 @@ from pipeline.config.params import load_params
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
+from pipeline.environment import lock_sha256
 from pipeline.errors import reported
 from pipeline.files import write_json, write_jsonl
 from pipeline.methods.registry import method_named
@@ -66,6 +67,7 @@ def main(
             "device": device_label(pick_device(params.device)),
             "precision": identity["precision"],
             "torch": torch.__version__,
+            "lock_sha256": lock_sha256(),
             "sha256": sha256,
             "init_sha256": identity["init"],
             "fingerprint": state.folder.name,

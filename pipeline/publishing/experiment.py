@@ -138,6 +138,7 @@ def _provenance(params: Params, artifacts: Path, reports: Path) -> dict[str, Any
         "checkpoint_sha256": checkpoint,
         "training_fingerprint": training["fingerprint"],
         "device": training["device"],
+        "lock_sha256": training.get("lock_sha256"),
         "metrics": without_wall_clock(
             read_object(reports / "results.json", "scorer", "likelihood")
         ),

@@ -86,6 +86,7 @@ class Run(Record):
     device: str
     precision: str = "float32"
     torch: str
+    lock_sha256: str | None = None
     sha256: str
     init_sha256: str | None = None
 

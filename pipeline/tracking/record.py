@@ -73,6 +73,7 @@ def make_record(params: Params, artifacts: Path, reports: Path) -> Record:
         "checkpoint_sha256": checkpoint_sha256,
         "scorer": results["scorer"],
         "device": train_run["device"],
+        "lock_sha256": train_run.get("lock_sha256"),
         **{f"params.{key}": value for key, value in operational_params(params).items()},
         **_code_tags(),
     }

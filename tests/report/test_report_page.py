@@ -123,6 +123,7 @@ def test_page_names_what_it_shows(html: str) -> None:
         "0123" * 16,
         "a1b2" * 16,
         "torch 2.13.0+cpu",
+        "1f0c" * 16,
         "gen_ppl_mean_of_exp",
         "2.239 ± 0.009",
         "2.061 ± 0.008",

@@ -49,7 +49,8 @@ def write_experiment(folder: Path, seed: int = 0, **metrics: Any) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     (artifacts / "checkpoint" / "model.safetensors").write_bytes(b"weights")
     (artifacts / "runs").mkdir(exist_ok=True)
-    (artifacts / "runs" / "train.json").write_text('{"device": "cpu", "fingerprint": "train-f1"}')
+    run = {"device": "cpu", "fingerprint": "train-f1", "lock_sha256": "lock-1"}
+    (artifacts / "runs" / "train.json").write_text(json.dumps(run))
     data = {"repo": "bundled", "revision": "r1", "commit": "d1", "files": []}
     (artifacts / "provenance.json").write_text(json.dumps(data))
     (reports / "results.json").write_text(json.dumps({**METRICS, **metrics}))
@@ -111,6 +112,7 @@ def test_it_is_published_once_and_again_when_its_metrics_change(project, capfd):
     assert provenance["id"] == table.stem
     assert provenance["data"]["commit"] == "d1"
     assert provenance["params"]["steps"] == 2
+    assert provenance["lock_sha256"] == "lock-1"
     assert provenance["metrics"]["entropy"] == 2.6
     assert provenance["metrics"]["by_steps"] == {"2": {"gen_ppl": 9.5}}
     everything = [path.read_bytes() for path in project.glob("published/**/*") if path.is_file()]

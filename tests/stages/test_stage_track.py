@@ -46,6 +46,7 @@ TRAIN = {
     "tokens_per_second": 8.0,
     "device": "cpu",
     "torch": "2.13.0",
+    "lock_sha256": "cd" * 32,
     "sha256": "x",
 }
 
@@ -175,6 +176,7 @@ def test_a_run_complete_when_all_else_was_cached(
     assert tags["data_commit"] == tags["data_revision"] == COMMIT
     assert tags["scorer"] == "baseline@0123456789ab"
     assert tags["device"] == "cpu"
+    assert tags["lock_sha256"] == "cd" * 32
     assert tags["dvc_exp_baseline"] == "0123456789"
     assert len(tags["checkpoint_sha256"]) == 64
     wanted = RESULTS["likelihood"] | {"gen_ppl": 12.0, "entropy": 2.5, "real_text/gen_ppl": 8.0}

@@ -14,6 +14,7 @@ import torch
 from tiny_project import PROJECT, TINY, stage_command, write_params
 
 from pipeline.device import why_not_compiled
+from pipeline.environment import lock_sha256
 
 INPUTS = ("artifacts/packed", "artifacts/tokenizer")
 OUTS = (
@@ -97,6 +98,7 @@ def test_training_ends_with_its_outs_and_no_state(tiny):
     run = json.loads(Path("artifacts/runs/train.json").read_text())
     assert run["num_tokens"] == 40 * 16 * 16
     assert run["device"] == "cpu"
+    assert run["lock_sha256"] == lock_sha256()
     lines = Path("reports/loss.csv").read_text().splitlines()
     assert lines[0] == "step,train_loss,eval_loss,lr"
     assert lines[-1].startswith("40,")

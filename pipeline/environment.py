@@ -1,0 +1,38 @@
+"""The Python packages that run this, by the lock that names their versions."""
+
+import re
+from importlib.metadata import distributions
+from pathlib import Path
+
+from pipeline.files import sha256
+
+LOCK = Path(__file__).parents[1] / "requirements.lock"
+
+
+def lock_sha256(lock: Path = LOCK) -> str | None:
+    """SHA-256 of the lock; None where there is none, or an installed package has another version.
+
+    Which build it is, as 2.13.0+cpu is one of 2.13.0, the lock leaves open.
+    """
+    if not lock.is_file():
+        return None
+    locked = versions_in(lock)
+    for each in distributions():
+        allowed = locked.get(normalized(each.name))
+        if allowed and each.version.partition("+")[0] not in allowed:
+            return None
+    return sha256(lock)
+
+
+def versions_in(lock: Path) -> dict[str, set[str]]:
+    """The version of each package by its normalized name, several where platforms differ."""
+    versions: dict[str, set[str]] = {}
+    for line in lock.read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"([\w.-]+)==([^ ;]+)", line):
+            versions.setdefault(normalized(found[1]), set()).add(found[2])
+    return versions
+
+
+def normalized(name: str) -> str:
+    """A package's name as registries compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
