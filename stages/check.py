@@ -14,11 +14,12 @@ ENDING = re.compile(r"(\.trace|\.timing)?\.jsonl?$")
 
 
 @reported
-def main(checked: Path, method: Path, asked: Path) -> None:
+def main(checked: Path, method: Path, asked: Path, zero_shot: Path) -> None:
     """Write METHOD, what is in use of its values, and CHECKED, the same whatever they are.
 
-    DVC's own templates could not leave out what belongs to another method. The folder of ASKED,
-    which lists the sweeps, is what later stages depend on: what it holds of others is removed.
+    DVC's own templates could not leave out what belongs to another method. The folders of ASKED,
+    which lists the sweeps, and of ZERO_SHOT, which lists its sets, are what later stages depend on:
+    what they hold of others is removed.
     """
     params = load_params()
     write_json(method, method_in_use(params))
@@ -27,6 +28,11 @@ def main(checked: Path, method: Path, asked: Path) -> None:
         if ENDING.sub("", path.name) not in names:
             path.unlink()
     write_json(asked, names)
+    sets = params.zero_shot.names
+    for path in zero_shot.parent.glob("*.json"):
+        if path.stem not in sets and path != zero_shot:
+            path.unlink()
+    write_json(zero_shot, sets)
     write_json(checked, "every value of params.yaml is allowed")
 
 

@@ -1,28 +1,48 @@
 """Record the experiment as one MLflow run, found again by its fingerprint."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from pipeline.config.params import load_params
 from pipeline.errors import reported
+from pipeline.files import read_object
 from pipeline.table import shown
 from pipeline.tracking.mlflow import track
-from pipeline.tracking.record import make_record
+from pipeline.tracking.record import Record, make_record, zero_shot_points
+from pipeline.zeroshot.references import line
 
 
 @reported
 def main(artifacts: Path, reports: Path) -> None:
     """Bring the experiment's MLflow run up to date with ARTIFACTS and REPORTS."""
     params = load_params()
-    record = make_record(params, artifacts, reports)
+    sets = {
+        name: read_object(artifacts / "zero_shot" / f"{name}.json", "protocols")["protocols"]
+        for name in params.zero_shot.names
+    }
+    record = with_zero_shot(make_record(params, artifacts, reports), sets)
     tracked = track(record, uri=params.tracking.uri, experiment=params.tracking.experiment)
-    line = (
+    said = (
         f"{'created' if tracked.created else 'updated'} run {tracked.name} ({tracked.run_id}) "
         f"in experiment {tracked.experiment} at {tracked.uri}"
     )
-    print(shown(line), file=sys.stderr)
+    print(shown(said), file=sys.stderr)
+
+
+def with_zero_shot(record: Record, sets: Mapping[str, Mapping[str, Any]]) -> Record:
+    """The record with the figures of zero-shot sets, and published ones beside them as tags."""
+    tags = {
+        f"zero_shot/{name}/{protocol}": line(result)
+        for name, by_protocol in sets.items()
+        for protocol, result in by_protocol.items()
+    }
+    points = [*record.points, *zero_shot_points(sets)]
+    return replace(record, tags=record.tags | tags, points=points)
 
 
 if __name__ == "__main__":

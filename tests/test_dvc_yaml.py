@@ -165,7 +165,7 @@ def test_a_key_of_a_method_changes_what_check_writes_where_it_is_in_use(key, tmp
 
     def written(changes: dict[str, object]) -> bytes:
         write_params(tmp_path, changes)
-        check(Path("checked.json"), Path("method.json"), Path("sweep/asked.json"))
+        check(Path("checked.json"), Path("method.json"), Path("sweep/a.json"), Path("sets/a.json"))
         return Path("method.json").read_bytes()
 
     value, matters = OF_METHODS[key]

@@ -149,6 +149,10 @@ def _complete(client: Any, run: Any, record: Record) -> None:
         client.log_batch(run_id, params=part)
     for part in _batches(map(RunTag, tags, tags.values()), MAX_PARAMS):
         client.log_batch(run_id, tags=part)
+    # Of sets that are not scored any more; tags that a person gave stay.
+    for key in run.data.tags:
+        if key.startswith(("zero_shot/", "params.zero_shot.")) and key not in tags:
+            client.delete_tag(run_id, key)
     # MLflow updates a metric's latest value once a batch, so a key's points stay together.
     for part in _batches(iter(_news(record.points, history)), MAX_METRICS):
         client.log_batch(run_id, metrics=part)

@@ -23,6 +23,14 @@ from pipeline.tracking.store import redact
 
 PARAMS = Path("params.yaml")
 REPORT = ("index.html", "metrics.json", "results.json", "by_steps.csv", "loss.csv")
+# Of a zero-shot set under a protocol.
+ZERO_SHOT = (
+    "nats_per_token",
+    "nats_per_token_stderr",
+    "perplexity_per_token",
+    "perplexity_per_token_stderr",
+    "bits_per_byte",
+)
 
 
 class Point(NamedTuple):
@@ -149,6 +157,16 @@ def loss_points(path: Path) -> Iterator[Point]:
         raise DataError(f"{path} is missing: run dvc repro") from None
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no table of losses: {error!r}") from None
+
+
+def zero_shot_points(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Point]:
+    """Figures of zero-shot sets: our name of a set -> protocol -> what it was scored as."""
+    for name, by_protocol in found.items():
+        for protocol, result in by_protocol.items():
+            values = {key: result[key] for key in ZERO_SHOT}
+            values["last_word_accuracy"] = result.get("last_word", {}).get("accuracy")
+            named = {f"zero_shot/{name}/{protocol}/{key}": each for key, each in values.items()}
+            yield from _numbers(named, step=0)
 
 
 def as_text(values: Mapping[str, Any]) -> dict[str, str]:

@@ -75,6 +75,16 @@ def figure(result: Mapping[str, Any]) -> str:
     return "beyond all numbers" if value is None else f"≤ {value:.2f} ± {stderr:.2f}"
 
 
+def line(result: Mapping[str, Any]) -> str:
+    """Our perplexity a token, and the published ones it may stand beside or else why none."""
+    table = table_of(result)
+    if table is None:
+        return f"{figure(result)}; in no table: {'; '.join(result['differs'])}"
+    column = table.column(result["of"])
+    theirs = ", ".join(f"{model} {size} {value}" for model, size, value, _ in column)
+    return f"{figure(result)}; published: {theirs}"
+
+
 def table_of(result: Mapping[str, Any]) -> Table | None:
     """The published table that a result may stand in."""
     if result["comparable_with"] is None:

@@ -8,10 +8,11 @@ from tiny_project import write_params
 from stages.check import main
 
 ASKED = Path("artifacts/sweep/asked.json")
+SETS = Path("artifacts/zero_shot/sets-asked.json")
 
 
 def check() -> None:
-    main(Path("artifacts/checked.json"), Path("artifacts/method.json"), ASKED)
+    main(Path("artifacts/checked.json"), Path("artifacts/method.json"), ASKED, SETS)
 
 
 def test_sweeps_that_are_not_asked_for_any_more_are_removed(tmp_path, monkeypatch):
@@ -41,3 +42,19 @@ def test_sweeps_that_are_not_asked_for_any_more_are_removed(tmp_path, monkeypatc
     check()
     assert json.loads(ASKED.read_text()) == []
     assert not set(ASKED.parent.glob("*/*"))
+
+
+def test_zero_shot_sets_that_are_not_asked_for_any_more_are_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keys = {"repo": "r", "revision": "r", "file": "f", "column": "c", "of": None, "split": None}
+    keys["detokenizer"] = "none"
+    sets = {name: {**keys, "protocols": ["exact"]} for name in ("one", "two")}
+    declared = {"zero_shot.sets": sets}
+    write_params(tmp_path, declared | {"zero_shot.names": ["one", "two"]})
+    check()
+    for name in ("one", "two"):
+        (SETS.parent / f"{name}.json").touch()
+    write_params(tmp_path, declared | {"zero_shot.names": ["two"]})
+    check()
+    assert {path.name for path in SETS.parent.iterdir()} == {"two.json", SETS.name}
+    assert json.loads(SETS.read_text()) == ["two"]

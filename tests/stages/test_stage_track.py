@@ -1,6 +1,7 @@
 """The track stage as DVC runs it."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -210,6 +211,46 @@ def test_what_decides_no_result_makes_no_other_run(project: Path) -> None:
     set_params(lambda values: values["sample"].update(seed=1))
     run_stage()
     assert len(all_runs()) == 2
+
+
+def zero_shot(**changes: Any) -> dict[str, Any]:
+    """WikiText-103 under `sedd` as the stage writes it, but for what is not tracked."""
+    figures = {"perplexity_per_token": 40.7123, "perplexity_per_token_stderr": 0.4511}
+    figures |= {"nats_per_token": 3.7066, "nats_per_token_stderr": 0.0111, "bits_per_byte": 1.183}
+    counts = {"num_blocks": 264, "num_blocks_of": 264, "num_tokens": 270336}
+    table = {"protocol": "sedd", "of": "wikitext103", "comparable_with": "2310.16834"}
+    return figures | counts | table | {"differs": []} | changes
+
+
+def test_published_figures_stand_beside_ours_only_where_they_may(project: Path) -> None:
+    folder = project / "artifacts" / "zero_shot"
+    folder.mkdir()
+    few = {"comparable_with": None, "differs": ["8 of 264 blocks", "split null"]}
+    exact = zero_shot(protocol="exact", last_word={"accuracy": 0.25}, **few)
+    write = {"protocols": {"sedd": zero_shot(), "exact": exact}}
+    (folder / "wiki.json").write_text(json.dumps(write))
+    declared = {"repo": "r", "revision": "r", "file": "f", "column": "c", "of": None}
+    declared |= {"split": None, "detokenizer": "none", "protocols": ["exact"]}
+    set_params(lambda values: values["zero_shot"].update(names=["wiki"], sets={"wiki": declared}))
+    run_stage()
+    tags, metrics = only_run().data.tags, only_run().data.metrics
+    beside = tags["zero_shot/wiki/sedd"]
+    assert beside.startswith("≤ 40.71 ± 0.45; published: GPT-2 small 41.60, SEDD absorb small ≤ 40")
+    assert tags["zero_shot/wiki/exact"] == (
+        "≤ 40.71 ± 0.45; in no table: 8 of 264 blocks; split null"
+    )
+    assert metrics["zero_shot/wiki/sedd/perplexity_per_token"] == 40.7123
+    assert metrics["zero_shot/wiki/exact/last_word_accuracy"] == 0.25
+    assert "zero_shot/wiki/sedd/last_word_accuracy" not in metrics
+
+    client = MlflowClient(tracking_uri=local_uri())
+    client.set_tag(only_run().info.run_id, "zero shot of mine", "stays")
+    set_params(lambda values: values["zero_shot"].update(names=[]))
+    run_stage()
+    left = [key for key in only_run().data.tags if "zero" in key]
+    assert "zero shot of mine" in left
+    assert not [key for key in left if key.startswith("zero_shot/")]
+    assert math.isnan(only_run().data.metrics["zero_shot/wiki/exact/last_word_accuracy"])
 
 
 def test_new_seconds_are_shown_in_the_same_run(project: Path) -> None:
