@@ -5,17 +5,18 @@ import torch
 from toy import toy_config
 
 from pipeline.methods.sedd.bound import denoise_nats, draw_reconstruction
+from pipeline.methods.sedd.draw import CHUNK
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.weights import denoise_weights
 
 VOCAB, LENGTH = 23, 64
 
 
-def random_model(parameterization="raw"):
+def random_model(parameterization="raw", graph="absorb"):
     torch.manual_seed(0)
     sizes = {"vocab_size": VOCAB, "length": LENGTH, "width": 16, "num_blocks": 2}
     usual = {"noise": "geometric", "scale_by_sigma": True, "t_min": 0.1, "sigma_min": 1e-2}
-    model = SEDD(toy_config("absorb", parameterization, **sizes, **usual))
+    model = SEDD(toy_config(graph, parameterization, **sizes, **usual))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.double().eval()
@@ -81,3 +82,18 @@ def test_the_head_is_asked_for_masks_alone():
         draw_reconstruction(model, x0, torch.Generator().manual_seed(3))
     assert asked == [num_masks]
     assert 0 < num_masks < x0.numel() / 20
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("parameterization", ["raw", "conditional"])
+def test_with_uniform_a_few_texts_at_a_time_give_the_same(parameterization, monkeypatch):
+    model, asked = random_model(parameterization, "uniform"), []
+    x0, xt = noised(model, num_rows=7)
+    t = torch.tensor(0.1, dtype=torch.float64)
+    xt = torch.where(xt == VOCAB, 0, xt)
+    expected = full_nats(model, x0, xt, t)
+    monkeypatch.setitem(CHUNK, "cpu", 3 * LENGTH * VOCAB)
+    model.network.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
+    ours = denoise_nats(model, x0, xt, t)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    assert asked == [3, 3, 1]
