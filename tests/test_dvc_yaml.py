@@ -118,7 +118,7 @@ RECIPE = {
     "norm": "l2",
     "input": "evidence",
     "loss": "likelihood",
-    "clock": "decoding",
+    "clock": "nats",
     "g_min": -7.0,
     "g_max": 8.0,
     "self_condition": 0.75,

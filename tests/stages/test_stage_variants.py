@@ -78,7 +78,7 @@ def test_a_variant_trains_evaluates_and_samples_by_its_parameters_alone(tiny, ch
         {"embedding.recipe": "simple"},
         {
             "embedding.bound.loss": "likelihood",
-            "embedding.bound.clock": "decoding",
+            "embedding.bound.clock": "nats",
             "embedding.bound.input": "vector",
             "embedding.bound.norm": "layernorm",
         },
