@@ -62,7 +62,7 @@ def scorer_of(precision: Precision) -> Scorer:
             "baseline",
             baseline=folder,
             tokenizer="ids alone",
-            eos_id=EOS,
+            start_id=EOS,
             device=torch.device("cpu"),
             precision=precision,
         )

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -46,7 +47,8 @@ def names() -> tuple[Packed, TextTokenizer]:
     with tempfile.TemporaryDirectory() as name:
         pack(Path(name), documents, tokenizer, mode="pad", length=16)
         packed = Packed.open(Path(name))
-        return Packed(np.array(packed.train), np.array(packed.test), packed.meta), tokenizer
+        held = {name: np.array(getattr(packed, name)) for name in ("train", "test")}
+        return replace(packed, **held), tokenizer
 
 
 def held_out_bound(trained: SEDD) -> Rate:

@@ -24,11 +24,12 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
     params = load_params()
     device = pick_device(params.device)
     blocks = Packed.open(packed)
+    files = ["meta.json", *(f"{split}.bin" for split in blocks.meta.num_blocks)]
     settings = settings_of(params.baseline, blocks.meta.length, device)
     identity = {
         "baseline": params.baseline.model_dump(exclude={"checkpoint_every"}),
         "precision": settings.precision,
-        "data": hash_files([packed / name for name in ("meta.json", "train.bin", "test.bin")]),
+        "data": hash_files([packed / name for name in files]),
         "code": hash_code("baseline", "training"),
         "torch": torch.__version__,
     }

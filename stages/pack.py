@@ -6,10 +6,11 @@ from typing import get_args
 
 import typer
 
-from pipeline.config.params import load_params
-from pipeline.data.packed import check_comparable
+from pipeline.config.params import Params, load_params
+from pipeline.data.packed import Meta, check_comparable
 from pipeline.data.packing import blocks_line, pack, unknown_line
-from pipeline.data.splits import Empty, Split, split_documents
+from pipeline.data.splits import Empty, Split, split_documents, stream
+from pipeline.data.stream import pack_stream
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
 from pipeline.table import shown
@@ -19,24 +20,33 @@ from pipeline.table import shown
 def main(data: Path, tokenizer: Path, packed: Path) -> None:
     """Write `packed`, the folder of blocks, from the files in `data`."""
     params = load_params()
-    empty = Empty()
-    meta = pack(
-        packed,
-        {
+    empty, text = Empty(), TextTokenizer.load(tokenizer)
+    if params.pack.mode == "stream":
+        meta = _stream(params, data, text, packed)
+    else:
+        documents = {
             split: empty.watching(split, split_documents(data, split, params.data))
             for split in get_args(Split)
-        },
-        TextTokenizer.load(tokenizer),
-        mode=params.pack.mode,
-        length=params.pack.length,
-    )
+        }
+        meta = pack(packed, documents, text, mode=params.pack.mode, length=params.pack.length)
     check_comparable(meta.num_blocks["test"], params.sample.num)
     if said := empty.line():
         print(shown(said), file=sys.stderr)
-    if meta.mode == "concat":
+    if meta.mode != "pad":
         print(blocks_line(meta), file=sys.stderr)
     if any(meta.num_unknown.values()):
         print(shown(unknown_line(meta)), file=sys.stderr)
+
+
+def _stream(params: Params, data: Path, tokenizer: TextTokenizer, packed: Path) -> Meta:
+    splits: tuple[Split, ...] = ("train",) if params.data.files.test is None else ("train", "test")
+    return pack_stream(
+        packed,
+        {split: stream(data, split, params.data) for split in splits},
+        tokenizer,
+        length=params.pack.length,
+        holdout=params.data.holdout,
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pipeline.config.params import load_params
 from pipeline.data.byte_level import train_bpe_tokenizer
 from pipeline.data.gpt2 import fetch_gpt2_tokenizer
 from pipeline.data.sentencepiece import sentencepiece_tokenizer, train_sentencepiece
-from pipeline.data.splits import split_documents
+from pipeline.data.splits import split_documents, stream
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import reported
 from pipeline.files import whole
@@ -22,7 +22,8 @@ def main(data: Path, tokenizer: Path) -> None:
     if params.tokenizer.kind == "gpt2":
         fetch_gpt2_tokenizer(params.tokenizer.source).save(tokenizer)
         return
-    training = split_documents(data, "train", params.data)
+    streams = params.pack.mode == "stream"
+    training = (stream if streams else split_documents)(data, "train", params.data)
     documents = progress(training, desc="learn tokens", unit="document", delay=2)
     if params.tokenizer.kind == "bpe":
         train_bpe_tokenizer(documents, params.tokenizer.vocab_size).save(tokenizer)
@@ -33,7 +34,7 @@ def main(data: Path, tokenizer: Path) -> None:
         with whole(tokenizer / "sentencepiece.model") as partial:
             partial.write_bytes(model)
     else:
-        train_char_tokenizer(documents).save(tokenizer)
+        train_char_tokenizer(documents, special=not streams).save(tokenizer)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main(
         "model": config.asdict(),
         "train": params.train.model_dump(exclude={"checkpoint_every"}),
         "precision": settings_of(params, pick_device(params.device)).precision,
-        "data": hash_files([packed / "train.bin", packed / "test.bin"]),
+        "data": hash_files([packed / f"{split}.bin" for split in meta.num_blocks]),
         "tokenizer": text.sha256,
         "init": init_sha256(params),
         "code": hash_code(*CODE, f"methods/{params.method}"),

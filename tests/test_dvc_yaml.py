@@ -63,7 +63,7 @@ TABLE = {
     "tokenizer.source": ("elsewhere", ["tokenizer", *LOGGED]),
     "tokenizer.sentencepiece.model_type": ("unigram", LOGGED),
     **{f"tokenizer.sentencepiece.{name}": (9, LOGGED) for name in ("bos", "eos", "pad", "unk")},
-    "pack.mode": ("other", ["pack", *SCORE, *LOGGED]),
+    "pack.mode": ("other", ["tokenizer", "pack", *SCORE, *LOGGED]),
     "pack.length": (32, ["pack", *LOGGED]),
     **{f"model.{key}": (96, ["train", *LOGGED]) for key in shipped_params()["model"]},
     **{f"train.{key}": (96, ["train", *LOGGED]) for key in shipped_params()["train"]},

@@ -416,7 +416,7 @@ def test_the_baseline(cuda):
     def numbers(device: torch.device) -> list[float]:
         sizes = SimpleNamespace(width=16, num_blocks=2, num_heads=2, dropout=0.0)
         made = new_baseline(
-            sizes, vocab_size=20, length=16, eos_id=1, mode="pad", seed=0, device=device
+            sizes, vocab_size=20, length=16, start_id=1, mode="pad", seed=0, device=device
         )
         assert made.lm_head.weight is made.transformer.wte.weight
         trainer, order = Trainer(NextToken(made), SETTINGS, device), Order(len(BLOCKS), 0)

@@ -35,7 +35,7 @@ def new_baseline(
     *,
     vocab_size: int,
     length: int,
-    eos_id: int,
+    start_id: int,
     mode: str,
     seed: int,
     device: torch.device,
@@ -45,13 +45,15 @@ def new_baseline(
     Args:
         sizes: width, depth, heads and dropout.
         vocab_size: the tokenizer's.
-        length: tokens a block; with eos before it and its last token only predicted, the network
+        start_id: what it reads before a block: eos, which also ends one of mode `pad`, or an id of
+            its own, which it is never asked for.
+        length: tokens a block; with that before it and its last token only predicted, the network
             reads as many.
-        mode: how blocks were packed, `pad` or `concat`; it decides the tokens that are scored.
+        mode: how blocks were packed, `pad` or another; it decides the tokens that are scored.
         seed: of the weights; the same on every device.
     """
     values = {
-        "vocab_size": vocab_size,
+        "vocab_size": max(vocab_size, start_id + 1),
         "n_positions": length,
         "n_embd": sizes.width,
         "n_layer": sizes.num_blocks,
@@ -61,8 +63,8 @@ def new_baseline(
         "attn_pdrop": sizes.dropout,
         # The same function as GPT-2's own gelu_new, in one kernel.
         "activation_function": "gelu_pytorch_tanh",
-        "bos_token_id": eos_id,
-        "eos_token_id": eos_id,
+        "bos_token_id": start_id,
+        "eos_token_id": start_id,
         "block_mode": mode,
     }
     torch.manual_seed(seed)
@@ -101,10 +103,10 @@ def block_nats(
     batch_size: int,
     on_blocks: Callable[[int], object] = lambda num: None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Exact negative log likelihood of each block, eos before it.
+    """Exact negative log likelihood of each block, its start token before it.
 
     With `pad`, every token through the first eos counts (every token of a block without one);
-    with `concat`, every token.
+    with other modes, every token.
 
     Args:
         blocks: token ids [N, L].
@@ -127,7 +129,7 @@ def block_nats(
 def scored_tokens(model: GPT2LMHeadModel, x0: Tensor) -> Tensor:
     """How many tokens of each block x0 [B, L] are scored, counted from its start [B]."""
     length = x0.shape[1]
-    if _setting(model, "block_mode") == "concat":
+    if _setting(model, "block_mode") != "pad":
         return torch.full((len(x0),), length, device=x0.device)
     is_eos = x0.eq(_setting(model, "eos_token_id"))
     return torch.where(is_eos.any(dim=1), is_eos.int().argmax(dim=1) + 1, length)

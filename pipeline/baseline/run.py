@@ -40,7 +40,7 @@ def train(
         params,
         vocab_size=meta.vocab_size,
         length=meta.length,
-        eos_id=meta.eos_id,
+        start_id=meta.start_id,
         mode=meta.mode,
         seed=params.seed,
         device=device,
@@ -60,5 +60,6 @@ def train(
         device=device,
         state=state,
         desc="baseline",
+        overlap=packed.overlaps,
     )
     return model, fitted

@@ -48,19 +48,21 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
 
 
 def block_of(text: str, tokenizer: TextTokenizer, length: int, mode: Mode) -> list[int]:
-    """`text` as `length` ids: its tokens, eos, then pad; of running text as far as the eos.
+    """`text` as `length` ids: its tokens, eos, then pad; of running text as far as the eos, if any.
 
     Raises:
         DataError: the tokenizer does not know a character, or the text is too long.
     """
     ids = tokenizer.encode_known(text)
-    if len(ids) > length - 1:
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    most = length - len(end)
+    if len(ids) > most:
         raise DataError(
-            f"the text has {len(ids)} tokens; a block of this model holds at most {length - 1} "
-            "and their eos"
+            f"the text has {len(ids)} tokens; a block of this model holds at most {most}"
+            + " and their eos" * len(end)
         )
-    num_pad = length - 1 - len(ids) if mode == "pad" else 0
-    return [*ids, tokenizer.eos_id, *[tokenizer.pad_id] * num_pad]
+    pad = [] if tokenizer.pad_id is None or mode != "pad" else [tokenizer.pad_id]
+    return [*ids, *end, *pad * (most - len(ids))]
 
 
 def one_line(text: str) -> str:

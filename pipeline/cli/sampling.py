@@ -125,7 +125,7 @@ class Sampling:
         """
         source = random.Random(self.chosen.seed)
         totals, weights = [template.num_tokens], [1]
-        if template.num_unknown and template.num_tokens < template.length - 1:
+        if template.num_unknown and template.num_tokens < template.most:
             totals, weights = self._long_enough(template.num_tokens)
         chosen = source.choices(totals, weights, k=num)
         return [template.layout(total, source) for total in chosen]

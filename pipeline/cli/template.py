@@ -57,7 +57,8 @@ class Template:
     """Pieces of text with gaps between them, for blocks of `length` tokens.
 
     It is closed by eos, unless its last part is a gap of any length: then the model ends the text.
-    After the eos comes pad, in a window of running text whatever the model makes of it.
+    After the eos comes pad, in a window of running text whatever the model makes of it; where texts
+    have no eos, that comes at once.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class Template:
             DataError: the tokenizer does not know a character, or the parts fill more than a block.
         """
         self.length = length
-        after = tokenizer.pad_id if mode == "pad" else FREE
-        self._close = [tokenizer.eos_id] + [after] * length
+        end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        after = FREE if tokenizer.pad_id is None or mode != "pad" else tokenizer.pad_id
+        self._close = end + [after] * length
+        self.most = length - len(end)
         self._parts: list[list[int] | Gap] = [
             part if isinstance(part, Gap) else tokenizer.encode_known(part) for part in parts
         ]
@@ -80,10 +83,10 @@ class Template:
         self.num_tokens = sum(
             (part.size or 0) if isinstance(part, Gap) else len(part) for part in self._parts
         )
-        if self.num_tokens > length - 1:
+        if self.num_tokens > self.most:
             raise DataError(
                 f"the template takes at least {self.num_tokens} tokens; a block of this model "
-                f"holds at most {length - 1} and their eos"
+                f"holds at most {self.most}" + " and their eos" * len(end)
             )
 
     @property

@@ -25,7 +25,7 @@ from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
 from pipeline.training.loop import Settings, Trainer
 from pipeline.training.run import new_model
-from pipeline.training.schedule import Order
+from pipeline.training.schedule import Order, Windows
 
 Compile = bool | Literal["graphs"]
 SAMPLE_SECONDS = 0.001
@@ -103,7 +103,8 @@ def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = N
     model = _model(job, choice.compile)
     objective = method_of(model).objective(model)
     trainer = Trainer(objective, settings, job.device)
-    order = Order(len(job.packed.train), train.seed)
+    chosen = Windows if job.packed.overlaps else Order
+    order = chosen(len(job.packed.train), train.seed)
     objective.module.train()
 
     def steps(num: int) -> float:

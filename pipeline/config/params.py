@@ -149,7 +149,7 @@ class Tokenizer(Section):
 class Pack(Section):
     """How documents become blocks of `length` tokens."""
 
-    mode: Literal["pad", "concat"]
+    mode: Literal["pad", "concat", "stream"]
     length: Annotated[int, Field(ge=2, lt=2**31)]
 
 
@@ -362,6 +362,20 @@ class Params(Section):
             kind, called, how.predictor, how.temperature, how.top_p, how.stepping, "sample."
         ):
             raise ValueError("; ".join(found))
+        return self
+
+    @model_validator(mode="after")
+    def _streams_characters(self) -> Self:
+        if self.pack.mode == "stream" and self.tokenizer.kind != "char":
+            raise ValueError(
+                "pack.mode stream is of characters: tokenizer.kind must be char "
+                f"(got {self.tokenizer.kind}); concat takes any"
+            )
+        if self.pack.mode == "stream" and self.data.files.test is None and self.data.holdout >= 0.5:
+            raise ValueError(
+                "data.holdout must be below 0.5 with pack.mode stream, which takes two such parts "
+                f"from the end (got {self.data.holdout:g})"
+            )
         return self
 
     @model_validator(mode="after")

@@ -72,6 +72,8 @@ class Encoder:
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Ints]:
         """Ids of `texts` one after another [T], and how many each of them has [N].
 
+        What a tokenizer of characters without unk does not know has its size for an id.
+
         Raises:
             DataError: a text holds half a surrogate pair, or too long a word for memory.
         """
@@ -104,9 +106,10 @@ def _codes(texts: Sequence[str]) -> Ids:
 
 def _table_of(tokenizer: TextTokenizer) -> Ids | None:
     """The id of each code point; None where a token is something else than a character."""
-    if tokenizer.unk_id is None or not tokenizer.is_of_characters:
+    if not tokenizer.is_of_characters:
         return None
-    table = np.full(sys.maxunicode + 1, tokenizer.unk_id, np.uint32)
+    unknown = tokenizer.size if tokenizer.unk_id is None else tokenizer.unk_id
+    table = np.full(sys.maxunicode + 1, unknown, np.uint32)
     for token, id in json.loads(tokenizer.definition)["model"]["vocab"].items():
         if len(token) == 1:
             table[ord(token)] = id

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from pipeline.data.tokenizer import Mode
 from pipeline.errors import DataError
+
+EVAL = "eval"
+"""The split of a stream that training looks at, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,8 @@ class Meta:
     """meta.json: what the blocks are.
 
     Attributes:
-        mode: `pad`, one document a block; `concat`, windows of running text.
+        mode: `pad`, one document a block; `concat`, windows of running text; `stream`, windows of
+            one text without ends, those of the training split wherever they begin.
         vocab_size: the tokenizer's, the mask not counted.
         num_dropped: tokens at the end of each split that fill no block.
         text_lengths: training documents of 0, 1, … tokens, eos not counted; None with `concat`.
@@ -27,8 +32,8 @@ class Meta:
     length: int
     mode: Mode
     vocab_size: int
-    pad_id: int
-    eos_id: int
+    pad_id: int | None
+    eos_id: int | None
     unk_id: int | None
     num_blocks: dict[str, int]
     num_dropped: dict[str, int]
@@ -37,13 +42,24 @@ class Meta:
     unknown: dict[str, dict[str, int]]
     tokenizer_sha256: str
 
+    @property
+    def start_id(self) -> int:
+        """What an autoregressive model reads before a block."""
+        return self.vocab_size if self.eos_id is None else self.eos_id
+
 
 @dataclass(frozen=True)
 class Packed:
-    """Both splits, token ids [N, L] as read-only memory maps."""
+    """The splits, token ids [N, L] as read-only memory maps.
+
+    Attributes:
+        train: of a stream windows that overlap, one a place.
+        eval: what training looks at; but of some streams, that is test.
+    """
 
     train: np.ndarray[Any, np.dtype[Any]]
     test: np.ndarray[Any, np.dtype[Any]]
+    eval: np.ndarray[Any, np.dtype[Any]]
     meta: Meta
 
     @classmethod
@@ -55,25 +71,35 @@ class Packed:
         """
         try:
             meta = Meta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
-            train, test = (_map_blocks(folder, split, meta) for split in ("train", "test"))
+            splits = {split: _map_blocks(folder, split, meta) for split in meta.num_blocks}
+            train, test = splits["train"], splits["test"]
         except FileNotFoundError as error:
             raise DataError(f"{error.filename} is missing: no packed data in {folder}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"the packed data in {folder} are damaged: {error}") from error
-        return cls(train, test, meta)
+        return cls(train, test, splits.get(EVAL, test), meta)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether training blocks overlap, so that training draws them at random."""
+        return self.meta.mode == "stream"
 
     def some_held_out(self, num: int) -> np.ndarray[Any, np.dtype[Any]]:
         """At most `num` held-out blocks, evenly spread: neighbours may be of one kind."""
-        return self.test[:: max(1, len(self.test) // num)][:num]
+        return self.eval[:: max(1, len(self.eval) // num)][:num]
 
 
 def _map_blocks(folder: Path, split: str, meta: Meta) -> np.ndarray[Any, np.dtype[Any]]:
     path, dtype = folder / f"{split}.bin", np.dtype(meta.dtype).newbyteorder("<")
-    shape = (meta.num_blocks[split], meta.length)
-    expected = shape[0] * shape[1] * dtype.itemsize
-    if path.stat().st_size != expected:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, not {expected}")
-    return np.memmap(path, dtype=dtype, mode="r", shape=shape)
+    num, length = meta.num_blocks[split], meta.length
+    overlap = meta.mode == "stream" and split == "train"
+    num_tokens = num + length - 1 if overlap else num * length
+    if path.stat().st_size != num_tokens * dtype.itemsize:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes, not {num_tokens * dtype.itemsize}"
+        )
+    tokens = np.memmap(path, dtype=dtype, mode="r", shape=(num_tokens,))
+    return sliding_window_view(tokens, length) if overlap else tokens.reshape(num, length)
 
 
 def check_comparable(num_held_out: int, num_samples: int) -> None:

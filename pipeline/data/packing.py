@@ -138,7 +138,7 @@ class Packer:
         """Write the tokens of `texts` in order, encoded by `num_workers` threads."""
         seen = Seen()
         parts = ((text, True) for text in texts)
-        if self._mode == "concat":
+        if self._mode != "pad":
             parts = (part for text in texts for part in self._encoder.parts(text))
         pieces = in_order(lambda batch: self.piece(split, batch), batches(parts), num_workers)
         # Only long work is worth a bar.
@@ -161,9 +161,12 @@ class Packer:
         ids, lengths = self._encoder.encode(batch.texts)
         if self._mode == "pad":
             tokens = self._padded(split, batch, ids, lengths)
+        elif self._mode == "stream":
+            self._check_known(split, batch, ids)
+            tokens = ids.astype(self.dtype)
         else:
             ends = np.cumsum(lengths)[batch.ends]
-            tokens = np.insert(ids.astype(self.dtype), ends, self._tokenizer.eos_id)
+            tokens = np.insert(ids.astype(self.dtype), ends, self._tokenizer.start_id)
         return Piece(
             tokens=tokens,
             lengths=lengths,
@@ -187,6 +190,16 @@ class Packer:
         blocks[np.arange(self._length) < lengths[:, None]] = ids
         blocks[np.arange(len(lengths)), lengths] = self._tokenizer.eos_id
         return blocks
+
+    def _check_known(self, split: str, batch: Batch, ids: Ids) -> None:
+        """Refuse characters without an id, of which the encoder makes the tokenizer's size."""
+        if (ids == self._tokenizer.size).any():
+            unknown = Counter(self._tokenizer.unknown("".join(batch.texts)))
+            names = ", ".join(f"{name!r} {num:,} times" for name, num in unknown.most_common(10))
+            raise DataError(
+                f"{split} split: no other holds {names}, and pack.mode stream has no <unk>: leave "
+                "them out of the text, or set pack.mode to concat"
+            )
 
     def _unknown(self, batch: Batch, ids: Ids, lengths: Ints) -> Counter[str]:
         unknown: Counter[str] = Counter()
@@ -245,12 +258,13 @@ def _short(text: str) -> str:
 
 def blocks_line(meta: Meta) -> str:
     """How many blocks the running text of each split fills, and what was left of it."""
+    train = "of the training split, any window is a block; " if meta.mode == "stream" else ""
     blocks, dropped = (
         ", ".join(f"{split} {num:,}" for split, num in counts.items())
         for counts in (meta.num_blocks, meta.num_dropped)
     )
     return (
-        f"blocks of {meta.length:,} tokens: {blocks}; "
+        f"blocks of {meta.length:,} tokens: {blocks}; {train}"
         f"tokens at the end that fill no block, dropped: {dropped}"
     )
 

@@ -77,20 +77,44 @@ def split_documents(folder: Path, split: Split, data: Data) -> Iterator[str]:
     Raises:
         DataError: files are missing or damaged, or the split has no document.
     """
-    held = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    test = data.files.test if split == "test" else None
-    chosen = _chosen(held, split, test or data.files.train)
-    documents = (text for name in chosen for text in read_documents(folder / name, data.column))
     is_empty = True
-    for text in documents:
+    for text in _documents(folder, split, data):
         if data.files.test is None and is_held_out(text, data.holdout) != (split == "test"):
             continue
         is_empty = False
         yield text
-    if is_empty and data.files.test is None:
-        raise DataError(f"data.holdout: no document is in {split} (got {data.holdout:g})")
     if is_empty:
-        raise DataError(f"data.files.{split}: no document in {', '.join(chosen)}")
+        raise DataError(f"data.holdout: no document is in {split} (got {data.holdout:g})")
+
+
+def _documents(folder: Path, split: Split, data: Data) -> Iterator[str]:
+    """All documents of the files that a split is taken from."""
+    held = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    of, name = split, getattr(data.files, split)
+    if name is None:
+        of, name = "train", data.files.train
+    chosen = _chosen(held, of, name)
+    is_empty = True
+    for path in chosen:
+        for text in read_documents(folder / path, data.column):
+            is_empty = False
+            yield text
+    if is_empty:
+        raise DataError(f"data.files.{of}: no document in {', '.join(chosen)}")
+
+
+def stream(folder: Path, split: Split, data: Data) -> Iterator[str]:
+    """The files of a split as one text, in pieces: documents, a line's end between neighbours.
+
+    A .txt so comes back as it is; without test files that of train is the whole corpus.
+
+    Raises:
+        DataError: files are missing or damaged, or have no document.
+    """
+    between = ""
+    for text in _documents(folder, split, data):
+        yield between + text
+        between = "\n"
 
 
 def count_overlap(folder: Path, data: Data) -> tuple[int, int]:
@@ -101,9 +125,12 @@ def count_overlap(folder: Path, data: Data) -> tuple[int, int]:
     Raises:
         DataError: as `split_documents`.
     """
+    if data.files.test is None:
+        everything = _documents(folder, "train", data)
+        return sum(is_held_out(text, data.holdout) for text in everything), 0
     # By hash: the texts may not fit the memory.
     held_out = Counter(map(hash, _shown("test", folder, data)))
-    training = _shown("train", folder, data) if data.files.test else ()
+    training = _shown("train", folder, data)
     both = {key for text in training if (key := hash(text)) in held_out}
     return held_out.total(), sum(held_out[key] for key in both)
 

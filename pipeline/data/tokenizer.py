@@ -16,8 +16,9 @@ from pipeline.data.token_bytes import AS_BYTES
 from pipeline.errors import DataError
 from pipeline.files import whole, write_json
 
-# How documents are packed: one a block, closed by eos, or windows of running text.
-Mode = Literal["pad", "concat"]
+# How documents are packed: one a block, closed by eos; windows of running text, an eos after each
+# document; or windows of one text without ends.
+Mode = Literal["pad", "concat", "stream"]
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 # A dot does not match a newline.
@@ -29,9 +30,11 @@ REPLACEMENT = "�"
 PAD_GLYPH, EOS_GLYPH, UNK_GLYPH, MASK_GLYPH = "·", "⏎", "�", "░"
 
 
-def train_char_tokenizer(texts: Iterable[str]) -> "TextTokenizer":
+def train_char_tokenizer(texts: Iterable[str], *, special: bool = True) -> "TextTokenizer":
     """One id for each character of `texts`, in code point order, after pad 0, eos 1 and unk 2.
 
+    Args:
+        special: false leaves these three out.
     Raises:
         DataError: `texts` hold no character.
     """
@@ -40,27 +43,32 @@ def train_char_tokenizer(texts: Iterable[str]) -> "TextTokenizer":
         characters.update(text)
     if not characters:
         raise DataError("no characters to learn a tokenizer from: every document is empty")
-    vocab = {token: id for id, token in enumerate([PAD, EOS, UNK, *sorted(characters)])}
+    names = [PAD, EOS, UNK] if special else []
+    vocab = {token: id for id, token in enumerate([*names, *sorted(characters)])}
     tokenizer = Tokenizer(WordLevel(vocab, unk_token=UNK))
     tokenizer.pre_tokenizer = Split(Regex(CHARACTER), "isolated")
     tokenizer.decoder = Fuse()
-    tokenizer.add_special_tokens([PAD, EOS, UNK])
-    return TextTokenizer(tokenizer.to_str(pretty=True), pad=PAD, eos=EOS, unk=UNK)
+    tokenizer.add_special_tokens(names)
+    pad, eos, unk = names or (None, None, None)
+    return TextTokenizer(tokenizer.to_str(pretty=True), pad=pad, eos=eos, unk=unk)
 
 
 class TextTokenizer:
-    """A tokenizer of the `tokenizers` library whose pad, eos and unk have known ids.
+    """A tokenizer of the `tokenizers` library whose pad, eos and unk have known ids, if any.
 
     Attributes:
         size: number of ids, specials included; the graph's mask has this id.
-        pad_id, eos_id: may be the same.
+        pad_id, eos_id: may be the same; None where no text ends.
+        start_id: what an autoregressive model reads before a text: eos, else an id after all.
         unk_id: None where there is none; where every text can be encoded, no text has it.
         special_ids: theirs, and those of other special tokens: no text has any.
         definition: text of tokenizer.json.
         sha256: its hash.
     """
 
-    def __init__(self, definition: str, *, pad: str, eos: str, unk: str | None) -> None:
+    def __init__(
+        self, definition: str, *, pad: str | None, eos: str | None, unk: str | None
+    ) -> None:
         """Take the text of a tokenizer.json and the names of its special tokens.
 
         Raises:
@@ -83,8 +91,8 @@ class TextTokenizer:
         self._special = {"pad_token": pad, "eos_token": eos, "unk_token": unk}
         self.definition = definition
         self.size: int = self._tokenizer.get_vocab_size()
-        self.pad_id, self.eos_id = self._id_of(pad), self._id_of(eos)
-        self.unk_id = None if unk is None else self._id_of(unk)
+        self.pad_id, self.eos_id, self.unk_id = map(self._id_of, (pad, eos, unk))
+        self.start_id = self.size if self.eos_id is None else self.eos_id
         added = self._tokenizer.get_added_tokens_decoder()
         named = (self.pad_id, self.eos_id, self.unk_id)
         self.special_ids = {id for id, token in added.items() if token.special}
@@ -106,7 +114,9 @@ class TextTokenizer:
             pad, eos, unk = (values[f"{name}_token"] for name in ("pad", "eos", "unk"))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"the tokenizer in {folder} is damaged: {error!r}") from error
-        for name, token in {"pad": pad, "eos": eos, "unk": "" if unk is None else unk}.items():
+        # Either both mark the end of a text, or nothing does.
+        needed = {"pad": pad, "eos": eos} if (pad, eos) != (None, None) else {}
+        for name, token in (needed | ({} if unk is None else {"unk": unk})).items():
             if not isinstance(token, str):
                 raise DataError(
                     f"the tokenizer in {folder} is damaged: {name}_token must be a text "
@@ -150,6 +160,9 @@ class TextTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, on all cores."""
+        if self.eos_id is None:
+            for text in texts:
+                self.check_known(text)
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(checked(texts))]
 
     def encode_known(self, text: str) -> list[int]:
@@ -158,15 +171,27 @@ class TextTokenizer:
         Raises:
             DataError: `text` holds characters that are not in the vocabulary.
         """
+        self.check_known(text)
+        return self.encode(text)
+
+    def check_known(self, text: str) -> None:
+        """Refuse characters that are not in the vocabulary.
+
+        Raises:
+            DataError: `text` holds some.
+        """
         unknown = self.unknown(text)
         if unknown:
             names = ", ".join(map(repr, dict.fromkeys(unknown)))
             raise DataError(f"the tokenizer does not know {names} (in {_short(text)})")
-        return self.encode(text)
 
     def unknown(self, text: str) -> list[str]:
-        """The pieces of `text` that `encode` turns to unk, in order."""
+        """The pieces of `text` that `encode` turns to unk, or cannot take, in order."""
         [text] = checked([text])
+        if self.eos_id is None:
+            return [
+                character for character in text if self._tokenizer.token_to_id(character) is None
+            ]
         if self.unk_id is None:
             return []
         encoding = self._tokenizer.encode(text)
@@ -177,7 +202,7 @@ class TextTokenizer:
         ]
 
     def decode(self, ids: Iterable[int], mode: Mode = "pad") -> str:
-        """The text of a block: before its first eos, with `concat` all of it, each eos visible.
+        """The text of a block: before its first eos, else all of it, each eos visible.
 
         Other special tokens stay visible. Where tokens are bytes, those that are no UTF-8 become �
         (see `is_invalid_utf8`).
@@ -192,7 +217,7 @@ class TextTokenizer:
         ids = self._text_of(ids, mode)
         if self._as_bytes is None:
             return len(ids) + (mode == "pad")
-        num_eos = 1 if mode == "pad" else ids.count(self.eos_id)
+        num_eos = 1 if mode == "pad" else sum(id == self.eos_id for id in ids)
         content = self._bytes_of(id for id in ids if id != self.eos_id)
         # The other bytes of a character in UTF-8 are 0b10xxxxxx.
         return num_eos + sum(byte & 0xC0 != 0x80 for byte in content)
@@ -238,9 +263,12 @@ class TextTokenizer:
 
         Control characters appear as pictures; so a tokenizer of characters takes one cell an id.
         """
-        glyphs = {self.size: MASK_GLYPH, self.pad_id: PAD_GLYPH, self.eos_id: EOS_GLYPH}
-        if self.unk_id is not None:
-            glyphs[self.unk_id] = UNK_GLYPH
+        glyphs: dict[int | None, str] = {
+            self.size: MASK_GLYPH,
+            self.pad_id: PAD_GLYPH,
+            self.eos_id: EOS_GLYPH,
+            self.unk_id: UNK_GLYPH,
+        }
         # Together, since a character's bytes may be spread over several tokens.
         runs = groupby(map(int, ids), key=glyphs.get)
         return "".join(
@@ -250,17 +278,18 @@ class TextTokenizer:
 
     def _text_of(self, ids: Iterable[int], mode: Mode) -> list[int]:
         ids = list(map(int, ids))
-        is_cut = mode == "pad" and self.eos_id in ids
-        return ids[: ids.index(self.eos_id)] if is_cut else ids
+        if mode != "pad" or self.eos_id is None or self.eos_id not in ids:
+            return ids
+        return ids[: ids.index(self.eos_id)]
 
     def _bytes_of(self, ids: Iterable[int]) -> bytes:
         """The bytes of tokens, of a special one those of its name."""
         tokens = (self._tokenizer.id_to_token(id) or "" for id in ids)
         return b"".join(map(self._as_bytes or str.encode, tokens))
 
-    def _id_of(self, token: str) -> int:
-        id: int | None = self._tokenizer.token_to_id(token)
-        if id is None:
+    def _id_of(self, token: str | None) -> int | None:
+        id: int | None = None if token is None else self._tokenizer.token_to_id(token)
+        if id is None and token is not None:
             raise DataError(f"tokenizer.json has no token {token!r}")
         return id
 

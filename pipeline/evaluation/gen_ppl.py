@@ -60,7 +60,7 @@ class _Window:
 
 
 def likelihood(
-    scorer: Scorer, samples: Samples, *, eos_id: int, batch_size: int, desc: str
+    scorer: Scorer, samples: Samples, *, eos_id: int | None, batch_size: int, desc: str
 ) -> Likelihood:
     """Score every sample by the protocol of `scorer`.
 

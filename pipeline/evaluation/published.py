@@ -53,7 +53,7 @@ def retokenized(scorer: Scorer, ids: Ints, vocabulary: TextTokenizer) -> list[li
     rows = []
     for row in ids.tolist():
         again: list[int] = []
-        for is_end, run in groupby(row, key=vocabulary.eos_id.__eq__):
+        for is_end, run in groupby(row, key=lambda id: id == vocabulary.eos_id):
             tokens = list(run)
             if is_end and scorer.tokenizer is None:
                 again += tokens
@@ -70,7 +70,7 @@ def retokenized(scorer: Scorer, ids: Ints, vocabulary: TextTokenizer) -> list[li
     return rows
 
 
-def counted(sequences: Sequence[Sequence[int]], eos_id: int) -> list[Floats]:
+def counted(sequences: Sequence[Sequence[int]], eos_id: int | None) -> list[Floats]:
     """1 for each token after the first that MDLM's code counts: all but ends after the first."""
     masks = []
     for tokens in sequences:

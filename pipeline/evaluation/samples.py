@@ -29,7 +29,7 @@ class Samples:
         ids: tokens [N, L].
         texts: the decoded text of each: up to its first eos, of running text all.
         nfe: network evaluations behind each [N].
-        mode: `pad`, each ends at its first eos; `concat`, each is a window of running text.
+        mode: `pad`, each ends at its first eos; else each is a window of running text.
     """
 
     num_steps: int | None
@@ -79,9 +79,9 @@ class Samples:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def num_tokens(self, eos_id: int) -> Ints:
+    def num_tokens(self, eos_id: int | None) -> Ints:
         """How many tokens of each, from its start, are its text, with the eos that ends it [N]."""
-        if self.mode == "concat":
+        if self.mode != "pad":
             return np.full(len(self), self.ids.shape[1])
         is_eos = self.ids == eos_id
         return np.where(is_eos.any(axis=1), is_eos.argmax(axis=1) + 1, self.ids.shape[1])
@@ -89,15 +89,16 @@ class Samples:
     def well_formed(self, vocabulary: TextTokenizer) -> Bools:
         """Which are one non-special token or more, eos, then only pad [N].
 
-        With `concat` which hold nothing but text, and eos anywhere.
+        Of running text which hold nothing but text, and eos anywhere.
         """
         v, is_text = vocabulary, _of_text(self.ids, vocabulary)
-        if self.mode == "concat":
+        if self.mode != "pad":
             return (is_text | (self.ids == v.eos_id)).all(axis=1)
         num_tokens = self.num_tokens(v.eos_id)[:, None]
         position = np.arange(self.ids.shape[1])
         text, end = position < num_tokens - 1, position == num_tokens - 1
-        allowed = np.where(text, is_text, self.ids == np.where(end, v.eos_id, v.pad_id))
+        is_end, is_pad = self.ids == v.eos_id, self.ids == v.pad_id
+        allowed = np.where(text, is_text, np.where(end, is_end, is_pad))
         return allowed.all(axis=1) & (num_tokens[:, 0] > 1)
 
 

@@ -97,7 +97,7 @@ def load_scorer(
     *,
     baseline: Path,
     tokenizer: str,
-    eos_id: int,
+    start_id: int,
     device: torch.device,
     precision: Precision,
     commit: str | None = None,
@@ -108,7 +108,7 @@ def load_scorer(
         name: `baseline`, `gpt2`, `gpt2-large`, or a folder that transformers can load.
         baseline: folder of the trained baseline.
         tokenizer: text of the samples' tokenizer.json, which must be the baseline's too.
-        eos_id: start token of the baseline.
+        start_id: start token of the baseline.
         precision: of matrix products.
         commit: of a model of the hub; the newest if None.
     Returns:
@@ -121,7 +121,7 @@ def load_scorer(
         _check_tokenizer(baseline, hashlib.sha256(tokenizer.encode()).hexdigest())
         sha256 = weights_sha256(baseline)
         model = load_causal(baseline, device, precision)
-        return Scorer(name, sha256, precision, model, eos_id, None)
+        return Scorer(name, sha256, precision, model, start_id, None)
     if name in HUB:
         folder = from_hub(name, HUB_FILES, key="score.scorer", instead=INSTEAD, revision=commit)
     else:

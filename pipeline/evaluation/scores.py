@@ -190,7 +190,7 @@ def score(
         settings.scorer,
         baseline=baseline,
         tokenizer=tokenizer.definition,
-        eos_id=tokenizer.eos_id,
+        start_id=tokenizer.start_id,
         device=device,
         precision=pick_precision(settings.precision, device, "score.precision"),
         commit=settings.scorer_revision,
@@ -199,7 +199,7 @@ def score(
     with memory_for("score.batch_size"):
         found = likelihood(scorer, samples, eos_id=eos_id, batch_size=batch_size, desc=desc)
         others: dict[str, Likelihood] = {}
-        if samples.mode == "concat":
+        if samples.mode != "pad":
             others = published(
                 scorer, samples, tokenizer, batch_size=batch_size, desc=f"{desc} as published"
             )

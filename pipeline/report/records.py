@@ -289,7 +289,7 @@ class Experiment:
 
         Of running text that of each sample by itself, as papers have it; names are too short.
         """
-        return "entropy_per_sample" if self.packed.mode == "concat" else "entropy"
+        return "entropy_per_sample" if self.packed.mode != "pad" else "entropy"
 
     @property
     def scorer(self) -> Scorer:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from pipeline.training.gradient import pieces_of
-from pipeline.training.schedule import Order, step_seed
+from pipeline.training.schedule import Order, Windows, step_seed
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
 
 Piece = tuple[Tensor, ...]
+Chosen = Order | Windows
 
 
 class Ahead:
@@ -37,7 +38,7 @@ class Ahead:
         self._thread = ThreadPoolExecutor(1) if device.type == "cuda" else None
         self._next: tuple[int, Future[list[Piece]]] | None = None
 
-    def take(self, step: int, blocks: npt.NDArray[Any], order: Order) -> list[Piece]:
+    def take(self, step: int, blocks: npt.NDArray[Any], order: Chosen) -> list[Piece]:
         """What the objective's loss takes in `step`, piece by piece, on the device."""
         if self._thread is None:
             return self._draw(step, blocks, order)
@@ -50,14 +51,14 @@ class Ahead:
             tuple(each.to(self._device, non_blocking=True) for each in piece) for piece in pieces
         ]
 
-    def _draw(self, step: int, blocks: npt.NDArray[Any], order: Order) -> list[Piece]:
+    def _draw(self, step: int, blocks: npt.NDArray[Any], order: Chosen) -> list[Piece]:
         # In the order drawn: a method may give neighbouring rows neighbouring times.
         indices = order.batch(step, self._batch_size)
         x0 = torch.from_numpy(blocks[indices].astype(np.int64))
         generator = torch.Generator().manual_seed(step_seed(self._seed, "step", step))
         return pieces_of(self._objective.draw(x0, generator), self._num_pieces)
 
-    def _pinned(self, step: int, blocks: npt.NDArray[Any], order: Order) -> list[Piece]:
+    def _pinned(self, step: int, blocks: npt.NDArray[Any], order: Chosen) -> list[Piece]:
         pieces = self._draw(step, blocks, order)
         located = (self._objective.located(*piece) for piece in pieces)
         return [tuple(each.pin_memory() for each in piece) for piece in located]

@@ -20,11 +20,11 @@ from pipeline.errors import Interrupted, PipelineError
 from pipeline.files import whole
 from pipeline.kernels.precision import Precision, same_bytes
 from pipeline.progress import progress
-from pipeline.training.ahead import Ahead
+from pipeline.training.ahead import Ahead, Chosen
 from pipeline.training.ema import Ema
 from pipeline.training.gradient import accumulate_gradient, gradient_norm
 from pipeline.training.interrupts import stop_requested
-from pipeline.training.schedule import Order, learning_rate, step_seed
+from pipeline.training.schedule import Order, Windows, learning_rate, step_seed
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
@@ -122,7 +122,7 @@ class Trainer:
             seed=settings.seed,
         )
 
-    def train_step(self, blocks: npt.NDArray[Any], order: Order) -> None:
+    def train_step(self, blocks: npt.NDArray[Any], order: Chosen) -> None:
         """One optimiser step."""
         settings = self.settings
         torch.manual_seed(step_seed(settings.seed, "step", self.step))
@@ -231,6 +231,7 @@ def fit(
     device: torch.device,
     state: "TrainingState",
     desc: str,
+    overlap: bool = False,
 ) -> Fitted:
     """Train on blocks [N, L] from where `state` stands; the module ends with the averages.
 
@@ -242,6 +243,8 @@ def fit(
         device: where.
         state: checkpoints are written here every `checkpoint_every` steps and at the end.
         desc: the name shown with progress.
+        overlap: whether blocks are windows that overlap: each step then draws some at random, and
+            else every block comes once an epoch.
     Returns:
         what was logged.
     Raises:
@@ -257,7 +260,7 @@ def fit(
         del saved
     elif watch.from_start:
         trainer.look(watch)
-    order = Order(len(blocks), settings.seed)
+    order = (Windows if overlap else Order)(len(blocks), settings.seed)
     started = time.monotonic() - trainer.fitted.seconds
     bar = progress(total=settings.num_steps, done=trainer.step, desc=desc, unit="step")
     with stop_requested() as stopping, bar:

@@ -138,6 +138,7 @@ def train(
         device=device,
         state=state,
         desc="train",
+        overlap=packed.overlaps,
     )
     free_gradient_memory()
     return model, fitted

@@ -17,6 +17,19 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, num_steps: int) 
     return peak * (num_steps - step) / max(num_steps - warmup_steps, 1)
 
 
+class Windows:
+    """Blocks at random, as often as it comes: for those that overlap, one a place of a text."""
+
+    def __init__(self, num_blocks: int, seed: int) -> None:
+        self._num_blocks = num_blocks
+        self._seed = seed
+
+    def batch(self, step: int, batch_size: int) -> npt.NDArray[np.int64]:
+        """Indices [batch_size] of a step's blocks."""
+        generator = np.random.default_rng(step_seed(self._seed, "windows", step))
+        return generator.integers(self._num_blocks, size=batch_size)
+
+
 class Order:
     """The order of the data: every block once an epoch, shuffled anew each epoch."""
 

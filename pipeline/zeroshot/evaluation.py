@@ -17,7 +17,7 @@ from pipeline.zeroshot.comparable import Set, compare
 from pipeline.zeroshot.last_word import last_words
 from pipeline.zeroshot.protocols import PROTOCOLS
 from pipeline.zeroshot.scoring import Draws, counted, counts, draw_bound, figures
-from pipeline.zeroshot.texts import Texts, check_tokenizer, encoded
+from pipeline.zeroshot.texts import Texts, check_tokenizer, encoded, eos_of
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def pack(
         ParamsError: a block of this length holds nothing.
     """
     check_tokenizer(tokenizer, protocol)
-    rules = PROTOCOLS[protocol]
+    rules, eos_id = PROTOCOLS[protocol], eos_of(tokenizer)
     documents = encoded(texts, tokenizer)
     try:
-        every = cut(documents, rules, length=length, eos_id=tokenizer.eos_id, workers=workers)
+        every = cut(documents, rules, length=length, eos_id=eos_id, workers=workers)
     except ValueError as error:
         raise ParamsError(f"protocol {protocol}: {error}") from None
     if not len(every):
@@ -129,7 +129,7 @@ def score(scored: Scored, packed: Packed, texts: Texts, draws: Draws) -> dict[st
     if protocol.keeps_all and len(blocks) == blocks.num_of and texts.num_words:
         result["nats_per_word"] = nats.mean(0).sum().item() / texts.num_words
     if scored.against is not None:
-        exact = block_nats(scored.against, blocks, protocol, scored.tokenizer.eos_id)
+        exact = block_nats(scored.against, blocks, protocol, eos_of(scored.tokenizer))
         theirs = counts(blocks, after_a_start(protocol), lengths)
         result["against"] = compared(nats, count, exact, theirs, scored.against)
     if packed.facts["detokenizer"] == "lambada":

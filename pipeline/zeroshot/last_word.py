@@ -20,6 +20,7 @@ from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
 from pipeline.progress import progress
 from pipeline.zeroshot.against import Against
+from pipeline.zeroshot.texts import eos_of
 
 LAST_WORD = re.compile(r"\s\S+\s*\Z")
 Ask = Callable[[Tensor, Tensor], Tensor]
@@ -40,8 +41,9 @@ def questions(
     cuts = [(row, found.start()) for row in chosen if (found := LAST_WORD.search(row))]
     contexts = tokenizer.encode_batch([row[:cut] for row, cut in cuts])
     words = tokenizer.encode_batch([row[cut:] for row, cut in cuts])
+    start = eos_of(tokenizer)
     return [
-        ([tokenizer.eos_id, *context, *word][-length:], len(word))
+        ([start, *context, *word][-length:], len(word))
         for context, word in zip(contexts, words, strict=True)
         if len(word) < length
     ]

@@ -76,6 +76,20 @@ def encoded(texts: Texts, tokenizer: TextTokenizer) -> list[Ints]:
     return documents
 
 
+def eos_of(tokenizer: TextTokenizer) -> int:
+    """What closes a row.
+
+    Raises:
+        DataError: nothing does.
+    """
+    if tokenizer.eos_id is None:
+        raise DataError(
+            "the tokenizer has no end of text (pack.mode stream), and every protocol counts some: "
+            "its figure is the pipeline's own, of the test split"
+        )
+    return tokenizer.eos_id
+
+
 def check_tokenizer(tokenizer: TextTokenizer, protocol: str) -> None:
     """Refuse another tokenizer than GPT-2's under a protocol of its tokens.
 

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 def tiny(vocab_size=5, length=4, mode="pad", sharp=True):
     model = new_baseline(
-        SIZES, vocab_size=vocab_size, length=length, eos_id=EOS, mode=mode, seed=0, device=CPU
+        SIZES, vocab_size=vocab_size, length=length, start_id=EOS, mode=mode, seed=0, device=CPU
     )
     if sharp:  # fresh weights predict almost evenly, so that mistakes would hardly show
         for parameter in model.parameters():

@@ -119,7 +119,18 @@ def test_every_mistake_is_named_at_once(tmp_path):
             "tokenizer: ids of sentencepiece must be less than vocab_size, 16384 (got 16384)",
         ),
         ({"tokenizer.char": {"size": 3}}, "tokenizer.char.size: Extra inputs are not permitted"),
-        ({"pack.mode": "cut"}, "pack.mode: Input should be 'pad' or 'concat' (got 'cut')"),
+        (
+            {"pack.mode": "cut"},
+            "pack.mode: Input should be 'pad', 'concat' or 'stream' (got 'cut')",
+        ),
+        (
+            {"pack.mode": "stream", "tokenizer.kind": "gpt2"},
+            "pack.mode stream is of characters: tokenizer.kind must be char (got gpt2)",
+        ),
+        (
+            {"pack.mode": "stream", "data.files.test": None, "data.holdout": 0.5},
+            "data.holdout must be below 0.5 with pack.mode stream",
+        ),
         ({"diffusion.geometric.sigma_max": 100.0}, "diffusion.geometric.sigma_max"),
         ({"sample.predictor": "ancestral"}, "sample.predictor: "),
         ({"sample.temperature": 0.0}, "sample.temperature: "),

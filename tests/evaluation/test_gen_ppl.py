@@ -166,7 +166,7 @@ def text_scorer(folder):
         str(folder),
         baseline=folder,
         tokenizer=OTHER,
-        eos_id=9,
+        start_id=9,
         device=torch.device("cpu"),
         precision="float32",
     )

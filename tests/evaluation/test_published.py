@@ -87,7 +87,7 @@ def test_batch_size_changes_nothing_but_rounding(monkeypatch, batch_size):
 def test_a_scorer_that_reads_text_has_no_ids_of_theirs(tmp_path):
     tiny = save_tiny_lm(tmp_path / "tiny-lm")
     scorer = load_scorer(
-        str(tiny.path), baseline=tmp_path, tokenizer=LETTERS.definition, eos_id=EOS,
+        str(tiny.path), baseline=tmp_path, tokenizer=LETTERS.definition, start_id=EOS,
         device=torch.device("cpu"), precision="float32",
     )  # fmt: skip
     scored = found(scorer)

@@ -41,7 +41,7 @@ def scored(folder, tokenizer, samples):
         str(folder),
         baseline=folder,
         tokenizer=tokenizer.definition,
-        eos_id=tokenizer.eos_id,
+        start_id=tokenizer.eos_id,
         device=CPU,
         precision="float32",
     )

@@ -31,7 +31,7 @@ def load(name, folder, tokenizer=OTHER, eos_id=1, precision="float32"):
         name,
         baseline=folder,
         tokenizer=tokenizer,
-        eos_id=eos_id,
+        start_id=eos_id,
         device=torch.device("cpu"),
         precision=precision,
     )

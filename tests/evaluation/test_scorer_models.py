@@ -20,7 +20,7 @@ def load(folder, precision="float32"):
         str(folder),
         baseline=folder,
         tokenizer=train_char_tokenizer(["another"]).definition,
-        eos_id=9,
+        start_id=9,
         device=CPU,
         precision=precision,
     )

@@ -1,0 +1,103 @@
+"""One text without ends as windows: training on any of them, evaluation on neighbouring ones."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.data.packed import EVAL, Meta
+from pipeline.data.packing import Packer, num_cores
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.errors import DataError
+from pipeline.files import whole
+
+
+def pack_stream(
+    folder: Path,
+    texts: Mapping[str, Iterable[str]],
+    tokenizer: TextTokenizer,
+    *,
+    length: int,
+    holdout: float,
+    num_workers: int | None = None,
+) -> Meta:
+    """Write one text a split to `folder` as tokens, with nothing between or around blocks.
+
+    Training draws any window of `length` neighbouring tokens of its split. The others are cut into
+    blocks one after another; the tail that fills none is dropped.
+
+    Args:
+        texts: pieces of the texts of "train" and "test"; "train" alone is cut by position, as text8
+            is: its last `holdout` are "test", and as many before these "eval", which training looks
+            at meanwhile.
+        num_workers: threads that encode, one a core unless given; the bytes do not depend on it.
+    Returns:
+        What meta.json holds.
+    Raises:
+        DataError: a text holds a character that the tokenizer does not know, or a split fills no
+            block. Nothing is written then.
+    """
+    packer = Packer(tokenizer, "stream", length)
+    with ExitStack() as files:
+        # Left last, so that meta.json appears when the blocks are there.
+        partial_meta = files.enter_context(whole(folder / "meta.json"))
+        splits = ["train", "test"] if "test" in texts else ["train", EVAL, "test"]
+        paths = {split: files.enter_context(whole(folder / f"{split}.bin")) for split in splits}
+        sizes = {}
+        for split, pieces in texts.items():
+            with paths[split].open("wb") as file:
+                seen = packer.write(file, split, pieces, num_workers or num_cores())
+            sizes[split] = seen.num_tokens
+        if EVAL in splits:
+            sizes = _hold_out(paths, sizes["train"], holdout, packer.dtype.itemsize)
+        for split in splits:
+            _check_size(split, sizes[split], length)
+            with paths[split].open("rb+") as file:
+                kept = sizes[split] if split == "train" else sizes[split] // length * length
+                file.truncate(kept * packer.dtype.itemsize)
+        meta = _described(tokenizer, packer.dtype.name, sizes, length)
+        partial_meta.write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+        # An earlier meta.json must not describe the new blocks for a moment.
+        (folder / "meta.json").unlink(missing_ok=True)
+    return meta
+
+
+def _hold_out(paths: Mapping[str, Path], num: int, share: float, item: int) -> dict[str, int]:
+    """Copy the ends of the train file, of `num` tokens of `item` bytes; tokens of each split."""
+    each = round(share * num)
+    sizes = {"train": num - 2 * each, EVAL: each, "test": each}
+    for split, first in (EVAL, num - 2 * each), ("test", num - each):
+        with paths["train"].open("rb") as file, paths[split].open("wb") as copy:
+            file.seek(first * item)
+            shutil.copyfileobj(file, copy)
+    return sizes
+
+
+def _check_size(split: str, size: int, length: int) -> None:
+    if size < length:
+        raise DataError(
+            f"the {split} split has {size:,} characters, which do not fill one block: lower "
+            f"pack.length (got {length})"
+        )
+
+
+def _described(tokenizer: TextTokenizer, dtype: str, sizes: Mapping[str, int], length: int) -> Meta:
+    evaluated = {split: size for split, size in sizes.items() if split != "train"}
+    return Meta(
+        dtype=dtype,
+        length=length,
+        mode="stream",
+        vocab_size=tokenizer.size,
+        pad_id=None,
+        eos_id=None,
+        unk_id=None,
+        num_blocks={"train": sizes["train"] - length + 1}
+        | {split: size // length for split, size in evaluated.items()},
+        num_dropped={"train": 0} | {split: size % length for split, size in evaluated.items()},
+        text_lengths=None,
+        num_unknown=dict.fromkeys(sizes, 0),
+        unknown={split: {} for split in sizes},
+        tokenizer_sha256=tokenizer.sha256,
+    )

@@ -1,0 +1,106 @@
+"""One text without ends through every stage from packing to scores, by either method."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_project import TINY, write_params
+
+from pipeline.baseline.gpt2 import block_nats, load_baseline
+from pipeline.data.packed import Packed
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.device import pick_device
+from pipeline.errors import Interrupted
+from pipeline.files import read_jsonl, read_object
+from pipeline.training import loop
+from stages import baseline, evaluate, pack, real_text, sample, score, tokenizer, train
+
+DATA, TOKENIZER, PACKED, CHECKPOINT, BASELINE = (
+    Path("artifacts", name) for name in ("data", "tokenizer", "packed", "checkpoint", "baseline")
+)
+CHANGES = {
+    "data.files.train": "text.txt",
+    "data.files.test": None,
+    "pack.mode": "stream",
+    "train.num_steps": 12,
+    "train.warmup_steps": 2,
+    "train.sample_every": 6,
+    "train.eval_every": 6,
+    "baseline.num_tokens": 512,
+}
+
+
+@pytest.fixture
+def stream(tiny):
+    """A text of 27 characters in one line, not yet packed."""
+    DATA.mkdir()
+    letters = list(" abcdefghijklmnopqrstuvwxyz")
+    text = "".join(np.random.default_rng(0).choice(letters, 8000))
+    (DATA / "text.txt").write_text(text)
+    return tiny
+
+
+def run(folder, changes):
+    write_params(folder, TINY | CHANGES | changes)
+    tokenizer.main(DATA, TOKENIZER)
+    pack.main(DATA, TOKENIZER, PACKED)
+    train.main(PACKED, TOKENIZER, CHECKPOINT, *map(Path, ("s.jsonl", "t.json", "t.csv")))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {},
+        {"diffusion.absorb.parameterization": "raw"},
+        {"diffusion.graph": "uniform"},
+        {"method": "embedding"},
+    ],
+    ids=["conditional", "raw", "uniform", "embedding"],
+)
+def test_every_character_counts_and_no_state_is_idle(stream, method):
+    run(stream, method)
+    baseline.main(PACKED, TOKENIZER, BASELINE, Path("b.json"), Path("b.csv"))
+    evaluate.main(CHECKPOINT, BASELINE, PACKED, Path("likelihood.json"))
+    sample.main(3, CHECKPOINT, TOKENIZER, Path("samples"))
+    score.main(Path("samples/3.jsonl"), DATA, TOKENIZER, BASELINE, Path("3.json"))
+    real_text.main(DATA, TOKENIZER, PACKED, BASELINE, Path("real_text.json"))
+
+    packed, values = Packed.open(PACKED), read_object(Path("likelihood.json"))
+    assert read_object(CHECKPOINT / "config.json")["vocab_size"] == 27
+    # 5 % of the text, 400 characters: 25 blocks, and nothing but characters in them.
+    assert values["num_texts"] == 25
+    assert values["num_tokens"] == values["num_chars"] == values["num_bytes"] == 400
+    terms = sum(values["terms"].values())
+    assert values["bound_bits_per_char"] == pytest.approx(terms / 16 / math.log(2))
+    nats, _ = block_nats(load_baseline(BASELINE, pick_device("cpu")), packed.test, batch_size=64)
+    assert values["baseline_bits_per_char"] == pytest.approx(nats.mean() / 16 / math.log(2))
+
+    text = TextTokenizer.load(TOKENIZER)
+    for row in read_jsonl(Path("samples/3.jsonl")):
+        assert row["text"] == "".join(text.decode_all([id]) for id in row["ids"])
+        assert len(row["text"]) == 16
+    for name in ("3.json", "real_text.json"):
+        found = read_object(Path(name))
+        assert (found["well_formed"], found["num_tokens"], found["novelty"]) == (1, 256, None)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(stream, monkeypatch):
+    run(stream, {})
+    whole = (CHECKPOINT / "model.safetensors").read_bytes(), Path("t.csv").read_bytes()
+
+    step, done = loop.Trainer.train_step, []
+
+    def stopping(self, blocks, order):
+        if self.step == 10 and len(done) == 10:
+            raise Interrupted("killed")
+        done.append(self.step)
+        step(self, blocks, order)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Trainer, "train_step", stopping)
+        with pytest.raises(SystemExit):
+            run(stream, {})
+        run(stream, {})
+    assert done == [*range(10), *range(8, 12)]
+    assert ((CHECKPOINT / "model.safetensors").read_bytes(), Path("t.csv").read_bytes()) == whole
