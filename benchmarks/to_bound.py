@@ -47,8 +47,8 @@ def names() -> tuple[Packed, TextTokenizer]:
     with tempfile.TemporaryDirectory() as name:
         pack(Path(name), documents, tokenizer, mode="pad", length=16)
         packed = Packed.open(Path(name))
-        held = {name: np.array(getattr(packed, name)) for name in ("train", "test")}
-        return replace(packed, **held), tokenizer
+        train, test = np.array(packed.train), np.array(packed.test)
+        return replace(packed, train=train, test=test, eval=test), tokenizer
 
 
 def held_out_bound(trained: SEDD) -> Rate:

@@ -28,6 +28,13 @@ OUT_OF_MEMORY = (
     "CUDA driver error: out of memory",  # Triton
 )
 """What running out of memory says where torch has no kind of its own for it."""
+HELD = 20
+"""Bytes a parameter: weights, averages, two moments and gradients, each in float32."""
+KEPT, KEPT_WITH_SIGMA = 40, 56
+"""Bytes x width that a token leaves in a block for the backward pass, in bfloat16; the second of a
+network that is told the noise, with what shifts, scales and gates."""
+TILE = 2**29
+"""Bytes of the head's tile of outputs."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -183,3 +190,18 @@ def is_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         words in str(error) for words in OUT_OF_MEMORY
     )
+
+
+def training_bytes(
+    *, num_params: int, width: int, num_blocks: int, num_tokens: int, with_sigma: bool
+) -> int:
+    """Bytes that training takes on a GPU at the most, calculated; docs/gpu.md: what was measured.
+
+    In bfloat16, without activation checkpointing.
+
+    Args:
+        num_tokens: of the batch's piece that is computed at once, its blocks times their length.
+        with_sigma: whether the network is told the noise, as that of a raw score is.
+    """
+    kept = KEPT_WITH_SIGMA if with_sigma else KEPT
+    return HELD * num_params + kept * width * num_blocks * num_tokens + TILE

@@ -21,6 +21,8 @@ from reference_files import (
 from tiny_clone import ALL, make_clone, ran, run, runs
 from tiny_project import PROJECT, TINY, changed, readme_blocks, shipped_params
 
+from pipeline.config.edits import edit_yaml
+
 pytestmark = pytest.mark.slow
 
 SCREEN = 160
@@ -267,6 +269,37 @@ def test_web_text_goes_through_the_pipeline(web_text):
     }  # fmt: skip
     meta = json.loads((web_text / "artifacts" / "packed" / "meta.json").read_text())
     assert 1000 < meta["vocab_size"] <= 16384
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_recipe_of_openwebtext_goes_through_the_pipeline(web_text):
+    """`sedd preset owt-small`, then all that takes a GPU made small."""
+    source = yaml.safe_load((web_text / "params.yaml").read_text())["data"]
+    run(web_text, "git", "checkout", "params.yaml")
+    own = {f"data.{key}": source[key] for key in ("repo", "revision")}
+    edit_yaml(web_text / "params.yaml", own)
+    output = run(web_text, "sedd", "preset", "owt-small")
+    assert "next: `sedd pin` writes which gpt2-large is the scorer" in output
+    given = {f"data.files.{split}": f"{split}.parquet" for split in ("train", "test")}
+    small = {key: TINY[key] for key in TINY if not key.startswith("report")}
+    edit_yaml(
+        web_text / "params.yaml",
+        small | WINDOWS | given | {"score.scorer": "baseline", "sweep": [2], "steps": 4},
+    )
+    values = yaml.safe_load((web_text / "params.yaml").read_text())
+    assert (values["tokenizer"]["kind"], values["pack"]["mode"]) == ("gpt2", "concat")
+    assert values["diffusion"]["absorb"]["parameterization"] == "raw"
+    assert {"train", "evaluate", "sample", "sweep_score@2", "track"} <= ran(
+        run(web_text, "dvc", "repro")
+    )
+    results = json.loads((web_text / "reports" / "results.json").read_text())
+    assert set(results["by_steps"]) == {"2", "4"}
+    assert results["likelihood"]["terms"]["reconstruction"] > 0
+    assert "0 values changed" not in run(web_text, "sedd", "preset", "names")
+    before = run(web_text, "git", "show", "HEAD:params.yaml")
+    now = yaml.safe_load((web_text / "params.yaml").read_text())
+    assert now["train"]["num_steps"] == shipped_params()["train"]["num_steps"]
+    assert before.count("#") == (web_text / "params.yaml").read_text().count("#")
 
 
 @pytest.mark.filterwarnings("default")

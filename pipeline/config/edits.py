@@ -14,10 +14,13 @@ from pipeline.errors import PipelineError
 from pipeline.files import whole
 
 Scalar = str | int | float | bool | None
+Value = Scalar | list[int] | list[float]
 
 
-def edit_yaml(path: Path, values: Mapping[str, Scalar]) -> None:
+def edit_yaml(path: Path, values: Mapping[str, Value]) -> None:
     """Replace values in the file at `path`, by dotted key; the file changes whole or not at all.
+
+    A list takes the place of one, in brackets.
 
     Raises:
         PipelineError: the file is missing or no YAML, a key is not there, or its value cannot be
@@ -36,7 +39,7 @@ def edit_yaml(path: Path, values: Mapping[str, Scalar]) -> None:
         shutil.copymode(path, partial)
 
 
-def edited(text: str, values: Mapping[str, Scalar]) -> str:
+def edited(text: str, values: Mapping[str, Value]) -> str:
     """The YAML `text` with values replaced, by dotted key.
 
     Raises:
@@ -48,8 +51,8 @@ def edited(text: str, values: Mapping[str, Scalar]) -> str:
     root, expected = compose(text), parse(text)
     places = {}
     for key, value in values.items():
-        node = _node(root, key)
-        places[node.start_mark.index, node.end_mark.index] = _written(value)
+        node = _node(root, key, isinstance(value, list))
+        places[_place(text, node)] = _written(value)
         *sections, leaf = key.split(".")
         section = expected
         for name in sections:
@@ -67,23 +70,36 @@ def edited(text: str, values: Mapping[str, Scalar]) -> str:
     return order + new
 
 
-def _node(root: yaml.Node | None, key: str) -> yaml.ScalarNode:
-    """The scalar at a dotted key."""
+def _node(root: yaml.Node | None, key: str, is_list: bool) -> yaml.Node:
+    """The scalar, or the list, at a dotted key."""
     node = root
     for name in key.split("."):
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
         node = next((value for at, value in pairs if at.value == name), None)
         if node is None:
             raise PipelineError(f"{key} is not there, and its value cannot be replaced")
-    if not isinstance(node, yaml.ScalarNode):
+    if not isinstance(node, yaml.SequenceNode if is_list else yaml.ScalarNode):
+        if is_list:
+            raise PipelineError(f"{key} holds no list, and cannot become one where it stands")
         raise PipelineError(f"{key} holds several values; name one of them")
     return node
 
 
+def _place(text: str, node: yaml.Node) -> tuple[int, int]:
+    """Where a value begins and ends; of a list over several lines, as DVC's -S writes one, all of
+    them, from behind the colon on."""
+    start, end = node.start_mark.index, node.end_mark.index
+    if isinstance(node, yaml.SequenceNode) and not node.flow_style:
+        start, end = text.rindex(":", 0, start) + 1, node.value[-1].end_mark.index
+        if "#" in text[start:end]:
+            raise PipelineError(f"line {node.start_mark.line + 1}: a comment within a list is lost")
+    return start, end
+
+
 def _replaced(text: str, start: int, end: int, written: str) -> str:
     """`text` with `written` from `start` to `end`; a comment behind keeps its column if it can."""
-    # An empty value stands right after its colon.
-    written = f" {written}" if start == end else written
+    # An empty value stands right after its colon, and so does a list over several lines.
+    written = f" {written}" if text[start - 1 : start] == ":" else written
     after = text[end:]
     if comment := re.match(" +(?=#)", after):
         room = comment.end() + (end - start) - len(written)
@@ -91,7 +107,7 @@ def _replaced(text: str, start: int, end: int, written: str) -> str:
     return text[:start] + written + after
 
 
-def _written(value: Scalar) -> str:
+def _written(value: Value) -> str:
     """`value` as one line of YAML that stands anywhere, between brackets too."""
     written = yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=True)
     # 1e5 is text to PyYAML's writer.

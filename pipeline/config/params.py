@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from reprlib import Repr
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -244,7 +244,7 @@ class Train(Optimizing):
 class Baseline(Transformer, Optimizing):
     """The autoregressive GPT-2 beside it."""
 
-    num_tokens: Count
+    num_tokens: Annotated[int, Field(ge=1, lt=2**53)]
 
 
 class Evaluate(Section):
@@ -405,10 +405,19 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     for old, new in RENAMED.items():
         if isinstance(values, dict) and old in values:
             raise ParamsError(f"{path}: {old}: this section is called {new} now: rename it")
+    return params_of(values, str(path))
+
+
+def params_of(values: Any, where: str) -> Params:
+    """The values of a params.yaml, checked.
+
+    Raises:
+        ParamsError: some are wrong; every mistake is listed with `where`, its key and the value.
+    """
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise ParamsError(*(f"{path}: {line}" for line in mistakes(error))) from None
+        raise ParamsError(*(f"{where}: {line}" for line in mistakes(error))) from None
 
 
 def mistakes(error: ValidationError) -> list[str]:

@@ -180,5 +180,19 @@ def test_a_list_that_dvc_fills_and_empties_leaves_a_file_that_is_read(tmp_path):
     assert comments(path.read_text()) == comments(SHIPPED)
 
 
+def test_a_list_that_dvc_filled_is_replaced_in_brackets(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(SHIPPED)
+    apply_overrides(path, ["sweep=[3,2]", "temperatures=[0.5]"])
+    assert "sweep:\n- 3" in path.read_text()
+    edit_yaml(path, {"sweep": [1, 4, 16, 64], "temperatures": []})
+    assert "\nsweep: [1, 4, 16, 64]\ntemperatures: []\nmethod: sedd  " in path.read_text()
+    assert parse(path.read_text()) == shipped_params()
+    with pytest.raises(PipelineError, match="steps holds no list"):
+        edit_yaml(path, {"steps": [1]})
+    with pytest.raises(PipelineError, match="sweep holds several values"):
+        edit_yaml(path, {"sweep": 1})
+
+
 def comments(text):
     return [line for line in text.splitlines() if line.lstrip().startswith("#")]
