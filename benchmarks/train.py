@@ -31,6 +31,7 @@ COMMON: dict[str, Any] = {
     "accumulate": 1,
     "lr": 3e-4,
     "warmup_steps": 100,
+    "decay": "linear",
     "weight_decay": 0.01,
     "beta1": 0.9,
     "beta2": 0.99,
@@ -98,6 +99,7 @@ class PlainTrainer:
                 peak=self.settings.lr,
                 warmup_steps=self.settings.warmup_steps,
                 num_steps=self.settings.num_steps,
+                decay=self.settings.decay,
             )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             loss = self.loss(x0, self.generator)

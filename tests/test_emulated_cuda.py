@@ -68,6 +68,7 @@ SETTINGS = Settings(
     accumulate=1,
     lr=0.01,
     warmup_steps=5,
+    decay="linear",
     weight_decay=0.01,
     beta1=0.9,
     beta2=0.99,

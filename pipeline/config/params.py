@@ -184,6 +184,7 @@ class Optimizing(Section):
     accumulate: Count
     lr: Positive
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)]
+    decay: Literal["linear", "none"]
     weight_decay: Annotated[Real, Field(ge=0)]
     beta1: Fraction
     beta2: Fraction

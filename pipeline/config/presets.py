@@ -14,7 +14,6 @@ from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import ParamsError, PipelineError
 
 PRESETS = Path(__file__).with_name("presets.yaml")
-SHIPPED = "names"
 OWN = ("data.repo", "data.revision")
 """Keys that a recipe sets only if it says so itself: where a data set lies."""
 
@@ -26,14 +25,14 @@ class Preset(Section):
         about: what is trained on what.
         source: which paper, table or file of code has which values.
         vocab_size: tokens that its tokenizer has, of characters those of its text.
-        like: the recipe whose values hold where this one has none.
+        like: the recipe whose values hold where this one has none; None where it has all.
         values: those of this one, as in params.yaml.
     """
 
     about: Text
     source: Text
     vocab_size: Count
-    like: Text = SHIPPED
+    like: Text | None
     values: dict[str, Any]
 
 
@@ -62,7 +61,7 @@ def values_of(name: str) -> dict[str, Value]:
     """
     found = preset(name)
     own = dict(leaves(found.values))
-    if name == SHIPPED:
+    if found.like is None:
         return own
     return {key: value for key, value in values_of(found.like).items() if key not in OWN} | own
 

@@ -24,7 +24,7 @@ from pipeline.training.ahead import Ahead, Chosen
 from pipeline.training.ema import Ema
 from pipeline.training.gradient import accumulate_gradient, gradient_norm
 from pipeline.training.interrupts import stop_requested
-from pipeline.training.schedule import Order, Windows, learning_rate, step_seed
+from pipeline.training.schedule import Decay, Order, Windows, learning_rate, step_seed
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
@@ -42,6 +42,7 @@ class Settings:
     accumulate: int
     lr: float
     warmup_steps: int
+    decay: Decay
     weight_decay: float
     beta1: float
     beta2: float
@@ -150,6 +151,7 @@ class Trainer:
             peak=settings.lr,
             warmup_steps=settings.warmup_steps,
             num_steps=settings.num_steps,
+            decay=settings.decay,
         )
 
     def look(self, watch: Watch) -> float | None:

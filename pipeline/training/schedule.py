@@ -1,7 +1,11 @@
 """What each step uses: its seed, its blocks and its learning rate, from the step's number alone."""
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
+
+Decay = Literal["linear", "none"]
 
 
 def step_seed(seed: int, purpose: str, number: int) -> int:
@@ -10,10 +14,14 @@ def step_seed(seed: int, purpose: str, number: int) -> int:
     return int(words[0]) << 31 | int(words[1]) >> 1
 
 
-def learning_rate(step: int, *, peak: float, warmup_steps: int, num_steps: int) -> float:
-    """Linear from 0 over the warm-up, then linear to 0 at the end; step counts from 0."""
+def learning_rate(
+    step: int, *, peak: float, warmup_steps: int, num_steps: int, decay: Decay
+) -> float:
+    """Linear from 0 over the warm-up, then linear to 0 at the end, or none; step counts from 0."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
+    if decay == "none":
+        return peak
     return peak * (num_steps - step) / max(num_steps - warmup_steps, 1)
 
 

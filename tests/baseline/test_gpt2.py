@@ -133,6 +133,7 @@ def test_training_reaches_the_entropy_of_the_data():
         accumulate=2,
         lr=0.01,
         warmup_steps=5,
+        decay="linear",
         weight_decay=0.0,
         beta1=0.9,
         beta2=0.99,

@@ -32,7 +32,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(sedd, params):
 
 
 def test_there_and_back_with_comments(sedd, params):
-    assert "43 values changed" in sedd("preset", "text8").stdout
+    assert "45 values changed" in sedd("preset", "text8").stdout
     text8 = params.read_text()
     assert text8 == edited(SHIPPED, changes(SHIPPED, "text8"))
     assert "0 values changed" in sedd("preset", "text8").stdout

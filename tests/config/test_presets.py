@@ -66,6 +66,7 @@ def test_published_sizes(name, blocks, width, length, batch, steps):
         steps,
     )
     train, diffusion = params.train, params.diffusion
+    assert (train.warmup_steps, train.decay, params.baseline.decay) == (2500, "none", "none")
     assert (train.lr, train.beta1, train.beta2, train.ema, train.clip, train.weight_decay) == (
         *(3e-4, 0.9, 0.999, 0.9999, 1.0),
         0.0,

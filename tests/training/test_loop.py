@@ -21,6 +21,7 @@ SETTINGS = Settings(
     accumulate=1,
     lr=0.05,
     warmup_steps=5,
+    decay="linear",
     weight_decay=0.01,
     beta1=0.9,
     beta2=0.99,
@@ -170,12 +171,16 @@ def test_a_batch_larger_than_the_data_repeats_it():
 
 
 def test_learning_rate_warms_up_and_decays_to_zero():
-    rates = [learning_rate(step, peak=0.05, warmup_steps=5, num_steps=30) for step in range(31)]
+    given = {"peak": 0.05, "warmup_steps": 5, "num_steps": 30}
+    rates = [learning_rate(step, decay="linear", **given) for step in range(31)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[5] == pytest.approx(0.05)
     assert max(rates) == pytest.approx(0.05)
     assert rates[30] == 0
     assert np.all(np.diff(rates[5:]) < 0)
+    stays = [learning_rate(step, decay="none", **given) for step in range(31)]
+    assert stays[:5] == rates[:5]
+    assert stays[5:] == [0.05] * 26
 
 
 def test_step_seeds_differ_by_seed_purpose_and_number():
