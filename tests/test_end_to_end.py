@@ -284,7 +284,11 @@ def test_the_recipe_of_openwebtext_goes_through_the_pipeline(web_text):
     small = {key: TINY[key] for key in TINY if not key.startswith("report")}
     edit_yaml(
         web_text / "params.yaml",
-        small | WINDOWS | given | {"score.scorer": "baseline", "sweep": [2], "steps": 4},
+        small
+        | WINDOWS
+        | given
+        | {"train.accumulate": 1, "baseline.accumulate": 1}
+        | {"score.scorer": "baseline", "sweep": [2], "steps": 4},
     )
     values = yaml.safe_load((web_text / "params.yaml").read_text())
     assert (values["tokenizer"]["kind"], values["pack"]["mode"]) == ("gpt2", "concat")
