@@ -2,11 +2,15 @@
 
 import re
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 
+from pipeline.errors import PipelineError
 from pipeline.files import sha256
 
 LOCK = Path(__file__).parents[1] / "requirements.lock"
+# Extra -> the module that it brings, imported only where it is asked for.
+MODULES = {"mauve": "mauve", "lm-eval": "lm_eval"}
 
 
 def lock_sha256(lock: Path = LOCK) -> str | None:
@@ -36,3 +40,16 @@ def versions_in(lock: Path) -> dict[str, set[str]]:
 def normalized(name: str) -> str:
     """A package's name as registries compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def check_extra(extra: str, asked: str) -> None:
+    """Check that the packages of an extra are here, for what `asked` for them.
+
+    Raises:
+        PipelineError: they are not.
+    """
+    if find_spec(MODULES[extra]) is None:
+        raise PipelineError(
+            f"{asked}: the package {MODULES[extra]} is not installed, which is an extra: "
+            f"`python install.py {extra}` in the project's folder installs it"
+        )

@@ -7,6 +7,7 @@ import typer
 
 from pipeline.config.identity import method_in_use, swept
 from pipeline.config.params import load_params
+from pipeline.environment import check_extra
 from pipeline.errors import reported
 from pipeline.files import write_json
 
@@ -22,6 +23,8 @@ def main(checked: Path, method: Path, asked: Path, zero_shot: Path) -> None:
     what they hold of others is removed.
     """
     params = load_params()
+    if params.score.mauve_seeds:
+        check_extra("mauve", "score.mauve_seeds")
     write_json(method, method_in_use(params))
     names = swept(params)
     for path in asked.parent.glob("*/*"):

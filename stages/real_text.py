@@ -9,6 +9,7 @@ from pipeline.config.params import load_params
 from pipeline.data.packed import Packed, check_comparable
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
+from pipeline.evaluation.mauve import mauve_of, real_halves
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scores import draw_weights, score, score_draws
 from pipeline.files import write_json
@@ -28,7 +29,12 @@ def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -
     drawn = Samples.held_out(blocks, index, text)
     desc = "score real text"
     scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc)
-    write_json(out, score_draws(scored, draws[:, index]))
+    row = score_draws(scored, draws[:, index])
+    if settings.mauve_seeds:
+        halves = real_halves(len(blocks.test), params.sample.num, settings.seed)
+        real, other = (Samples.held_out(blocks, half, text) for half in halves)
+        row |= mauve_of(scored, real, other, settings, desc=f"{desc}, MAUVE")
+    write_json(out, row)
 
 
 if __name__ == "__main__":

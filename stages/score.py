@@ -5,22 +5,32 @@ from pathlib import Path
 import typer
 
 from pipeline.config.params import load_params
+from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
+from pipeline.evaluation.mauve import mauve_of, real_halves
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scores import by_sample, score, score_samples
 from pipeline.files import write_json
 
 
 @reported
-def main(samples: Path, data: Path, tokenizer: Path, baseline: Path, out: Path) -> None:
+def main(
+    samples: Path, data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path
+) -> None:
     """Write every figure of SAMPLES to OUT."""
     params = load_params()
     text = TextTokenizer.load(tokenizer)
     drawn = Samples.read(samples, params.pack.mode)
     desc = f"score {samples.stem}"
     scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc)
-    row = score_samples(scored, params.score.num_bootstrap, params.score.seed)
+    settings = params.score
+    row = score_samples(scored, settings.num_bootstrap, settings.seed)
+    if settings.mauve_seeds:
+        blocks = Packed.open(packed)
+        index, _ = real_halves(len(blocks.test), params.sample.num, settings.seed)
+        real = Samples.held_out(blocks, index, text)
+        row |= mauve_of(scored, real, drawn, settings, desc=f"{desc}, MAUVE")
     write_json(out, row | {"by_sample": by_sample(scored)})
 
 

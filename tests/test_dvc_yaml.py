@@ -92,6 +92,7 @@ TABLE = {
     "score.batch_size": (96, [*SCORE, "real_text", *LOGGED]),
     "score.num_bootstrap": (96, [*SCORE, *LOGGED]),
     "score.num_real_draws": (96, ["real_text", *LOGGED]),
+    "score.mauve_seeds": ([25], [*SCORE, "real_text", *LOGGED]),
     "score.seed": (96, [*SCORE, "real_text", *LOGGED]),
     # None is declared, so there is none to rerun: what they do with one is in test_zero_shot_dvc.
     "zero_shot.names": ([], []),

@@ -21,6 +21,7 @@ OPERATIONAL = (
     "data.max_overlap",
     "train.checkpoint_every",
     "baseline.checkpoint_every",
+    "score.mauve_seeds",
     "zero_shot",
     "report",
     "tracking",

@@ -293,7 +293,15 @@ class Score(Section):
     batch_size: Count
     num_bootstrap: Annotated[int, Field(ge=2, lt=2**31)]
     num_real_draws: Annotated[int, Field(ge=2, lt=2**31)]
+    mauve_seeds: list[Seed]
     seed: Seed
+
+    @field_validator("mauve_seeds")
+    @classmethod
+    def _differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"must differ (got {', '.join(map(str, seeds))})")
+        return seeds
 
 
 class Report(Section):

@@ -42,11 +42,26 @@ class CausalLM:
         with products_in(self._precision, self.device):
             return self._states(texts)
 
+    def hidden(self, texts: Sequence[Tensor]) -> Tensor:
+        """The last hidden states [N, D] of all N tokens of texts, one text after another."""
+        with products_in(self._precision, self.device):
+            return self._hidden(texts)
+
     def _states(self, texts: Sequence[Tensor]) -> Tensor:
+        found, real = self._padded(texts)
+        logits: Tensor = found.logits[real]
+        return logits
+
+    def _hidden(self, texts: Sequence[Tensor]) -> Tensor:
+        found, real = self._padded(texts, output_hidden_states=True)
+        states: Tensor = found.hidden_states[-1][real]
+        return states
+
+    def _padded(self, texts: Sequence[Tensor], **how: bool) -> tuple[Any, Tensor]:
+        """What the model makes of texts, and where in it [B, L] they are."""
         ids = pad_sequence(list(texts), batch_first=True)
         real = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
-        logits: Tensor = self._model(ids, attention_mask=real, use_cache=False).logits
-        return logits[real.bool()]
+        return self._model(ids, attention_mask=real, use_cache=False, **how), real.bool()
 
     def nats(self, states: Tensor, targets: Tensor) -> Tensor:
         """Negative log likelihood [N] of targets [N], each next after states [N, D]."""
@@ -91,6 +106,9 @@ class GPT2(CausalLM):
             lengths=lengths,
         ).last_hidden_state
         return states.squeeze(0)
+
+    def _hidden(self, texts: Sequence[Tensor]) -> Tensor:
+        return self._states(texts)
 
     def nats(self, states: Tensor, targets: Tensor) -> Tensor:
         """See CausalLM."""

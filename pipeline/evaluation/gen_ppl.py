@@ -122,6 +122,33 @@ def nats_by_token(
     return found
 
 
+def last_states(
+    scorer: Scorer, sequences: Sequence[list[int]], *, batch_size: int, desc: str
+) -> Floats:
+    """The model's last hidden state [N, D] of the last token of each of N sequences it can read.
+
+    Raises:
+        DataError: there is an id that the scorer does not know.
+        CheckpointError: a state is not finite.
+    """
+    check_ids(scorer, sequences, np.arange(len(sequences)))
+    found = [np.zeros(0)] * len(sequences)
+    windows = [_Window(place, ids, 0) for place, ids in enumerate(sequences)]
+    batches = _batches(windows, batch_size, scorer.model.pads)
+    for batch in progress(batches, desc=desc, unit="batch"):
+        ids = [torch.tensor(window.ids, device=scorer.model.device) for window in batch]
+        last = torch.tensor([len(text) for text in ids], device=scorer.model.device).cumsum(0) - 1
+        with torch.inference_mode():
+            states = scorer.model.hidden(ids)[last].double().cpu().numpy()
+        if not np.isfinite(states).all():
+            raise CheckpointError(
+                f"the scorer {scorer.name} gives no finite states: its weights are damaged"
+            )
+        for window, state in zip(batch, states, strict=True):
+            found[window.sample] = state
+    return np.stack(found) if found else np.zeros((0, 0))
+
+
 def check_ids(scorer: Scorer, sequences: Sequence[list[int]], index: Ints) -> None:
     """Refuse tokens that the scorer does not know, of sequences that are called `index` [N]."""
     of_whom = "" if scorer.tokenizer is None else " for its own tokenizer"

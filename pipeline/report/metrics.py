@@ -1,13 +1,13 @@
 """The figures of an experiment: metrics.json, results.json and by_steps.csv."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import whole
 from pipeline.report.records import Experiment, Scores
 
-# Keys of a row of by_steps, before its wall-clock `seconds`.
 SCORES = (
     "gen_ppl",
     "gen_ppl_stderr",
@@ -29,10 +29,13 @@ SCORES = (
     "invalid_utf8",
     "nfe",
 )
+# Where it was asked for.
+MAUVE = ("mauve", "mauve_spread")
 
 
-def _row(scores: Scores, seconds: float | None) -> dict[str, float | None]:
-    return {name: getattr(scores, name) for name in SCORES} | {"seconds": seconds}
+def columns(experiment: Experiment) -> tuple[str, ...]:
+    """Keys of a row of by_steps, before its wall-clock `seconds`."""
+    return SCORES + (MAUVE if experiment.has_mauve else ())
 
 
 def headlines(experiment: Experiment, steps: int) -> dict[str, float | None]:
@@ -55,28 +58,33 @@ def headlines(experiment: Experiment, steps: int) -> dict[str, float | None]:
 
 def results(experiment: Experiment, steps: int) -> dict[str, Any]:
     """All figures, with `gen_ppl` and `entropy` at `steps` on top."""
-    at = experiment.by_steps[steps].scores
+    at, keys = experiment.by_steps[steps].scores, columns(experiment)
     return {
         "gen_ppl": at.gen_ppl,
         "entropy": at.entropy,
         "scorer": str(experiment.scorer),
         "likelihood": experiment.likelihood.model_dump(exclude={"bound_of"}),
         "by_steps": {
-            str(num_steps): _row(found.scores, found.timing.seconds)
+            str(num_steps): _row(keys, found.scores, found.timing.seconds)
             for num_steps, found in experiment.by_steps.items()
         },
         "by_temperature": {
-            str(temperature): _row(found.scores, found.timing.seconds)
+            str(temperature): _row(keys, found.scores, found.timing.seconds)
             for temperature, found in experiment.frontier(steps).items()
         },
-        "real_text": _row(experiment.real_text, seconds=None),
+        "real_text": _row(keys, experiment.real_text, seconds=None),
     }
 
 
 def write_by_steps(path: Path, experiment: Experiment) -> None:
     """One row a step count; a figure that could not be measured is an empty cell."""
     with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["num_steps", *SCORES, "seconds"], lineterminator="\n")
+        keys = columns(experiment)
+        writer = csv.DictWriter(file, ["num_steps", *keys, "seconds"], lineterminator="\n")
         writer.writeheader()
         for num_steps, at in experiment.by_steps.items():
-            writer.writerow({"num_steps": num_steps} | _row(at.scores, at.timing.seconds))
+            writer.writerow({"num_steps": num_steps} | _row(keys, at.scores, at.timing.seconds))
+
+
+def _row(keys: Iterable[str], scores: Scores, seconds: float | None) -> dict[str, float | None]:
+    return {name: getattr(scores, name) for name in keys} | {"seconds": seconds}

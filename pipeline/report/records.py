@@ -179,6 +179,8 @@ class Scores(Record):
     rep_4_stderr: Measured = None
     self_bleu: Measured
     self_bleu_stderr: Measured = None
+    mauve: Measured = None
+    mauve_spread: Measured = None
     uniqueness: Finite
     uniqueness_stderr: Measured = None
     novelty: Measured
@@ -290,6 +292,11 @@ class Experiment:
         Of running text that of each sample by itself, as papers have it; names are too short.
         """
         return "entropy_per_sample" if self.packed.mode != "pad" else "entropy"
+
+    @property
+    def has_mauve(self) -> bool:
+        """Whether MAUVE was asked for."""
+        return self.real_text.mauve is not None
 
     @property
     def scorer(self) -> Scorer:

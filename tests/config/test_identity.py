@@ -21,6 +21,7 @@ from pipeline.errors import DataError
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 OPERATIONAL = {
+    "score.mauve_seeds",
     "data.max_overlap",
     "device",
     "oxen.connect_seconds",

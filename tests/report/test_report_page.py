@@ -16,6 +16,7 @@ from report_files import (
     write_json,
 )
 
+from pipeline.report.metrics import results
 from pipeline.report.page import counted, dataset, duration, number, render, share, specials
 from pipeline.report.records import Experiment
 
@@ -146,6 +147,23 @@ def test_real_text_stands_in_the_table(html: str) -> None:
     rows = re.findall(r'<th scope="row">([^<]+)</th>', table)
     assert rows == ["1", "4", "16", "64", "128", "real text"]
     assert '<tr class="chosen">\n          <th scope="row">64<' in table
+
+
+def test_mauve_stands_in_the_table_and_in_figures_only_where_it_was_asked_for(
+    files: Path, html: str
+) -> None:
+    assert "MAUVE" not in html
+    real = real_text() | {"mauve": 0.961, "mauve_spread": 0.004}
+    write_json(files / "artifacts/scores/real_text.json", real)
+    for n in STEP_COUNTS:
+        found = {"mauve": 0.5 + n / 1000, "mauve_spread": None}
+        write_json(folder_of(files, n) / f"scores/{n}.json", scores(n) | found)
+    experiment = read(files)
+    assert results(experiment, 64)["by_steps"]["64"]["mauve"] == pytest.approx(0.564)
+    assert results(experiment, 64)["real_text"]["mauve_spread"] == 0.004
+    page = words(render(experiment, steps=64, num_samples=8))
+    assert "0.564" in page
+    assert "0.961 ± 0.004" in page
 
 
 def test_slider_data_is_every_state_of_the_trace(html: str, written: Path) -> None:

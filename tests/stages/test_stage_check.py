@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from tiny_project import write_params
 
 from stages.check import main
@@ -42,6 +43,18 @@ def test_sweeps_that_are_not_asked_for_any_more_are_removed(tmp_path, monkeypatc
     check()
     assert json.loads(ASKED.read_text()) == []
     assert not set(ASKED.parent.glob("*/*"))
+
+
+def test_an_extra_that_is_asked_for_and_not_here_is_said_before_all_else(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.environment.find_spec", lambda name: None)
+    write_params(tmp_path, {"score.mauve_seeds": [25]})
+    with pytest.raises(SystemExit):
+        check()
+    assert "score.mauve_seeds: the package mauve is not installed" in capsys.readouterr().err
+    assert not list(tmp_path.glob("artifacts/**/*.json"))
 
 
 def test_zero_shot_sets_that_are_not_asked_for_any_more_are_removed(tmp_path, monkeypatch):

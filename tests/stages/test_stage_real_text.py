@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 import yaml
+from tiny_scorers import stand_in
 from typer.testing import CliRunner
 
 import stages.real_text
@@ -155,3 +156,15 @@ def test_out_of_memory_names_the_parameter(project, monkeypatch):
     result = run()
     assert result.exit_code == 1
     assert "lower score.batch_size in params.yaml" in result.stderr
+
+
+def test_mauve_of_real_text_is_against_other_real_text(project, monkeypatch):
+    assert run().exit_code == 0
+    without = row_of(project)
+    stand_in(monkeypatch)
+    assert run(score__mauve_seeds=[3, 5]).exit_code == 0
+    # Two sets of five of the twelve.
+    assert row_of(project) == without | {"mauve": 3.0, "mauve_spread": pytest.approx(2**0.5)}
+    result = run(sample__num=7, score__mauve_seeds=[3])
+    assert result.exit_code == 1
+    assert "score.mauve_seeds: the held-out split has 12 blocks" in result.output

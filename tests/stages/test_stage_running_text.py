@@ -48,7 +48,7 @@ def trained(tiny, request):
 def test_figures_of_windows_take_all_of_them(trained):
     evaluate.main(CHECKPOINT, BASELINE, PACKED, Path("likelihood.json"))
     sample.main(3, CHECKPOINT, TOKENIZER, Path("samples"))
-    score.main(Path("samples/3.jsonl"), DATA, TOKENIZER, BASELINE, Path("3.json"))
+    score.main(Path("samples/3.jsonl"), DATA, TOKENIZER, PACKED, BASELINE, Path("3.json"))
     real_text.main(DATA, TOKENIZER, PACKED, BASELINE, Path("real_text.json"))
 
     text, packed = TextTokenizer.load(TOKENIZER), Packed.open(PACKED)

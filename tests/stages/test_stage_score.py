@@ -7,7 +7,7 @@ import pytest
 import typer
 import yaml
 from reference_files import write_byte_level
-from tiny_scorers import cached_hub
+from tiny_scorers import cached_hub, stand_in
 from typer.testing import CliRunner
 
 import stages.score
@@ -25,6 +25,7 @@ ARGUMENTS = [
     "artifacts/samples/8.jsonl",
     "artifacts/data",
     "artifacts/tokenizer",
+    "artifacts/packed",
     "artifacts/baseline",
     "artifacts/scores/8.json",
 ]
@@ -95,6 +96,19 @@ def test_scores_with_the_baseline(scored):
     assert row["well_formed"] == pytest.approx(5 / 6)
     assert (row["nfe"], row["invalid_utf8"]) == (5, 0)
     assert row["scorer"]["name"] == "baseline"
+
+
+def test_mauve_is_of_texts_that_are_not_empty_against_as_many_real_ones_as_samples(
+    scored, monkeypatch
+):
+    assert run().exit_code == 0
+    without = scores(scored)
+    stand_in(monkeypatch)
+    set_params({"score.mauve_seeds": [3, 5]})
+    assert run().exit_code == 0
+    # Five texts, and sample.num of 16.
+    found = {"mauve": 4 - 5 / 16, "mauve_spread": pytest.approx(2**0.5)}
+    assert scores(scored) == without | found
 
 
 def test_both_ways_to_the_baselines_likelihood_agree(scored):
