@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub, or from its cache on this machine."""
+"""Files from the Hugging Face hub, or from its cache on this machine; and a folder to it."""
 
 from pathlib import Path
 
@@ -28,3 +28,31 @@ def from_hub(
         raise PipelineError(
             f"{key}: {what} is neither on this machine nor can it be fetched ({reason}); {instead}"
         ) from error
+
+
+def to_hub(folder: Path, name: str, *, key: str) -> str:
+    """Commit the files of `folder` to the model `name`, which is made if missing; its address.
+
+    Args:
+        key: the parameter or argument that named it, for the message.
+    Raises:
+        PipelineError: there is no token, or the hub is away or refuses.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if get_token() is None:
+        raise PipelineError(
+            f"{key}: there is no token for the Hugging Face hub: make one that may write at "
+            "https://huggingface.co/settings/tokens, then `hf auth login`, or set HF_TOKEN"
+        )
+    # Of the library that its client speaks HTTP with, for servers that are away.
+    http_error: type[Exception] = HfHubHTTPError.__bases__[0]
+    api = HfApi()
+    try:
+        address = str(api.create_repo(name, exist_ok=True))
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message=f"Export of {name}")
+    except (OSError, ValueError, http_error, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PipelineError(f"{key}: {name} cannot be sent to the hub ({reason})") from error
+    return address

@@ -6,13 +6,21 @@ import typer
 
 from pipeline.config.params import load_params
 from pipeline.errors import reported
-from pipeline.publishing.experiment import publish
+from pipeline.publishing.experiment import provenance_of, publish
+from pipeline.publishing.exporting import publish_export
 
 
 @reported
 def main(artifacts: Path, reports: Path) -> None:
-    """Publish ARTIFACTS and REPORTS to `publish.repo`, once for each experiment."""
-    publish(load_params(), artifacts, reports)
+    """Publish ARTIFACTS and REPORTS to `publish.repo`, once for each experiment.
+
+    The model goes to `publish.huggingface` too, where that is given.
+    """
+    params = load_params()
+    publish(params, artifacts, reports)
+    if params.publish.huggingface is not None:
+        provenance = provenance_of(params, artifacts, reports)
+        publish_export(params, artifacts / "checkpoint", provenance)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ EXEMPT = {
     *(f"pipeline/{name}.py" for name in ("progress", "table")),
     *(
         f"pipeline/config/{name}.py"
-        for name in ("methods", "params", "sections", "strict_yaml", "zero_shot")
+        for name in ("methods", "params", "publish", "sections", "strict_yaml", "zero_shot")
     ),
     "pipeline/checkpoints/weights.py",
     "pipeline/methods/samplers.py",
@@ -108,6 +108,8 @@ TABLE = {
     "publish.checkpoint": (True, LOGGED),
     "publish.during_training": (True, LOGGED),
     "publish.strict": (True, LOGGED),
+    "publish.huggingface": ("./export", LOGGED),
+    "publish.license": ("mit", LOGGED),
 }
 
 # The same for the keys of methods, which go through what `check` writes: another value, and the

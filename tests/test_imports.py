@@ -225,7 +225,8 @@ ROOMS = {
     "zeroshot": "config data methods kernels evaluation oxen",
     "report": "config",
     "tracking": "config",
-    "publishing": "config oxen",
+    "publishing": "config oxen huggingface",
+    "huggingface": "config checkpoints oxen",
 }
 
 

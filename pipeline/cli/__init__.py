@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 from pipeline.cli import (
     doctor,
     explain,
+    exporting,
     generate,
     importing,
     login,
@@ -66,6 +67,7 @@ for command in (
     doctor.doctor,
     zero_shot.zero_shot,
     zero_shot.references,
+    exporting.export,
 ):
     app.command()(command)
 app.command("import")(importing.import_)

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline.config.methods import SECTIONS, Diffusion, Embedding
+from pipeline.config.publish import Publish
 from pipeline.config.sections import (
     Count,
     Fraction,
@@ -317,15 +318,6 @@ class Tracking(Section):
     experiment: Text
 
 
-class Publish(Section):
-    """The Oxen repository that samples go to."""
-
-    repo: Text
-    checkpoint: bool
-    during_training: bool
-    strict: bool
-
-
 class Params(Section):
     """All of params.yaml."""
 
@@ -363,6 +355,12 @@ class Params(Section):
         """The section of the method in use."""
         section: Diffusion | Embedding = getattr(self, SECTIONS[self.method])
         return section
+
+    @model_validator(mode="after")
+    def _exports_a_score(self) -> Self:
+        if self.publish.huggingface is not None and self.method != "sedd":
+            raise ValueError(f"publish.huggingface must be null with method {self.method}")
+        return self
 
     @model_validator(mode="after")
     def _samples_its_model(self) -> Self:

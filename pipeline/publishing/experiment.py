@@ -18,6 +18,7 @@ from pipeline.files import read_jsonl, read_object
 from pipeline.oxen.folders import scratch_folder
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import Repository, named
+from pipeline.publishing.exporting import write_beside
 from pipeline.publishing.publication import checkpoint_files, without_wall_clock, write_publication
 from pipeline.publishing.spool import Failure, Flushed, Item, Spool, refusal, spool_for, waits
 from pipeline.table import shown
@@ -33,7 +34,7 @@ def publish(params: Params, artifacts: Path, reports: Path) -> None:
         RepositoryError: it is none that could be sent, or was not and `publish.strict` is set.
         DataError: what other stages wrote is missing, or does not fit together.
     """
-    provenance = _provenance(params, artifacts, reports)
+    provenance = provenance_of(params, artifacts, reports)
     run = provenance["id"]
     with named("publish.repo"):
         repository = open_repository(params.publish.repo, params.oxen, create=True)
@@ -51,6 +52,9 @@ def publish(params: Params, artifacts: Path, reports: Path) -> None:
             if params.publish.checkpoint:
                 weights = provenance["checkpoint_sha256"]
                 files |= checkpoint_files(artifacts / "checkpoint", weights)
+                if params.publish.huggingface is not None:
+                    export = write_beside(folder, params, artifacts / "checkpoint", provenance)
+                    files |= checkpoint_files(export, weights, "huggingface")
             item = spool.put(str(repository), files, f"Samples and results of {run[:12]}")
         what = f"{len(samples)} samples as {run}"
         flushed = Flushed(failure=away) if away else spool.flush(params.oxen)
@@ -93,8 +97,10 @@ def _is_published(repository: Repository, provenance: dict[str, Any], params: Pa
     published = repository.read(f"runs/{provenance['id']}.json")
     if published is None or json.loads(published)["metrics"] != provenance["metrics"]:
         return False
-    config = f"checkpoints/{provenance['checkpoint_sha256'][:16]}/config.json"
-    return not params.publish.checkpoint or repository.read(config) is not None
+    asked = ["checkpoints"] * params.publish.checkpoint
+    asked += ["huggingface"] * (bool(asked) and params.publish.huggingface is not None)
+    weights = provenance["checkpoint_sha256"][:16]
+    return all(repository.read(f"{name}/{weights}/config.json") is not None for name in asked)
 
 
 def _samples(artifacts: Path, params: Params) -> list[dict[str, Any]]:
@@ -118,7 +124,7 @@ def _samples(artifacts: Path, params: Params) -> list[dict[str, Any]]:
     return rows
 
 
-def _provenance(params: Params, artifacts: Path, reports: Path) -> dict[str, Any]:
+def provenance_of(params: Params, artifacts: Path, reports: Path) -> dict[str, Any]:
     """What runs/ID.json holds; addresses of servers and repositories to write to stay out."""
     checkpoint = file_sha256(artifacts / "checkpoint" / "model.safetensors")
     git = git_state()

@@ -107,10 +107,10 @@ def write_publication(
     return files
 
 
-def checkpoint_files(folder: Path, sha256: str) -> dict[str, Path]:
+def checkpoint_files(folder: Path, sha256: str, where: str = "checkpoints") -> dict[str, Path]:
     """Path in the repository -> file, of the checkpoint in `folder` as it is."""
     return {
-        f"checkpoints/{sha256[:16]}/{path.relative_to(folder).as_posix()}": path
+        f"{where}/{sha256[:16]}/{path.relative_to(folder).as_posix()}": path
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

@@ -39,6 +39,8 @@ OPERATIONAL = {
     "publish.checkpoint",
     "publish.during_training",
     "publish.strict",
+    "publish.huggingface",
+    "publish.license",
 }
 
 
