@@ -226,7 +226,7 @@ ROOMS = {
     "report": "config",
     "tracking": "config",
     "publishing": "config oxen huggingface",
-    "huggingface": "config checkpoints oxen",
+    "huggingface": "config data checkpoints methods oxen",
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.options import patience
-from pipeline.errors import CheckpointError, ParamsError, PipelineError, reported
+from pipeline.errors import CheckpointError, DataError, ParamsError, PipelineError, reported
 from pipeline.files import expanded
 from pipeline.hub import from_hub
 from pipeline.table import shown
@@ -63,7 +63,8 @@ def import_(
 
     Two layouts are read: config.json with model.safetensors or pytorch_model.bin, and config.yaml
     with checkpoint.pth, whose averaged weights are taken where it has them. Pickles are read for
-    tensors and plain values only: they run no code. What `publish.checkpoint` has published to an
+    tensors and plain values only: they run no code. What `sedd export` has written is taken back,
+    its code not run; what `publish.checkpoint` has published to an
     Oxen repository is checked and copied as it is.
     """
     destination = destination.resolve()
@@ -71,9 +72,14 @@ def import_(
         raise ParamsError(f"DST must be new or an empty folder (got {destination})")
 
     from pipeline.checkpoints.checkpoint import is_checkpoint
+    from pipeline.huggingface.export import is_export
 
     with _opened(source, revision, path) as folder:
-        if is_checkpoint(folder):
+        if is_export(folder):
+            if tokenizer is not None:
+                raise ParamsError(f"--tokenizer: the export in {source} has its own")
+            about = _take_back(folder, destination)
+        elif is_checkpoint(folder):
             if not _is_repository(source):
                 raise CheckpointError(
                     f"{folder} is a checkpoint of this project already: name it with --model or "
@@ -124,6 +130,24 @@ def _copy_own(folder: Path, destination: Path) -> str:
     model, _ = load_model(folder, torch.device("cpu"))
     with in_place_of(destination) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True)
+    return _about(model.config, sum(value.numel() for value in model.state_dict().values()))
+
+
+def _take_back(folder: Path, destination: Path) -> str:
+    """Write an export as the checkpoint it was made of; what it is, in words."""
+    import torch
+
+    from pipeline.cli.model import load_model
+    from pipeline.huggingface.taking_back import take_back
+    from pipeline.oxen.folders import in_place_of
+
+    with in_place_of(destination) as partial:
+        take_back(folder, partial)
+        try:
+            model, _ = load_model(partial, torch.device("cpu"))
+        except (CheckpointError, DataError) as error:
+            # Who reads it knows the export, not what is being made of it.
+            raise CheckpointError(str(error).replace(str(partial), str(folder))) from None
     return _about(model.config, sum(value.numel() for value in model.state_dict().values()))
 
 

@@ -1,5 +1,6 @@
 """A checkpoint as a folder that transformers loads, without this project."""
 
+import json
 import shutil
 from itertools import count
 from pathlib import Path
@@ -57,7 +58,11 @@ def write_export(source: Path, destination: Path, card: Card, *, replace: bool =
 
 def is_export(folder: Path) -> bool:
     """Whether `folder` is what `write_export` writes."""
-    return (folder / MODELLING.name).is_file() and (folder / "config.json").is_file()
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "sedd"
 
 
 def _is_empty(folder: Path) -> bool:

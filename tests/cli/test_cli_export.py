@@ -105,6 +105,50 @@ def test_what_is_wrong_is_one_message(refusal, model, make_embedding, elsewhere)
     assert not (elsewhere / "to").exists()
 
 
+# Back.
+
+
+def test_import_takes_an_export_back_to_the_same_bytes(sedd, make_model, elsewhere):
+    model = make_model(graph="uniform", parameterization="raw")
+    assert sedd("export", model, "out", "--license", "mit").exit_code == 0
+    # It is read, never run.
+    Path("out/modeling_sedd.py").write_text("raise SystemExit('run')")
+    result = sedd("import", "out", "back")
+    assert result.exit_code == 0, result.output
+    paths = {path.relative_to(model) for path in model.rglob("*") if path.is_file()}
+    assert {path.relative_to("back") for path in Path("back").rglob("*") if path.is_file()} == paths
+    for path in paths:
+        assert (Path("back") / path).read_bytes() == (model / path).read_bytes(), path
+
+
+def changed(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_an_export_that_does_not_fit_together_is_refused(sedd, refusal, model, elsewhere):
+    out = elsewhere / "out"
+    assert sedd("export", model, out, "--license", "mit").exit_code == 0
+    config = (out / "config.json").read_text()
+    for values, said in (
+        ({"width": 16}, "does not fit its config"),
+        ({"tokenizer_sha256": "0" * 64}, "was trained with tokenizer 000000000000, this one is"),
+        ({"num_tokens": 7}, f"{out}/model.safetensors does not fit its config"),
+    ):
+        changed(out / "config.json", **values)
+        message = refusal("import", out, "back")
+        assert said in message
+        assert ".partial" not in message
+        (out / "config.json").write_text(config)
+    without = {key: value for key, value in json.loads(config).items() if key != "graph"}
+    (out / "config.json").write_text(json.dumps(without))
+    assert refusal("import", out, "back") == f"{out / 'config.json'} lacks graph"
+    (out / "config.json").write_text(config)
+    said = refusal("import", out, "back", "--tokenizer", "other")
+    assert said == f"--tokenizer: the export in {out} has its own"
+    assert not Path("back").exists()
+    assert {path.name for path in elsewhere.iterdir()} == {"out"}
+
+
 # The hub.
 
 
