@@ -101,6 +101,17 @@ def test_names_stay_texts(experiment: Experiment) -> None:
     assert page.text.count(name) >= 6
 
 
+def test_of_a_stream_no_document_is_counted(experiment: Experiment) -> None:
+    blocks = {"train": 900, "eval": 3, "test": 3}
+    packed = experiment.packed.model_copy(update={"mode": "stream", "num_blocks": blocks})
+    page = Page(render(replace(experiment, packed=packed), steps=64, num_samples=8))
+    assert "the last characters of the text, and as many before them (eval)" in page.text
+    assert "900 train, 3 eval, 3 test" in " ".join(page.text.split())
+    assert "(stream: of train any window)" in page.text
+    assert "none is an end" in page.text
+    assert "of them in the training split too" not in page.text
+
+
 def test_special_tokens_of_a_malformed_sample_stand_out() -> None:
     assert specials("Jo<pad>h<b>") == "Jo<mark>&lt;pad&gt;</mark>h&lt;b&gt;"
     assert specials("<pad><pad><unk>") == "<mark>&lt;pad&gt;×2</mark><mark>&lt;unk&gt;</mark>"

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_project import TINY, write_params
+from typer.testing import CliRunner
 
 from pipeline.baseline.gpt2 import block_nats, load_baseline
+from pipeline.cli import app
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import pick_device
@@ -104,6 +106,30 @@ def test_a_killed_run_goes_on_to_the_same_bytes(stream, monkeypatch):
         run(stream, {})
     assert done == [*range(10), *range(8, 12)]
     assert ((CHECKPOINT / "model.safetensors").read_bytes(), Path("t.csv").read_bytes()) == whole
+
+
+def test_commands_take_a_model_whose_texts_have_no_end(stream):
+    run(stream, {})
+    (stream / "set.txt").write_text("some text\n")
+
+    def sedd(command, *arguments):
+        given = [command, *arguments, "--model", str(CHECKPOINT)]
+        return CliRunner().invoke(app, list(map(str, given)))
+
+    few = ("--steps", 2, "--num", 1, "--seed", 0)
+    [filled] = sedd("infill", "--template", "ab[3]c", *few).stdout.splitlines()
+    assert (filled[:2], filled[5], len(filled)) == ("ab", "c", 16)
+    whole = sedd("infill", "--template", "abcdefghijklmn[2]", *few).stdout
+    assert whole.startswith("abcdefghijklmn")
+    assert sedd("infill", "--template", "ab[15]").stderr.endswith(
+        "the template takes at least 17 tokens; a block of this model holds at most 16\n"
+    )
+    shown = sedd("loss", "sixteen letters ", "-t", 0.5, "--seed", 0)
+    assert len([line for line in shown.stdout.splitlines() if line[:8].strip().isdigit()]) == 16
+    assert "does not know 'A'" in sedd("loss", "A", "-t", 0.5).stderr
+    refused = sedd("zero-shot", "set.txt", "--protocol", "exact")
+    assert refused.exit_code == 1
+    assert "the tokenizer has no end of text (pack.mode stream)" in refused.stderr
 
 
 def source(concentration):
