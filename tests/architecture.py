@@ -29,6 +29,7 @@ PLACES = {
     "publishing": (4.3, 6.2, "results, to Oxen"),
     "zeroshot": (6.1, 5.7, "published sets"),
     "evaluation": (6.3, 4.6, "figures of samples"),
+    "harness": (10.8, 4.6, "lm-eval"),
     "baseline": (7.9, 5.7, "GPT-2"),
     "training": (9.0, 4.6, "the loop"),
     "huggingface": (4.3, 5.35, "for transformers"),
@@ -77,8 +78,8 @@ def reduced(arrows: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
 def draw(path: Path) -> None:
     """Write the picture, its rooms with the ids room-ROOM and its arrows arrow-ROOM-ROOM."""
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "architecture", "font.size": 9}):
-        figure = Figure(figsize=(9.8, 7.2))
-        axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.2, 9.9), ylim=(0.1, 7.4))
+        figure = Figure(figsize=(11.5, 7.2))
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.2, 11.7), ylim=(0.1, 7.4))
         axes.set_axis_off()
         arrows = sorted(drawn_arrows())
         for start, end in arrows:

@@ -223,6 +223,7 @@ ROOMS = {
     "baseline": "config data training kernels",
     "evaluation": "config data methods kernels",
     "zeroshot": "config data methods kernels evaluation oxen",
+    "harness": "data checkpoints methods kernels",
     "report": "config",
     "tracking": "config",
     "publishing": "config oxen huggingface",

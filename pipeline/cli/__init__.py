@@ -12,6 +12,7 @@ from pipeline.cli import (
     explain,
     exporting,
     generate,
+    harness,
     importing,
     login,
     pinning,
@@ -71,3 +72,7 @@ for command in (
 ):
     app.command()(command)
 app.command("import")(importing.import_)
+# What it does not know is for lm-evaluation-harness.
+app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    harness.lm_eval
+)

@@ -61,8 +61,31 @@ def draw_pair(
 ) -> Tensor:
     """Sum of the integrand at t [B] and at 1 - t for x0 [B, L], nats a text [B], float64."""
     u = torch.rand(x0.shape, dtype=torch.float64, device=x0.device, generator=generator)
+    if known is not None and model.timeless:
+        order = u.masked_fill(known, torch.inf).argsort(-1).argsort(-1)
+        turned = (~known).sum(-1, keepdim=True) - 1 - order
+        masks = model.graph.sample_limit(tuple(x0.shape), generator)
+        first = draw_masks(model, x0, masks, t, order, known)
+        return first + draw_masks(model, x0, masks, 1 - t, turned, known)
     first = draw_integral(model, x0, t, u, generator, known)
     return first + draw_integral(model, x0, 1 - t, 1 - u, generator, known)
+
+
+def draw_masks(
+    model: SEDD, x0: Tensor, masks: Tensor, t: Tensor, order: Tensor, known: Tensor
+) -> Tensor:
+    """Nats a text [B], float64, with k of its F unknown positions masked: F / k times their sum.
+
+    Over t [B] in [0, 1] every count from 1 to F is as likely, and stratified where t is: those of a
+    few positions would else be without a mask in one draw of F + 1. Masked are the first k in
+    `order` [B, L], by `masks` [B, L].
+    """
+    num_free = (~known).sum(-1)
+    masked = (order < (t * num_free).ceil()[:, None]) & ~known
+    xt = torch.where(masked, masks, x0)
+    nats = masked_cross_entropy(model, x0, xt).positions.double().sum(-1)
+    # It weighs k masks by (L + 1) / k.
+    return nats * num_free / (x0.shape[1] + 1)
 
 
 def draw_integral(
@@ -81,7 +104,7 @@ def draw_integral(
         t: where in the integral's range [B], in [0, 1].
         u: uniform numbers [B, L]; a position moves where its own is below the move chance.
         generator: source of what positions move to.
-        known: positions [B, L] that do not move.
+        known: positions [B, L] that do not move, of a raw score.
     """
     if model.timeless:
         move_chance = t
@@ -94,9 +117,7 @@ def draw_integral(
         moved &= ~known
     xt = torch.where(moved, limit, x0)
     if model.timeless:
-        nats = masked_cross_entropy(model, x0, xt).positions.double().sum(-1)
-        # It weighs k masks by (L + 1) / k, and of F free positions the mean weight is (F + 1) / k.
-        return nats if known is None else nats * ((~known).sum(-1) + 1) / (x0.shape[1] + 1)
+        return masked_cross_entropy(model, x0, xt).positions.double().sum(-1)
     return (1 - model.t_min) * score_entropy(model, x0, xt, t).positions.double().sum(-1)
 
 

@@ -80,7 +80,7 @@ def test_known_positions_are_never_noised(parameterization, monkeypatch):
 
 
 def test_no_known_position_and_none_at_all_are_the_same():
-    model = small_model(parameterization="conditional")
+    model = small_model()
     x0 = torch.randint(11, (6, 9), generator=torch.Generator().manual_seed(1))
     t = torch.full((6,), 0.6, dtype=torch.float64)
     u = torch.rand(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
