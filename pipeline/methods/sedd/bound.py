@@ -160,9 +160,9 @@ def denoise_nats(model: SEDD, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     mask_id = model.graph.mask_id
     if mask_id is None:
         at_once = max(1, CHUNK[x0.device.type] // (x0.shape[1] * model.graph.num_states))
-        parts = zip(x0.split(at_once), xt.split(at_once), strict=True)
-        nats = [_nats_to_draw(clean, denoise_weights(model, noised, t)) for clean, noised in parts]
-        return torch.cat(nats).sum(-1)
+        parts = zip(torch.split(x0, at_once), torch.split(xt, at_once), strict=True)
+        each = [_nats_to_draw(clean, denoise_weights(model, noised, t)) for clean, noised in parts]
+        return torch.cat(each).sum(-1)
     at = xt == mask_id
     nats = torch.where(xt == x0, 0.0, torch.inf).double()
     nats[at] = _nats_to_draw(x0[at], denoise_weights(model, xt, t, at))
