@@ -59,7 +59,7 @@ def test_a_scorer_of_other_tokens_reads_the_text(tmp_path):
     lm.tokenizer.save_pretrained(tmp_path)
     other = vocabulary.to_str().replace('"byte_fallback":false', '"byte_fallback":true')
     scorer = load_scorer(
-        str(tmp_path), baseline=tmp_path, tokenizer=other, eos_id=EOS,
+        str(tmp_path), baseline=tmp_path, tokenizer=other, start_id=EOS,
         device=torch.device("cpu"), precision="float32",
     )  # fmt: skip
     assert scorer.tokenizer is not None
