@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,6 +145,13 @@ def test_blanks_between_context_and_target_are_the_targets(names):
     assert model.split("", "Ada") == ([eos, *encoded[:3]], 1)
     with pytest.raises(DataError, match="the tokenizer does not know 'z'"):
         model.split("Ada", "z")
+
+
+def test_a_model_of_text_without_ends_has_no_start_to_give():
+    endless = SimpleNamespace(eos_id=None, encode_known=list)
+    model = answering(small_model("absorb", "conditional"), tokenizer=endless)
+    with pytest.raises(DataError, match=r"pack\.mode: stream"):
+        model.split("Ada", "Ben")
 
 
 def certain(names, text):
