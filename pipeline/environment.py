@@ -1,6 +1,7 @@
 """The Python packages that run this, by the lock that names their versions."""
 
 import re
+import sysconfig
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,9 @@ def lock_sha256(lock: Path = LOCK) -> str | None:
     if not lock.is_file():
         return None
     locked = versions_in(lock)
-    for each in distributions():
+    # Not all of sys.path: once imported, setuptools has put the packages there that it brings.
+    places = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
+    for each in distributions(path=places):
         allowed = locked.get(normalized(each.name))
         if allowed and each.version.partition("+")[0] not in allowed:
             return None

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import signal
 import sys
+import tempfile
 import threading
 from typing import Any
 
@@ -12,6 +13,12 @@ if not all(importlib.util.find_spec(name) for name in ("dvc", "pydantic", "torch
         f"error: this stage was started with {sys.executable}, where the project is not "
         "installed: activate its environment (. .venv/bin/activate), or use `make repro`"
     )
+
+# Packages that are imported below look for it, and end with a traceback where there is none.
+try:
+    tempfile.gettempdir()
+except FileNotFoundError as error:
+    sys.exit(f"error: no disk space left, or no folder, for temporary files: {error.strerror}")
 
 
 TRAINED = threading.Event()

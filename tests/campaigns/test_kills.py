@@ -37,7 +37,7 @@ STAGES: dict[str, tuple[list[object], list[Path]]] = {
         [SAMPLES / "4.jsonl", SAMPLES / "4.trace.json"],
     ),
     "score": (
-        [SAMPLES / "4.jsonl", DATA, TOKENIZER, BASELINE, SCORES / "4.json"],
+        [SAMPLES / "4.jsonl", DATA, TOKENIZER, PACKED, BASELINE, SCORES / "4.json"],
         [SCORES / "4.json"],
     ),
 }

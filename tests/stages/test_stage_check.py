@@ -1,10 +1,13 @@
 """The check stage: what it hands on of params.yaml, and the folder of sweeps that it keeps tidy."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tiny_project import write_params
+from tiny_project import PROJECT, write_params
 
 from stages.check import main
 
@@ -71,3 +74,21 @@ def test_zero_shot_sets_that_are_not_asked_for_any_more_are_removed(tmp_path, mo
     check()
     assert {path.name for path in SETS.parent.iterdir()} == {"two.json", SETS.name}
     assert json.loads(SETS.read_text()) == ["two"]
+
+
+def test_no_folder_for_temporary_files_is_said_before_anything_is_imported(tiny):
+    """As where the disk is full: `dill`, where it is installed, would end with a traceback."""
+    script = """
+import runpy, tempfile
+tempfile._candidate_tempdir_list = lambda: ["nowhere"]
+runpy.run_module("stages.check", run_name="__main__")
+"""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(
+        "error: no disk space left, or no folder, for temporary files: No usable"
+    )
+    assert "nowhere" in line
