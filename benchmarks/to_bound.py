@@ -48,7 +48,7 @@ def names() -> tuple[Packed, TextTokenizer]:
         pack(Path(name), documents, tokenizer, mode="pad", length=16)
         packed = Packed.open(Path(name))
         train, test = np.array(packed.train), np.array(packed.test)
-        return replace(packed, train=train, test=test, eval=test), tokenizer
+        return replace(packed, train_rows=train, test_rows=test, eval_rows=test), tokenizer
 
 
 def held_out_bound(trained: SEDD) -> Rate:

@@ -16,6 +16,7 @@ from pipeline.errors import PipelineError, reported
 from pipeline.evaluation.likelihood import Sizes, likelihood
 from pipeline.files import write_json
 from pipeline.kernels.precision import products_in
+from pipeline.methods.estimates import Bound
 from pipeline.methods.registry import method_of
 from pipeline.progress import progress
 
@@ -34,9 +35,10 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
     x0 = torch.from_numpy(blocks.test.astype("int64")).to(device)
     settings = params.evaluate
     precision = pick_precision(settings.precision, device, "evaluate.precision")
-    with memory_for("evaluate.batch_size"), products_in(precision, device):
-        with progress(total=settings.num_replicates, desc="bound", unit="replicate") as bar:
-            bound = method_of(model).draw_bound(
+
+    def bound_given(desc: str, **labels: torch.Tensor) -> Bound:
+        with progress(total=settings.num_replicates, desc=desc, unit="replicate") as bar:
+            return method_of(model).draw_bound(
                 model,
                 x0,
                 num_replicates=settings.num_replicates,
@@ -44,7 +46,14 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
                 batch_size=settings.batch_size,
                 generator=torch.Generator(device).manual_seed(settings.seed),
                 on_replicate=bar.update,
+                **labels,
             )
+
+    with memory_for("evaluate.batch_size"), products_in(precision, device):
+        bound, given_labels = bound_given("bound"), None
+        if model.labels:
+            rows = torch.from_numpy(blocks.test_labels.astype("int64")).to(device)
+            given_labels = bound_given("bound given labels", labels=rows)
         with progress(total=len(x0), desc="baseline", unit="block") as bar:
             exact, num_tokens = block_nats(
                 load_baseline(baseline, device),
@@ -62,7 +71,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
         chars=torch.tensor(_each(blocks, tokenizer.num_chars), device=device),
         bytes=torch.tensor(_each(blocks, tokenizer.num_bytes), device=device),
     )
-    values = likelihood(bound, torch.as_tensor(exact, device=device), sizes)
+    values = likelihood(bound, torch.as_tensor(exact, device=device), sizes, given_labels)
     repeats = {"num_replicates": settings.num_replicates, "num_draws": settings.num_draws}
     write_json(out, values | repeats)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from pipeline.config.params import load_params
+from pipeline.data.labels import label_names
 from pipeline.errors import reported
 from pipeline.files import locked
 from pipeline.oxen.fetching import fetch, is_fetched
@@ -19,6 +20,8 @@ def main(data: Path, provenance: Path) -> None:
         if is_fetched(params.data, data, provenance):
             origin = f"{params.data.repo} at {params.data.revision}"
             print(shown(f"nothing to fetch: {data} has the files of {origin}"))
+            if params.data.labels:
+                label_names(data, params.data)
         else:
             fetch(params.data, params.oxen, data, provenance)
 

@@ -7,9 +7,10 @@ from typing import get_args
 import typer
 
 from pipeline.config.params import Params, load_params
+from pipeline.data.labels import label_names, labelled, watching
 from pipeline.data.packed import Meta, check_comparable
 from pipeline.data.packing import blocks_line, pack, unknown_line
-from pipeline.data.splits import Empty, Split, split_documents, stream
+from pipeline.data.splits import Empty, Split, stream
 from pipeline.data.stream import pack_stream
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
@@ -24,11 +25,7 @@ def main(data: Path, tokenizer: Path, packed: Path) -> None:
     if params.pack.mode == "stream":
         meta = _stream(params, data, text, packed)
     else:
-        documents = {
-            split: empty.watching(split, split_documents(data, split, params.data))
-            for split in get_args(Split)
-        }
-        meta = pack(packed, documents, text, mode=params.pack.mode, length=params.pack.length)
+        meta = _documents(params, data, text, packed, empty)
     check_comparable(meta.num_blocks["test"], params.sample.num)
     if said := empty.line():
         print(shown(said), file=sys.stderr)
@@ -36,6 +33,26 @@ def main(data: Path, tokenizer: Path, packed: Path) -> None:
         print(blocks_line(meta), file=sys.stderr)
     if any(meta.num_unknown.values()):
         print(shown(unknown_line(meta)), file=sys.stderr)
+
+
+def _documents(
+    params: Params, data: Path, tokenizer: TextTokenizer, packed: Path, empty: Empty
+) -> Meta:
+    names = label_names(data, params.data) if params.data.labels else {}
+    rows: dict[str, list[list[int]]] = {split: [] for split in get_args(Split)}
+    texts = {
+        split: watching(labelled(data, split, params.data), names, rows[split])
+        for split in get_args(Split)
+    }
+    return pack(
+        packed,
+        {split: empty.watching(split, each) for split, each in texts.items()},
+        tokenizer,
+        mode=params.pack.mode,
+        length=params.pack.length,
+        labels=names,
+        label_rows=rows,
+    )
 
 
 def _stream(params: Params, data: Path, tokenizer: TextTokenizer, packed: Path) -> Meta:

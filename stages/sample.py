@@ -16,6 +16,7 @@ from pipeline.files import write_json, write_jsonl
 from pipeline.kernels.precision import products_in
 from pipeline.methods.batches import Trace, sample_all
 from pipeline.methods.registry import method_of
+from pipeline.methods.samplers import each_combination
 
 
 @reported
@@ -43,8 +44,12 @@ def main(
         "top_p": settings.top_p,
     }
     stepping = settings.stepping
+    asked = settings.conditioning
+    conditionings = each_combination(model.labels, settings.guidance) if asked is None else [asked]
     try:
-        predictor = method_of(model).resolve(model, settings.predictor, stepping=stepping, **how)
+        predictor = method_of(model).resolve(
+            model, settings.predictor, stepping=stepping, conditioning=conditionings[0], **how
+        )
     except ValueError as error:
         raise ParamsError(f"sample: {error}") from None
     precision = pick_precision(settings.precision, device, "sample.precision")
@@ -60,20 +65,23 @@ def main(
             trace=trace,
             predictor=predictor,
             stepping=stepping,
+            conditionings=conditionings,
             **how,
         )
     seconds = time.monotonic() - started
     drawn_by = {"num_steps": num_steps, "predictor": predictor, **how, "seed": settings.seed}
     drawn_by |= stepping.said()
     drawn = enumerate(zip(samples.tokens.tolist(), samples.nfe.tolist(), strict=True))
+    said = [each.said() for each in conditionings]
     rows = (
-        {"index": index, **drawn_by, "text": text.decode(ids, mode), "ids": ids, "nfe": nfe}
+        {"index": index, **drawn_by, **said[index % len(said)]}
+        | {"text": text.decode(ids, mode), "ids": ids, "nfe": nfe}
         for index, (ids, nfe) in drawn
     )
     write_jsonl(out / f"{name}.jsonl", rows)
     traced = [
         [{"t": t, "text": text.show(states[row].tolist())} for t, states in trace.states]
-        for row in range(min(settings.num_traced, settings.num, settings.batch_size))
+        for row in range(len(trace.states[0][1]))
     ]
     write_json(out / f"{name}.trace.json", {"num_steps": num_steps, "samples": traced})
     timing = {

@@ -5,13 +5,18 @@ from pathlib import Path
 import typer
 
 from pipeline.config.params import load_params
+from pipeline.data.labels import labelled_by_column
 from pipeline.data.packed import Packed
+from pipeline.data.splits import Split
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
+from pipeline.evaluation.by_label import by_label
 from pipeline.evaluation.mauve import mauve_of, real_halves
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scores import by_sample, score, score_samples
 from pipeline.files import write_json
+
+SPLITS: tuple[Split, Split] = ("test", "train")
 
 
 @reported
@@ -31,6 +36,10 @@ def main(
         index, _ = real_halves(len(blocks.test), params.sample.num, settings.seed)
         real = Samples.held_out(blocks, index, text)
         row |= mauve_of(scored, real, drawn, settings, desc=f"{desc}, MAUVE")
+    if drawn.labels:
+        held_out, training = (labelled_by_column(data, split, params.data) for split in SPLITS)
+        asked = zip(drawn.texts, drawn.labels, strict=True)
+        row["by_label"] = by_label(asked, held_out, training)
     write_json(out, row | {"by_sample": by_sample(scored)})
 
 

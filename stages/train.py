@@ -32,7 +32,9 @@ def main(
     params = load_params()
     blocks, text = Packed.open(packed), TextTokenizer.load(tokenizer)
     meta, publish = blocks.meta, params.publish
-    config = method_named(params.method).config_of(params, meta.vocab_size, meta.length)
+    config = method_named(params.method).config_of(
+        params, meta.vocab_size, meta.length, meta.labels
+    )
     identity = {
         "method": params.method,
         "model": config.asdict(),

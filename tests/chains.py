@@ -22,9 +22,11 @@ SAMPLERS = [
 Change = Callable[[Tensor], Tensor]
 
 
-def small_support(graph: str, parameterization: str, **changes: object) -> tuple[SEDD, Tensor]:
+def small_support(
+    graph: str, parameterization: str, p0: Tensor | None = None, **changes: object
+) -> tuple[SEDD, Tensor]:
     """An exact model that answers from a table: the same states come up thousands of times."""
-    model, p0 = exact_model(graph, parameterization, **changes)
+    model, p0 = exact_model(graph, parameterization, p0, **changes)
     exact, states = model.network.forward, all_states(model.graph.num_states, model.length)
     tables: dict[float | None, Tensor] = {}
 

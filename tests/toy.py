@@ -8,6 +8,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.network.guidance import Guided
 
 
 def toy_config(graph: str, parameterization: str, **changes: object) -> SEDDConfig:
@@ -66,7 +67,7 @@ def all_states(num_states: int, length: int) -> Tensor:
     return torch.tensor(list(itertools.product(range(num_states), repeat=length)))
 
 
-class AnsweringNetwork(nn.Module):
+class AnsweringNetwork(Guided, nn.Module):
     """A network by its answers alone: what its head takes is its output already."""
 
     def __init__(self, num_outputs: int) -> None:
@@ -76,7 +77,13 @@ class AnsweringNetwork(nn.Module):
         self.head.weight.copy_(torch.eye(num_outputs))
         self.head.bias.zero_()
 
-    def hidden(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+    def hidden_given(
+        self,
+        labels: Tensor | None,
+        xt: Tensor,
+        sigma: Tensor | None = None,
+        at: Tensor | None = None,
+    ) -> Tensor:
         # An infinity times a 0 of the head would be no number.
         return self(xt, sigma, at).clamp(min=-1e300)
 
@@ -162,11 +169,13 @@ class ExactNetwork(AnsweringNetwork):
         return log_p
 
 
-def exact_model(graph: str, parameterization: str, **changes: object) -> tuple[SEDD, Tensor]:
-    """A model whose network is exact, with its data distribution."""
+def exact_model(
+    graph: str, parameterization: str, p0: Tensor | None = None, **changes: object
+) -> tuple[SEDD, Tensor]:
+    """A model whose network is exact, with its data distribution: a toy one unless given."""
     config = toy_config(graph, parameterization, **changes)
     model = SEDD(config).double().eval()
-    p0 = toy_distribution(config.vocab_size, config.length)
+    p0 = toy_distribution(config.vocab_size, config.length) if p0 is None else p0
     model.network = ExactNetwork(model, p0)  # type: ignore[assignment]
     return model, p0
 

@@ -50,7 +50,7 @@ def train(
         with products_in(settings.precision, device):
             return float(block_nats(model, held_out, batch_size=at_once)[0].mean())
 
-    held_out = packed.some_held_out(params.eval_blocks)
+    held_out = packed.some_held_out(params.eval_blocks)[:, len(meta.labels) :]
     at_once = settings.batch_size // settings.accumulate
     fitted = fit(
         NextToken(model),

@@ -1,6 +1,7 @@
 """Checkpoints of models: safetensors, a config and the tokenizer, in one folder."""
 
 import json
+from dataclasses import Field as DataclassField
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -84,7 +85,7 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
     config = _read(path)
     method = _method_of(config, path)
     types = get_type_hints(method.Config)
-    keys = [field.name for field in fields(method.Config)]
+    keys = [field.name for field in fields(method.Config) if _is_there(field, config)]
     expected = {*About.model_fields, *keys} | ({"method"} & config.keys())
     if config.keys() != expected:
         listed = ", ".join(sorted(expected.symmetric_difference(config)))
@@ -105,6 +106,11 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
             f"(it has {len(lengths)})"
         )
     return config
+
+
+def _is_there(field: DataclassField[Any], config: dict[str, Any]) -> bool:
+    """Whether config.json has a field: without labels it has none that is about these."""
+    return field.metadata.get("only_with", field.name) in config or not field.metadata
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -149,7 +155,13 @@ def load_checkpoint(folder: Path, device: torch.device) -> Model:
     """
     config = checkpoint_config(folder)
     method = _method_of(config, folder / CONFIG)
-    made = method.Config(**{field.name: config[field.name] for field in fields(method.Config)})
+    made = method.Config(
+        **{
+            field.name: config[field.name]
+            for field in fields(method.Config)
+            if _is_there(field, config)
+        }
+    )
     path = folder / WEIGHTS
     weights = read_safetensors(path, device)
     check_num_blocks(path, made.num_blocks, weights)

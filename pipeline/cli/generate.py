@@ -27,6 +27,8 @@ def sample(
     eta: options.Eta = None,
     hold: options.Hold = None,
     num_redrawn: options.NumRedrawn = None,
+    label: options.Labels = None,
+    guidance: options.Guidance = 1.0,
     show_intermediate: options.ShowIntermediate = False,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
@@ -42,6 +44,7 @@ def sample(
         *(steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate),
         {"grid": grid, "order": order, "gamma": gamma}
         | {"corrector": corrector, "eta": eta, "hold": hold, "num_redrawn": num_redrawn},
+        *(label, guidance),
     )
 
     from pipeline.cli.model import one_line
@@ -83,6 +86,8 @@ def infill(
     eta: options.Eta = None,
     hold: options.Hold = None,
     num_redrawn: options.NumRedrawn = None,
+    label: options.Labels = None,
+    guidance: options.Guidance = 1.0,
     show_intermediate: options.ShowIntermediate = False,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
@@ -116,6 +121,7 @@ def infill(
         *(steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate),
         {"grid": grid, "order": order, "gamma": gamma}
         | {"corrector": corrector, "eta": eta, "hold": hold, "num_redrawn": num_redrawn},
+        *(label, guidance),
     )
 
     from pipeline.cli.model import one_line

@@ -59,7 +59,12 @@ class Sampling:
         model, tokenizer = load_model(folder, device)
         try:
             predictor = method_of(model).resolve(
-                model, chosen.predictor, chosen.temperature, chosen.top_p, chosen.stepping
+                model,
+                chosen.predictor,
+                chosen.temperature,
+                chosen.top_p,
+                chosen.stepping,
+                chosen.conditioning,
             )
         except ValueError as error:
             raise ParamsError(f"{folder}: {error}") from None
@@ -79,6 +84,9 @@ class Sampling:
         note(f"{how.predictor}, {how.num_steps} steps, seed {how.seed}, {device}")
         if (how.temperature, how.top_p) != (1, 1):
             note(f"temperature {how.temperature:g}, top-p {how.top_p:g}: not the model's own law")
+        if asked := how.conditioning.labels:
+            labels = ", ".join(f"{column}={value}" for column, value in asked.items())
+            note(f"{labels}, guidance {how.conditioning.guidance:g}")
         if said := how.stepping.said():
             own = "" if how.stepping.keeps_law else ": not the model's own law"
             note(", ".join(f"{name} {value}" for name, value in said.items()) + own)
@@ -111,6 +119,7 @@ class Sampling:
                         temperature=how.temperature,
                         top_p=how.top_p,
                         stepping=how.stepping,
+                        conditioning=how.conditioning,
                         generator=self.generator,
                         fixed=None if batch.fixed is None else torch.tensor(batch.fixed),
                         on_state=watch,

@@ -110,7 +110,7 @@ def take_turn(job: Job, choice: Choice, num_steps: int, num_rows: int | None = N
     def steps(num: int) -> float:
         started = time.perf_counter()
         for _ in range(num):
-            trainer.train_step(job.packed.train, order)
+            trainer.train_step(job.packed.train_rows, order)
         if job.device.type == "cuda":
             torch.cuda.synchronize(job.device)
         return time.perf_counter() - started

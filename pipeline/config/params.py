@@ -36,15 +36,19 @@ from pipeline.errors import ParamsError, PipelineError
 from pipeline.files import from_root
 from pipeline.methods.samplers import (
     ABILITIES,
+    Conditioning,
     Corrector,
     Grid,
     Order,
     PredictorName,
     Stepping,
+    label_misuses,
     misuses,
+    values_of,
 )
 
 Id = Annotated[int, Field(ge=0, lt=2**31)]
+Edge = Annotated[int | float, Field(allow_inf_nan=False)]
 # As written: 1 and 1.0 are files of two names.
 Temperature = Annotated[int | float, Field(gt=0, allow_inf_nan=False)]
 RENAMED = {"network": "oxen"}
@@ -76,6 +80,26 @@ class DataFiles(Section):
         return self
 
 
+class Label(Section):
+    """A column that says something of each document: by its values, or by ranges of numbers."""
+
+    column: Text
+    edges: Annotated[list[Edge], Field(min_length=1)] | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        # A column's name alone stands for its values as they are.
+        return {"column": value, "edges": None} if isinstance(value, str) else value
+
+    @field_validator("edges")
+    @classmethod
+    def _rise(cls, edges: list[float] | None) -> list[float] | None:
+        if edges and sorted(set(edges)) != edges:
+            raise ValueError("must rise")
+        return edges
+
+
 class Data(Section):
     """Where the documents come from."""
 
@@ -85,6 +109,17 @@ class Data(Section):
     holdout: Annotated[Real, Field(gt=0, lt=1)]
     column: Text
     max_overlap: Annotated[Real, Field(ge=0, le=1)]
+    labels: list[Label]
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        columns = [self.column, *(label.column for label in self.labels)]
+        if twice := sorted(name for name, times in Counter(columns).items() if times > 1):
+            raise ValueError(
+                f"labels must be of columns that differ, and from that of the text (twice or "
+                f"more: {', '.join(twice)})"
+            )
+        return self
 
 
 class Patience(Section):
@@ -214,6 +249,7 @@ class Train(Optimizing):
     init: Text | None
     init_revision: Text | None
     num_steps: Annotated[int, Field(ge=0, lt=2**31)]
+    label_dropout: Fraction
     compile: Literal[False, True, "graphs"]
     activation_checkpointing: bool
     sample_every: Count
@@ -274,15 +310,31 @@ class Sample(Section):
     eta: Annotated[Real, Field(gt=0, le=1)]
     hold: Annotated[Real, Field(gt=0, lt=1)]
     num_redrawn: Count
+    labels: Literal["each"] | list[Text]
+    guidance: Annotated[Real, Field(ge=0)]
     batch_size: Count
     num_traced: Annotated[int, Field(ge=0, lt=2**31)]
     precision: Precision
     seed: Seed
 
+    @field_validator("labels")
+    @classmethod
+    def _say(cls, labels: str | list[str]) -> str | list[str]:
+        if not isinstance(labels, str):
+            values_of(labels)
+        return labels
+
     @property
     def stepping(self) -> Stepping:
         """Times, order and corrections of the steps."""
         return Stepping(**self.model_dump(include={each.name for each in fields(Stepping)}))
+
+    @property
+    def conditioning(self) -> Conditioning | None:
+        """What all samples are asked for; None where it is each combination of labels in turn."""
+        if self.labels == "each":
+            return None
+        return Conditioning(values_of(self.labels), self.guidance)
 
 
 class Score(Section):
@@ -360,6 +412,11 @@ class Params(Section):
     def _exports_a_score(self) -> Self:
         if self.publish.huggingface is not None and self.method != "sedd":
             raise ValueError(f"publish.huggingface must be null with method {self.method}")
+        if self.publish.huggingface is not None and self.data.labels:
+            raise ValueError(
+                "publish.huggingface must be null with data.labels: an export holds a score of "
+                "texts alone"
+            )
         return self
 
     @model_validator(mode="after")
@@ -383,6 +440,29 @@ class Params(Section):
                 "data.holdout must be below 0.5 with pack.mode stream, which takes two such parts "
                 f"from the end (got {self.data.holdout:g})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        (kind, called), columns = self.of_method.sampled, [each.column for each in self.data.labels]
+        got = SHORT.repr(columns)
+        found = []
+        if columns and not ABILITIES[kind].takes_labels:
+            able = ", ".join(name for name, can in ABILITIES.items() if can.takes_labels)
+            found.append(
+                f"data.labels must be [] with {called}: only {able} takes labels (got {got})"
+            )
+        if columns and self.pack.mode != "pad":
+            found.append(
+                f"data.labels must be [] with pack.mode {self.pack.mode}, whose blocks are no "
+                f"single documents (got {got})"
+            )
+        asked = self.sample.conditioning
+        if asked is None:
+            asked = Conditioning({}, 1.0 if columns else self.sample.guidance)
+        found += label_misuses(dict.fromkeys(columns), asked, "sample.")
+        if found:
+            raise ValueError("; ".join(found))
         return self
 
     @model_validator(mode="after")

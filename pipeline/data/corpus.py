@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -24,6 +24,8 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MOST_AT_ONCE = 2**27
 ROWS_AT_ONCE = 64
 MOST_NAMES = 20
+Columns = dict[str, str]
+"""Columns of a table, that of the texts first, each with the key of params.yaml that names it."""
 # Else a row group's whole column would be read at once, however large it is.
 READ_AT_ONCE = {"buffer_size": 2**20, "pre_buffer": False}
 
@@ -54,13 +56,20 @@ def read_documents(path: Path, column: str) -> Iterator[str]:
         DataError: the file is missing, damaged or of another format; it has no such column, two of
             them, or one that does not hold text; or a row has no text.
     """
+    for text, *_ in read_rows(path, column, ()):
+        yield text
+
+
+def read_rows(path: Path, column: str, labels: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """As `read_documents`, each text with what its row has in the columns `labels`."""
     if not path.is_file():
         raise DataError(f"{path} is missing")
-    for row, text in enumerate(READERS[format_of(path)](path, column)):
-        if not isinstance(text, str):
-            what = "no text" if text is None else f"no text but {_short(text)}"
+    columns = {column: "data.column"} | dict.fromkeys(labels, "data.labels")
+    for row, values in enumerate(READERS[format_of(path)](path, columns)):
+        if not isinstance(values[0], str):
+            what = "no text" if values[0] is None else f"no text but {_short(values[0])}"
             raise DataError(f"{path}: row {row} holds {what} in column {column!r}")
-        yield text
+        yield values
 
 
 def count_rows(path: Path) -> int:
@@ -132,9 +141,11 @@ def _texts(path: Path) -> Iterator[str]:
         yield text
 
 
-def _txt(path: Path, column: str) -> Iterator[str]:
+def _txt(path: Path, columns: Columns) -> Iterator[tuple[str]]:
+    if len(columns) > 1:
+        raise DataError(f"{path}: a .txt file has no columns for data.labels")
     for line in _texts(path):
-        yield line.removesuffix("\n").removesuffix("\r")
+        yield (line.removesuffix("\n").removesuffix("\r"),)
 
 
 def _table(path: Path, delimiter: str) -> Iterator[list[str]]:
@@ -155,14 +166,15 @@ def _table(path: Path, delimiter: str) -> Iterator[list[str]]:
         raise DataError(f"{path}: line {rows.line_num}: {error}") from error
 
 
-def _delimited(path: Path, column: str, delimiter: str) -> Iterator[str]:
+def _delimited(path: Path, columns: Columns, delimiter: str) -> Iterator[tuple[str, ...]]:
     rows = _table(path, delimiter)
-    names, place = next(rows, []), None
+    names, places = next(rows, []), None
     for row in rows:
-        if place is None:
-            _check_names(path, names, column)
-            place = names.index(column)
-        yield row[place]
+        if places is None:
+            _check_names(path, names, columns)
+            places = [names.index(column) for column in columns]
+        # Of a list: tuples of generators are resized, and leave thousands on Python's free list.
+        yield tuple([row[place] for place in places])
 
 
 @contextmanager
@@ -191,30 +203,32 @@ def _seekable(path: Path) -> Iterator[Path | BinaryIO]:
         yield unpacked
 
 
-def _parquet(path: Path, column: str) -> Iterator[Any]:
+def _parquet(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
     with _parquet_file(path) as file:
         if not file.metadata.num_rows:
             return
-        _check_column(path, file.schema_arrow, column)
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column]):
+        _check_columns(path, file.schema_arrow, columns)
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*columns]):
             # By name: a.b asks for the field b of a column a as well.
-            for value in batch.column(column):  # All at once would be a copy.
-                yield value.as_py()
+            for values in zip(*map(batch.column, columns), strict=True):
+                yield tuple([value.as_py() for value in values])  # All at once would be a copy.
 
 
-def _check_names(path: Path, names: list[str], column: str) -> None:
-    if column not in names:
-        raise DataError(
-            f"{path} has no column {column!r} (data.column); its columns: {_listed(names)}"
-        )
-    if names.count(column) > 1:
-        raise DataError(f"{path} has more than one column {column!r} (data.column)")
+def _check_names(path: Path, names: list[str], columns: Columns) -> None:
+    for column, key in columns.items():
+        if column not in names:
+            raise DataError(
+                f"{path} has no column {column!r} ({key}); its columns: {_listed(names)}"
+            )
+        if names.count(column) > 1:
+            raise DataError(f"{path} has more than one column {column!r} ({key})")
 
 
-def _check_column(path: Path, schema: Any, column: str) -> None:
+def _check_columns(path: Path, schema: Any, columns: Columns) -> None:
     import pyarrow as pa
 
-    _check_names(path, schema.names, column)
+    _check_names(path, schema.names, columns)
+    column = next(iter(columns))
     kind = schema.field(column).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -223,7 +237,8 @@ def _check_column(path: Path, schema: Any, column: str) -> None:
         raise DataError(f"{path}: column {column!r} (data.column) holds {kind}, not text")
 
 
-def _jsonl(path: Path, column: str) -> Iterator[Any]:
+def _jsonl(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
+    text_column = next(iter(columns))
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -233,21 +248,21 @@ def _jsonl(path: Path, column: str) -> Iterator[Any]:
             raise DataError(f"{path}: line {number} is not valid JSON: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number} is no JSON object but {_short(row)}")
-        if column not in row:
-            raise DataError(
-                f"{path}: line {number} has no key {column!r} (data.column); "
-                f"its keys: {_listed(row)}"
-            )
-        text = row[column]
+        for column, key in columns.items():
+            if column not in row:
+                raise DataError(
+                    f"{path}: line {number} has no key {column!r} ({key}); its keys: {_listed(row)}"
+                )
+        text = row[text_column]
         if isinstance(text, str) and b"\\u" in line and not _is_whole(text):
             raise DataError(
-                f"{path}: line {number} holds half a surrogate pair in column {column!r}: "
+                f"{path}: line {number} holds half a surrogate pair in column {text_column!r}: "
                 f"{_short(text)}"
             )
-        yield text
+        yield tuple([row[column] for column in columns])
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Any]]] = {
+READERS: dict[str, Callable[[Path, Columns], Iterator[tuple[Any, ...]]]] = {
     ".txt": _txt,
     **{suffix: partial(_delimited, delimiter=mark) for suffix, mark in DELIMITERS.items()},
     ".jsonl": _jsonl,

@@ -1,7 +1,7 @@
 """Blocks of token ids [N, L], one flat file a split, read as memory maps."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ class Meta:
         num_dropped: tokens at the end of each split that fill no block.
         text_lengths: training documents of 0, 1, … tokens, eos not counted; None with `concat`.
         num_unknown, unknown: characters by split that the tokenizer does not know.
+        labels: what the values of each label are called, by column; not in a meta.json without any.
     """
 
     dtype: str
@@ -41,6 +42,16 @@ class Meta:
     num_unknown: dict[str, int]
     unknown: dict[str, dict[str, int]]
     tokenizer_sha256: str
+    labels: dict[str, list[str]] = field(default_factory=dict)
+
+    def asdict(self) -> dict[str, Any]:
+        """What meta.json holds."""
+        return {key: value for key, value in asdict(self).items() if self.labels or key != "labels"}
+
+    @property
+    def width(self) -> int:
+        """Numbers a row of the files: the K labels of a block, then its tokens."""
+        return len(self.labels) + self.length
 
     @property
     def start_id(self) -> int:
@@ -50,17 +61,37 @@ class Meta:
 
 @dataclass(frozen=True)
 class Packed:
-    """The splits, token ids [N, L] as read-only memory maps.
+    """The splits, rows [N, K + L] of K labels and L token ids as read-only memory maps.
 
     Attributes:
-        train: of a stream windows that overlap, one a place.
-        eval: what training looks at; but of some streams, that is test.
+        train_rows: of a stream windows that overlap, one a place.
+        eval_rows: what training looks at; but of some streams, that is test.
     """
 
-    train: np.ndarray[Any, np.dtype[Any]]
-    test: np.ndarray[Any, np.dtype[Any]]
-    eval: np.ndarray[Any, np.dtype[Any]]
+    train_rows: np.ndarray[Any, np.dtype[Any]]
+    test_rows: np.ndarray[Any, np.dtype[Any]]
+    eval_rows: np.ndarray[Any, np.dtype[Any]]
     meta: Meta
+
+    @property
+    def train(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """Token ids [N, L] of the blocks that are trained on."""
+        return self.train_rows[:, len(self.meta.labels) :]
+
+    @property
+    def test(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """Token ids [N, L] of the held-out blocks."""
+        return self.test_rows[:, len(self.meta.labels) :]
+
+    @property
+    def eval(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """Token ids [N, L] of the blocks that training looks at."""
+        return self.eval_rows[:, len(self.meta.labels) :]
+
+    @property
+    def test_labels(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """Labels of the held-out blocks as numbers [N, K]: 1 and more, 0 where one is not said."""
+        return self.test_rows[:, : len(self.meta.labels)]
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -85,21 +116,19 @@ class Packed:
         return self.meta.mode == "stream"
 
     def some_held_out(self, num: int) -> np.ndarray[Any, np.dtype[Any]]:
-        """At most `num` held-out blocks, evenly spread: neighbours may be of one kind."""
-        return self.eval[:: max(1, len(self.eval) // num)][:num]
+        """At most `num` held-out rows, evenly spread: neighbours may be of one kind."""
+        return self.eval_rows[:: max(1, len(self.eval_rows) // num)][:num]
 
 
 def _map_blocks(folder: Path, split: str, meta: Meta) -> np.ndarray[Any, np.dtype[Any]]:
     path, dtype = folder / f"{split}.bin", np.dtype(meta.dtype).newbyteorder("<")
-    num, length = meta.num_blocks[split], meta.length
+    num, width = meta.num_blocks[split], meta.width
     overlap = meta.mode == "stream" and split == "train"
-    num_tokens = num + length - 1 if overlap else num * length
-    if path.stat().st_size != num_tokens * dtype.itemsize:
-        raise ValueError(
-            f"{path} has {path.stat().st_size} bytes, not {num_tokens * dtype.itemsize}"
-        )
-    tokens = np.memmap(path, dtype=dtype, mode="r", shape=(num_tokens,))
-    return sliding_window_view(tokens, length) if overlap else tokens.reshape(num, length)
+    size = num + width - 1 if overlap else num * width
+    if path.stat().st_size != size * dtype.itemsize:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, not {size * dtype.itemsize}")
+    rows = np.memmap(path, dtype=dtype, mode="r", shape=(size,))
+    return sliding_window_view(rows, width) if overlap else rows.reshape(num, width)
 
 
 def check_comparable(num_held_out: int, num_samples: int) -> None:

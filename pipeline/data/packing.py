@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -75,6 +75,8 @@ def pack(
     mode: Mode,
     length: int,
     num_workers: int | None = None,
+    labels: Mapping[str, list[str]] | None = None,
+    label_rows: Mapping[str, list[list[int]]] | None = None,
 ) -> Meta:
     """Write the documents of each split to `folder` as blocks of `length` tokens.
 
@@ -84,13 +86,17 @@ def pack(
     Args:
         documents: texts of the splits "train" and "test"; each is read once, as it is needed.
         num_workers: threads that encode, one a core unless given; the bytes do not depend on it.
+        labels: what the values of each label are called, by column; with `pad` alone.
+        label_rows: of each split, the labels of its documents as numbers, there as they come.
     Returns:
         What meta.json holds.
     Raises:
         DataError: a document does not fit a block, or a split fills none. Nothing is written then.
     """
     num_workers = num_workers or num_cores()
-    packer = Packer(tokenizer, mode, length)
+    labels = dict(labels or {})
+    packer = Packer(tokenizer, mode, length, label_rows if labels else None)
+    width = len(labels) + length
     num_blocks: dict[str, int] = {}
     seen: dict[str, Seen] = {}
     with ExitStack() as files:
@@ -100,8 +106,8 @@ def pack(
             partial = files.enter_context(whole(folder / f"{split}.bin"))
             with partial.open("wb") as file:
                 seen[split] = packer.write(file, split, texts, num_workers)
-                num_blocks[split] = seen[split].num_tokens // length
-                file.truncate(num_blocks[split] * length * packer.dtype.itemsize)
+                num_blocks[split] = seen[split].num_tokens // width
+                file.truncate(num_blocks[split] * width * packer.dtype.itemsize)
             if not num_blocks[split]:
                 raise DataError(_no_block(split, seen[split], length))
         lengths = seen["train"].lengths
@@ -114,13 +120,14 @@ def pack(
             eos_id=tokenizer.eos_id,
             unk_id=tokenizer.unk_id,
             num_blocks=num_blocks,
-            num_dropped={split: counts.num_tokens % length for split, counts in seen.items()},
+            num_dropped={split: counts.num_tokens % width for split, counts in seen.items()},
             text_lengths=[lengths[n] for n in range(length)] if mode == "pad" else None,
             num_unknown={split: counts.unknown.total() for split, counts in seen.items()},
             unknown={split: dict(sorted(counts.unknown.items())) for split, counts in seen.items()},
             tokenizer_sha256=tokenizer.sha256,
+            labels=labels,
         )
-        partial_meta.write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+        partial_meta.write_text(json.dumps(meta.asdict(), indent=2) + "\n", encoding="utf-8")
         # An earlier meta.json must not describe the new blocks for a moment.
         (folder / "meta.json").unlink(missing_ok=True)
     return meta
@@ -129,10 +136,17 @@ def pack(
 class Packer:
     """Turns batches of documents to tokens in the form of the file."""
 
-    def __init__(self, tokenizer: TextTokenizer, mode: Mode, length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        mode: Mode,
+        length: int,
+        label_rows: Mapping[str, list[list[int]]] | None = None,
+    ) -> None:
         self.dtype = np.dtype("<u2" if tokenizer.size <= 65535 else "<u4")
         self._tokenizer, self._encoder = tokenizer, Encoder(tokenizer)
         self._mode, self._length = mode, length
+        self._label_rows = label_rows
 
     def write(self, file: BinaryIO, split: str, texts: Iterable[str], num_workers: int) -> Seen:
         """Write the tokens of `texts` in order, encoded by `num_workers` threads."""
@@ -177,7 +191,7 @@ class Packer:
     def _padded(
         self, split: str, batch: Batch, ids: Ids, lengths: Ints
     ) -> np.ndarray[Any, np.dtype[Any]]:
-        """Blocks [n, L], a document each."""
+        """Blocks [n, L], a document each; with labels rows [n, K + L]."""
         most = self._length - 1
         if lengths.max() > most:
             row = int(np.argmax(lengths > most))
@@ -189,7 +203,10 @@ class Packer:
         blocks = np.full((len(lengths), self._length), self._tokenizer.pad_id, self.dtype)
         blocks[np.arange(self._length) < lengths[:, None]] = ids
         blocks[np.arange(len(lengths)), lengths] = self._tokenizer.eos_id
-        return blocks
+        if self._label_rows is None:
+            return blocks
+        here = self._label_rows[split][batch.first : batch.first + len(lengths)]
+        return np.concatenate([np.array(here, self.dtype), blocks], axis=1)
 
     def _check_known(self, split: str, batch: Batch, ids: Ids) -> None:
         """Refuse characters without an id, of which the encoder makes the tokenizer's size."""

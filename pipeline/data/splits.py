@@ -2,13 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.config.params import Data, DataFiles
-from pipeline.data.corpus import read_documents
+from pipeline.data.corpus import read_rows
 from pipeline.errors import DataError
 from pipeline.progress import progress
 
@@ -77,18 +77,28 @@ def split_documents(folder: Path, split: Split, data: Data) -> Iterator[str]:
     Raises:
         DataError: files are missing or damaged, or the split has no document.
     """
+    for text, *_ in split_rows(folder, split, data, ()):
+        yield text
+
+
+def split_rows(
+    folder: Path, split: Split, data: Data, labels: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    """As `split_documents`, each document with what its row has in the columns `labels`."""
     is_empty = True
-    for text in _documents(folder, split, data):
-        if data.files.test is None and is_held_out(text, data.holdout) != (split == "test"):
+    for row in _rows(folder, split, data, labels):
+        if data.files.test is None and is_held_out(row[0], data.holdout) != (split == "test"):
             continue
         is_empty = False
-        yield text
+        yield row
     if is_empty:
         raise DataError(f"data.holdout: no document is in {split} (got {data.holdout:g})")
 
 
-def _documents(folder: Path, split: Split, data: Data) -> Iterator[str]:
-    """All documents of the files that a split is taken from."""
+def _rows(
+    folder: Path, split: Split, data: Data, labels: Sequence[str] = ()
+) -> Iterator[tuple[Any, ...]]:
+    """All documents of the files that a split is taken from, with their columns `labels`."""
     held = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     of, name = split, getattr(data.files, split)
     if name is None:
@@ -96,9 +106,9 @@ def _documents(folder: Path, split: Split, data: Data) -> Iterator[str]:
     chosen = _chosen(held, of, name)
     is_empty = True
     for path in chosen:
-        for text in read_documents(folder / path, data.column):
+        for row in read_rows(folder / path, data.column, labels):
             is_empty = False
-            yield text
+            yield row
     if is_empty:
         raise DataError(f"data.files.{of}: no document in {', '.join(chosen)}")
 
@@ -112,7 +122,7 @@ def stream(folder: Path, split: Split, data: Data) -> Iterator[str]:
         DataError: files are missing or damaged, or have no document.
     """
     between = ""
-    for text in _documents(folder, split, data):
+    for text, *_ in _rows(folder, split, data):
         yield between + text
         between = "\n"
 
@@ -126,7 +136,7 @@ def count_overlap(folder: Path, data: Data) -> tuple[int, int]:
         DataError: as `split_documents`.
     """
     if data.files.test is None:
-        everything = _documents(folder, "train", data)
+        everything = (text for text, *_ in _rows(folder, "train", data))
         return sum(is_held_out(text, data.holdout) for text in everything), 0
     # By hash: the texts may not fit the memory.
     held_out = Counter(map(hash, _shown("test", folder, data)))

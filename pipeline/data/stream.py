@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.data.packed import EVAL, Meta
@@ -58,7 +57,7 @@ def pack_stream(
                 kept = sizes[split] if split == "train" else sizes[split] // length * length
                 file.truncate(kept * packer.dtype.itemsize)
         meta = _described(tokenizer, packer.dtype.name, sizes, length)
-        partial_meta.write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+        partial_meta.write_text(json.dumps(meta.asdict(), indent=2) + "\n", encoding="utf-8")
         # An earlier meta.json must not describe the new blocks for a moment.
         (folder / "meta.json").unlink(missing_ok=True)
     return meta

@@ -25,13 +25,16 @@ class Sizes:
     bytes: Tensor
 
 
-def likelihood(bound: Bound, exact: Tensor, sizes: Sizes) -> dict[str, Any]:
+def likelihood(
+    bound: Bound, exact: Tensor, sizes: Sizes, given_labels: Bound | None = None
+) -> dict[str, Any]:
     """What likelihood.json holds.
 
     Args:
         bound: the bound's terms [R, N], nats a block.
         exact: the baseline's nats a block [N].
         sizes: of the blocks.
+        given_labels: the bound given the blocks' labels, under the same noise.
     Raises:
         PipelineError: a perplexity is too large for a number.
     """
@@ -51,10 +54,25 @@ def likelihood(bound: Bound, exact: Tensor, sizes: Sizes) -> dict[str, Any]:
         },
         # Of a method whose samples are not drawn in just that way.
         **({} if bound.of is None else {"bound_of": bound.of}),
+        **({} if given_labels is None else _gain(bound, given_labels, sizes)),
         "num_texts": len(exact),
         "num_tokens": int(sizes.tokens.sum()),
         "num_chars": int(sizes.chars.sum()),
         "num_bytes": int(sizes.bytes.sum()),
+    }
+
+
+def _gain(bound: Bound, given_labels: Bound, sizes: Sizes) -> dict[str, Any]:
+    """The bound given labels, and what they spare, paired draw by draw."""
+    gain = rate(bound.total - given_labels.total, sizes.chars)
+    given = rate(given_labels.total, sizes.chars)
+    return {
+        "given_labels": {
+            "bound_nats_per_char": given.value,
+            "bound_stderr": given.stderr,
+            "gain_nats_per_char": gain.value,
+            "gain_stderr": gain.stderr,
+        }
     }
 
 

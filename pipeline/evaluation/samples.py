@@ -1,5 +1,6 @@
 """Texts to score, as token ids [N, L]: generated samples, or held-out blocks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -30,6 +31,7 @@ class Samples:
         texts: the decoded text of each: up to its first eos, of running text all.
         nfe: network evaluations behind each [N].
         mode: `pad`, each ends at its first eos; else each is a window of running text.
+        labels: what each was asked for, by column; empty where nothing was.
     """
 
     num_steps: int | None
@@ -38,6 +40,7 @@ class Samples:
     texts: list[str]
     nfe: Floats
     mode: Mode = "pad"
+    labels: Sequence[dict[str, str]] = ()
 
     @classmethod
     def read(cls, path: Path, mode: Mode = "pad") -> Self:
@@ -55,6 +58,7 @@ class Samples:
                 texts=[str(row["text"]) for row in rows],
                 nfe=np.array([row["nfe"] for row in rows], np.float64),
                 mode=mode,
+                labels=[row["labels"] for row in rows if "labels" in row],
             )
         except FileNotFoundError:
             raise DataError(f"{path} is missing: no samples to score") from None

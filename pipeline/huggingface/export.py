@@ -42,6 +42,11 @@ def write_export(source: Path, destination: Path, card: Card, *, replace: bool =
         raise CheckpointError(
             f"{source} is of method {method}; an export holds the score of method sedd"
         )
+    if labels := config.get("labels"):
+        raise CheckpointError(
+            f"{source} was trained with data.labels ({', '.join(labels)}); an export holds a score "
+            "of texts alone"
+        )
     path = source / "model.safetensors"
     weights = read_safetensors(path, torch.device("cpu"))
     check_weights(path, weights, weights)

@@ -25,7 +25,8 @@ def take_back(export: Path, folder: Path) -> None:
     """
     config = read_object(export / CONFIG)
     names = [
-        *(each.name for each in fields(method_named(FIRST_METHOD).Config)),
+        # Those with metadata are of models with labels, which are not exported.
+        *(each.name for each in fields(method_named(FIRST_METHOD).Config) if not each.metadata),
         *About.model_fields,
     ]
     if missing := [name for name in (*names, "num_tokens") if name not in config]:

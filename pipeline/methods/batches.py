@@ -1,5 +1,6 @@
 """Samples in batches, as a stage draws them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from pipeline.methods.draws import Samples
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
+from pipeline.methods.samplers import UNCONDITIONAL, Conditioning
 from pipeline.progress import progress
 
 NUM_STATES_SHOWN = 33
@@ -35,16 +37,24 @@ def sample_all(
     num_steps: int,
     generator: torch.Generator,
     trace: Trace,
+    conditionings: Sequence[Conditioning] = (UNCONDITIONAL,),
     **how: Any,
 ) -> Samples:
     """Draw the samples in batches, the first one traced; they end on the CPU.
 
-    `how` is what else a method's `sample` takes: predictor, temperature, top_p, stepping.
+    What they are asked for takes turns among `conditionings`. `how` is what else a method's
+    `sample` takes: predictor, temperature, top_p, stepping.
     """
     batches: list[Samples] = []
-    sizes = [min(batch_size, num - first) for first in range(0, num, batch_size)]
+    indices = [torch.arange(first, num, len(conditionings)) for first in range(len(conditionings))]
+    parts = [
+        (asked, part)
+        for asked, mine in zip(conditionings, indices, strict=True)
+        for part in torch.split(mine, batch_size)
+        if len(part)
+    ]
     num_states = num_steps + 2
-    bar = progress(total=len(sizes) * num_states, desc=f"sample {num_steps} steps", unit="step")
+    bar = progress(total=len(parts) * num_states, desc=f"sample {num_steps} steps", unit="step")
 
     def watch(step: int, t: float, xt: Tensor) -> None:
         bar.update()
@@ -52,11 +62,18 @@ def sample_all(
             trace(step, t, xt)
 
     with bar:
-        for size in sizes:
+        for asked, part in parts:
             batch = method_of(model).sample(
-                model, size, num_steps=num_steps, generator=generator, on_state=watch, **how
+                model,
+                len(part),
+                num_steps=num_steps,
+                generator=generator,
+                conditioning=asked,
+                on_state=watch,
+                **how,
             )
             batches.append(batch)
-    tokens = torch.cat([batch.tokens for batch in batches]).cpu()
-    nfe = torch.cat([batch.nfe for batch in batches]).cpu()
+    place = torch.cat([part for _, part in parts]).argsort()
+    tokens = torch.cat([batch.tokens for batch in batches]).cpu()[place]
+    nfe = torch.cat([batch.nfe for batch in batches]).cpu()[place]
     return Samples(tokens, nfe, sum(batch.calls for batch in batches))

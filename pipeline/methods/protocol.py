@@ -4,8 +4,9 @@ A method is a room beside this file with a module `method`, whose functions are 
 `registry` finds it by the name that `method` has in params.yaml.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 
 from pipeline.methods.draws import OnState, Samples
 from pipeline.methods.estimates import Bound
-from pipeline.methods.samplers import PLAIN, Stepping
+from pipeline.methods.samplers import PLAIN, UNCONDITIONAL, Conditioning, Stepping
 from pipeline.network.trunk import Trunk
 
 if TYPE_CHECKING:
     from pipeline.config.params import Params
+
+
+WITH_LABELS = {"only_with": "labels"}
+"""Metadata of fields of a configuration that checkpoints of models without labels lack."""
 
 
 class Model(nn.Module):
@@ -27,6 +32,8 @@ class Model(nn.Module):
     """Of its method's `Config`."""
     length: int
     network: Trunk
+    labels: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """What values of labels are called, by column, of a model that was trained with K of them."""
 
 
 class Objective(Protocol):
@@ -37,7 +44,10 @@ class Objective(Protocol):
         """The network whose parameters are optimised."""
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """All randomness of a step for the whole batch x0 [B, L]; each tensor is [B, ...]."""
+        """All randomness of a step for the whole batch x0 [B, L]; each tensor is [B, ...].
+
+        Of a model with K labels each row has these first, [B, K + L].
+        """
 
     def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:
         """Rows of what `draw` returned, and behind them what only values can tell, as indices.
@@ -85,8 +95,20 @@ class Method(Protocol):
     ARCHITECTURE: Mapping[str, str]
     """Fields of the configuration in which weights must agree -> where params.yaml decides them."""
 
-    def config_of(self, params: "Params", vocab_size: int, length: int) -> Any:
-        """The configuration of the model that params.yaml asks for."""
+    def config_of(
+        self,
+        params: "Params",
+        vocab_size: int,
+        length: int,
+        labels: Mapping[str, list[str]] = MappingProxyType({}),
+    ) -> Any:
+        """The configuration of the model that params.yaml asks for.
+
+        Args:
+            labels: what the values of `data.labels` are called, by column.
+        Raises:
+            ValueError: there are labels, and models of this method take none.
+        """
 
     def build(self, config: Any) -> Model:
         """A model with new weights; ValueError where the configuration describes none."""
@@ -107,6 +129,7 @@ class Method(Protocol):
         temperature: float,
         top_p: float,
         stepping: Stepping = PLAIN,
+        conditioning: Conditioning = UNCONDITIONAL,
     ) -> str:
         """The sampler that is used where `auto` is asked for.
 
@@ -128,6 +151,7 @@ class Method(Protocol):
         temperature: float = 1.0,
         top_p: float = 1.0,
         stepping: Stepping = PLAIN,
+        conditioning: Conditioning = UNCONDITIONAL,
         on_state: OnState | None = None,
     ) -> Samples:
         """Draw `num` sequences in `num_steps` steps.
@@ -150,10 +174,14 @@ class Method(Protocol):
         generator: torch.Generator,
         known: Tensor | None = None,
         on_replicate: Callable[[], object] | None = None,
+        labels: Tensor | None = None,
     ) -> Bound:
         """The bound on -log p of texts x0 [N, L], every term by name.
 
         Args:
+            labels: of a model that has `labels`: those of the texts as numbers [N, K], from 1, 0 if
+                not said, given which they are bounded; None bounds them without. The noise is the
+                same.
             known: positions [N, L] that are shown: what is bounded is -log p of the others given
                 these, of a model that `cannot_condition` says nothing against.
         """

@@ -4,8 +4,9 @@ params.yaml, the command line and models ask the same questions, and get the sam
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Literal, get_args
 
 PredictorName = Literal[
@@ -77,6 +78,55 @@ PLAIN = Stepping()
 
 
 @dataclass(frozen=True)
+class Conditioning:
+    """What texts are asked for.
+
+    Attributes:
+        labels: by column what the value is called; others are not said.
+        guidance: w of log p_w = (1 - w) log p + w log p(given the labels), normalised for each
+            token that is drawn: 1 the conditional law, 0 the unconditional one.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    guidance: float = 1.0
+
+    @property
+    def evaluates_twice(self) -> bool:
+        """Whether the network is asked with the labels and without them."""
+        return bool(self.labels) and self.guidance not in (0, 1)
+
+    def said(self) -> dict[str, Mapping[str, str] | float]:
+        """What it is recorded as; nothing where nothing is asked for."""
+        return {"labels": self.labels, "guidance": self.guidance} if self.labels else {}
+
+
+UNCONDITIONAL = Conditioning()
+
+
+def values_of(labels: Iterable[str]) -> dict[str, str]:
+    """Values by column, of Column=value.
+
+    Raises:
+        ValueError: one is not of that form, or of a column that was named before.
+    """
+    values: dict[str, str] = {}
+    for label in labels:
+        column, _, value = label.partition("=")
+        if not column or not value or column in values:
+            raise ValueError(f"must be Column=value, each column once (got {label})")
+        values[column] = value
+    return values
+
+
+def each_combination(
+    labels: Mapping[str, Sequence[str]], guidance: float = 1.0
+) -> list[Conditioning]:
+    """Every combination of values, the last column's fastest; of no labels the one of none."""
+    rows = product(*labels.values())
+    return [Conditioning(dict(zip(labels, row, strict=True)), guidance) for row in rows]
+
+
+@dataclass(frozen=True)
 class Abilities:
     """What the samplers of a kind of model can do."""
 
@@ -85,6 +135,7 @@ class Abilities:
     orders: tuple[str, ...] = ("random",)
     correctors: tuple[str, ...] = ("none",)
     sharpens: bool = True
+    takes_labels: bool = False
 
 
 ABILITIES: Mapping[str, Abilities] = {
@@ -92,10 +143,11 @@ ABILITIES: Mapping[str, Abilities] = {
         ("analytic", "euler", "cached", "first_hitting"),
         orders=get_args(Order),
         correctors=("none", *REMASKING, "conf"),
+        takes_labels=True,
     ),
     "absorb raw": Abilities(("analytic", "euler")),
     "uniform conditional": Abilities(
-        ("analytic", "euler"), correctors=("none", *REMASKING, *SWEEPING)
+        ("analytic", "euler"), correctors=("none", *REMASKING, *SWEEPING), takes_labels=True
     ),
     "uniform raw": Abilities(("analytic", "euler"), correctors=("none", *SWEEPING), sharpens=False),
     "embedding": Abilities(("ddpm", "ddim", "draw"), grids=("uniform",)),
@@ -156,6 +208,38 @@ def misuses(
             if value != 1
         ]
     return found + _together(predictor, stepping, key)
+
+
+def label_misuses(
+    known: Mapping[str, Sequence[str] | None], asked: Conditioning, key: str = ""
+) -> list[str]:
+    """All that is wrong with what texts are asked for, a line each.
+
+    Args:
+        known: what values are called, by column, of the labels that the model is trained with;
+            None where only the data say.
+        asked: labels and guidance.
+        key: what stands before the names of values.
+    """
+    w = asked.guidance
+    if not known and (asked.labels or w != 1):
+        got = [f"{column}={value}" for column, value in asked.labels.items()]
+        return [
+            f"{key}labels and {key}guidance are of models that were trained with data.labels, "
+            f"which this one was not (got {', '.join([*got, f'guidance {w:g}'])})"
+        ]
+    found = []
+    for column, value in asked.labels.items():
+        if column not in known:
+            found.append(f"{key}labels must be of {_one_of(tuple(known))} (got {column}={value})")
+        elif (values := known[column]) is not None and value not in values:
+            allowed = _one_of(tuple(values))
+            found.append(f"{key}labels: {column} must be {allowed} (got {value})")
+    if not 0 <= w < math.inf:
+        found.append(f"{key}guidance must be a number of at least 0 (got {w})")
+    elif not asked.labels and w != 1:
+        found.append(f"{key}guidance must be 1 where no label is asked for (got {w})")
+    return found
 
 
 def _together(predictor: str, stepping: Stepping, key: str) -> list[str]:

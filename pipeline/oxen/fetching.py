@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.config.params import Data, DataFiles, Patience
 from pipeline.config.sections import Section
 from pipeline.data.corpus import count_rows, format_of
+from pipeline.data.labels import label_names
 from pipeline.data.splits import count_overlap, files_of, is_pattern
 from pipeline.errors import DataError, RepositoryError
 from pipeline.files import read_as, sha256, write_json
@@ -89,6 +90,8 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
                     "and an empty dataset trains nothing"
                 )
         overlap = _overlap(folder, params)
+        if params.labels:
+            label_names(folder, params)
     fetched = Provenance(
         repo=params.repo,
         host=address.host if isinstance(address, Address) else None,

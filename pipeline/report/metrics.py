@@ -59,11 +59,14 @@ def headlines(experiment: Experiment, steps: int) -> dict[str, float | None]:
 def results(experiment: Experiment, steps: int) -> dict[str, Any]:
     """All figures, with `gen_ppl` and `entropy` at `steps` on top."""
     at, keys = experiment.by_steps[steps].scores, columns(experiment)
-    return {
+    likelihood = experiment.likelihood
+    without = {"bound_of"} if likelihood.given_labels else {"bound_of", "given_labels"}
+    by_label = at.model_dump(include={"by_label"}) if at.by_label else {}
+    return by_label | {
         "gen_ppl": at.gen_ppl,
         "entropy": at.entropy,
         "scorer": str(experiment.scorer),
-        "likelihood": experiment.likelihood.model_dump(exclude={"bound_of"}),
+        "likelihood": likelihood.model_dump(exclude=without),
         "by_steps": {
             str(num_steps): _row(keys, found.scores, found.timing.seconds)
             for num_steps, found in experiment.by_steps.items()

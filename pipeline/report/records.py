@@ -106,7 +106,13 @@ class Sample(Record):
     index: int
     seed: int
     temperature: float = 1.0
+    labels: dict[str, str] = {}
     text: str
+
+    @property
+    def asked(self) -> str:
+        """What it was asked for, in a line."""
+        return ", ".join(self.labels.values())
 
 
 class State(Record):
@@ -146,6 +152,19 @@ class Scorer(Record):
         """What tells scorers apart: figures of a rounded one are never ranked with the others."""
         rounded = "" if self.precision == "float32" else f" in {self.precision}"
         return f"{self.name}@{self.sha256[:12]}{rounded}"
+
+
+class LooksLike(Record):
+    """Of samples asked for a label, and of real texts that have it, how many look like it."""
+
+    num: int
+    num_sure: int
+    share: Measured
+    share_stderr: Measured
+    real_num: int
+    real_num_sure: int
+    real_share: Measured
+    real_share_stderr: Measured
 
 
 class Scores(Record):
@@ -192,6 +211,16 @@ class Scores(Record):
     invalid_utf8: Finite
     nfe: Finite
     nfe_stderr: Measured = None
+    by_label: dict[str, dict[str, LooksLike]] = {}
+
+
+class GivenLabels(Record):
+    """The bound given labels, and how much less it is, paired."""
+
+    bound_nats_per_char: Finite
+    bound_stderr: Finite
+    gain_nats_per_char: Finite
+    gain_stderr: Finite
 
 
 class Terms(Record):
@@ -230,6 +259,7 @@ class Likelihood(Record):
     gap_stderr: Finite
     terms: Terms
     bound_of: str | None = None
+    given_labels: GivenLabels | None = None
     num_texts: int
     num_tokens: int
     num_chars: int

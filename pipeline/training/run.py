@@ -25,7 +25,8 @@ def new_model(params: Params, meta: Meta, device: torch.device) -> Model:
     """The model as training starts with it, not compiled."""
     torch.manual_seed(params.train.seed)
     method = method_named(params.method)
-    model = method.build(method.config_of(params, meta.vocab_size, meta.length)).to(device)
+    config = method.config_of(params, meta.vocab_size, meta.length, meta.labels)
+    model = method.build(config).to(device)
     if params.train.init is not None:
         warm_start(model, from_root(params.train.init))
     model.network.activation_checkpointing = params.train.activation_checkpointing
@@ -54,7 +55,10 @@ def init_sha256(params: Params) -> str | None:
 def held_out_loss(
     model: Model, blocks: torch.Tensor, *, batch_size: int, seed: int, precision: Precision
 ) -> float:
-    """Mean loss of blocks [N, L], on the CPU, in nats a block, always under the same noise."""
+    """Mean loss of blocks [N, L], on the CPU, in nats a block, always under the same noise.
+
+    As in training they come with their labels, [N, K + L], some of which are left out.
+    """
     objective, device = method_of(model).objective(model), next(model.parameters()).device
     generator = torch.Generator().manual_seed(step_seed(seed, "evaluate", 0))
     drawn = objective.draw(blocks, generator)
@@ -124,7 +128,7 @@ def train(
     watched = {"batch_size": settings.batch_size // settings.accumulate, "seed": settings.seed}
     fitted = fit(
         method_of(model).objective(model),
-        packed.train,
+        packed.train_rows,
         settings,
         Watch(
             lambda: held_out_loss(model, held_out, precision=settings.precision, **watched),

@@ -72,7 +72,7 @@ def test_plain_counts_every_call_and_ours_what_is_needed(tiny):
 @pytest.mark.parametrize("side", ["plain", "ours"])
 def test_training_to_the_bound_counts_training_alone(monkeypatch, side):
     packed, tokenizer = to_bound.names()
-    few = replace(packed, test=packed.test[:8])
+    few = replace(packed, test_rows=packed.test_rows[:8])
     monkeypatch.setattr(to_bound, "names", lambda: (few, tokenizer))
     monkeypatch.setattr(to_bound, side.upper(), {"num_steps": 2, "batch_size": 4, "lr": 1e-3})
     facts = getattr(to_bound, side)()()

@@ -45,6 +45,7 @@ def make_model(tmp_path_factory, tokenizer):
         says=None,
         odds=1e30,
         text_lengths=(1,) * LENGTH,
+        **more,
     ):
         torch.manual_seed(0)
         model = SEDD(
@@ -63,6 +64,7 @@ def make_model(tmp_path_factory, tokenizer):
                 sigma_min=1e-4,
                 sigma_max=20.0,
                 t_min=1e-3,
+                **more,
             )
         )
         if says is None:

@@ -87,7 +87,7 @@ def test_figures_of_another_training_are_not_the_models(sedd, model, reported, s
     assert "there are no figures" in text
 
 
-def test_what_is_wrong_is_one_message(refusal, model, make_embedding, elsewhere):
+def test_what_is_wrong_is_one_message(refusal, model, make_model, make_embedding, elsewhere):
     (elsewhere / "full").mkdir()
     (elsewhere / "full/mine").touch()
     said = refusal("export", model, "full", "--license", "mit")
@@ -100,6 +100,10 @@ def test_what_is_wrong_is_one_message(refusal, model, make_embedding, elsewhere)
     embedding = make_embedding()
     said = refusal("export", embedding, "to", "--license", "mit")
     assert said == f"{embedding} is of method embedding; an export holds the score of method sedd"
+    labelled = make_model(labels={"Sex": ["F", "M"]})
+    assert refusal("export", labelled, "to", "--license", "mit") == (
+        f"{labelled} was trained with data.labels (Sex); an export holds a score of texts alone"
+    )
     said = refusal("export", model, "to", "--license", "mit", "--push", "names")
     assert said == "--push must be a Hugging Face id, ORG/NAME (got names)"
     assert not (elsewhere / "to").exists()

@@ -9,7 +9,7 @@ from pipeline.cli.options import Chosen
 from pipeline.cli.sampling import Sampling
 from pipeline.cli.template import FREE, Gap, Template, _divide, parse_template
 from pipeline.errors import DataError
-from pipeline.methods.samplers import PLAIN
+from pipeline.methods.samplers import PLAIN, UNCONDITIONAL
 
 
 def filled(sedd, folder, *arguments, num=4):
@@ -101,7 +101,7 @@ def test_fixed_ids_are_exact(make_model, tokenizer, variant, predictor):
     sampling = Sampling(
         model=load_checkpoint(make_model(*variant), torch.device("cpu")),
         tokenizer=tokenizer,
-        chosen=Chosen(3, predictor, 1.0, 1.0, PLAIN, 0, None, "cpu", False),
+        chosen=Chosen(3, predictor, 1.0, 1.0, PLAIN, UNCONDITIONAL, 0, None, "cpu", False),
         generator=torch.Generator().manual_seed(0),
         batch_size=5,
         text_lengths=None,

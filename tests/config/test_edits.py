@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from tiny_project import PROJECT, changed, shipped_params
 
 from pipeline.config.edits import edit_yaml, edited
+from pipeline.config.params import load_params
 from pipeline.config.strict_yaml import parse
 from pipeline.errors import PipelineError
 
@@ -170,7 +171,7 @@ def test_a_list_that_dvc_fills_and_empties_leaves_a_file_that_is_read(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(SHIPPED)
     before = parse(SHIPPED)
-    lists = ("sweep", "temperatures", "zero_shot.names")
+    lists = ("sweep", "temperatures", "zero_shot.names", "data.labels")
     for value in ("[3,2]", "[]"):
         for key in lists:
             apply_overrides(path, [f"{key}={value}"])
@@ -192,6 +193,17 @@ def test_a_list_that_dvc_filled_is_replaced_in_brackets(tmp_path):
         edit_yaml(path, {"steps": [1]})
     with pytest.raises(PipelineError, match="sweep holds several values"):
         edit_yaml(path, {"sweep": 1})
+
+
+def test_labels_are_turned_on_by_one_key(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(SHIPPED)
+    labels = "data.labels=[Sex,{column:FirstYear,edges:[1920,1960,1990]}]"
+    apply_overrides(path, [labels, "sample.labels=['FirstYear=from 1990']"])
+    params = load_params(path)
+    assert [label.edges for label in params.data.labels] == [None, [1920, 1960, 1990]]
+    assert params.sample.conditioning.labels == {"FirstYear": "from 1990"}
+    assert comments(path.read_text()) == comments(SHIPPED)
 
 
 def comments(text):

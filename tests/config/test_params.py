@@ -85,6 +85,39 @@ def test_every_mistake_is_named_at_once(tmp_path):
             {"temperatures": [1, 1.0]},
             "temperatures: values must differ (twice or more: 1) (got [1, 1.0])",
         ),
+        ({"data.labels": [{"column": "Year", "edges": [2, 1]}]}, "data.labels.0.edges: must rise"),
+        ({"data.labels": [{"column": "Year"}]}, "data.labels.0.edges: Field required"),
+        ({"data.labels": ["Sex", "Sex"]}, "data: labels must be of columns that differ"),
+        (
+            {"data.labels": ["Sex"], "diffusion.graph": "uniform"},
+            "data.labels must be [] with diffusion.uniform.parameterization raw: only absorb "
+            "conditional, uniform conditional takes labels (got ['Sex'])",
+        ),
+        (
+            {"data.labels": ["Sex"], "method": "embedding"},
+            "data.labels must be [] with method embedding",
+        ),
+        (
+            {"data.labels": ["Sex"], "pack.mode": "concat", "sample.labels": ["Year=1"]},
+            "no single documents (got ['Sex']); sample.labels must be of Sex (got Year=1)",
+        ),
+        (
+            {"data.labels": ["Sex"], "pack.mode": "stream"},
+            "data.labels must be [] with pack.mode stream, whose blocks are no single documents",
+        ),
+        (
+            {"data.labels": ["Sex"], "publish.huggingface": "a/b", "publish.license": "mit"},
+            "publish.huggingface must be null with data.labels",
+        ),
+        (
+            {"sample.guidance": 2},
+            "sample.guidance are of models that were trained with data.labels",
+        ),
+        ({"data.labels": ["Sex"], "sample.labels": ["Sex"]}, "sample.labels: must be Column=value"),
+        (
+            {"data.labels": ["Sex"], "sample.labels": [], "sample.guidance": 2},
+            "sample.guidance must be 1 where no label is asked for (got 2.0)",
+        ),
         (
             {"temperatures": [0.5], "diffusion.graph": "uniform"},
             "temperatures must be [] with diffusion.uniform.parameterization raw",

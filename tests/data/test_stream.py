@@ -131,7 +131,7 @@ def test_lines_of_a_file_are_one_text(empty_project, capsys):
     pack.main(folder, empty_project / "tokenizer", empty_project / "packed")
     held = Packed.open(empty_project / "packed")
     assert held.meta.num_blocks == {"train": 619 - 15, "test": 38}
-    assert held.eval is held.test
+    assert held.eval_rows is held.test_rows
     (folder / "other.txt").write_text("?" * 40)
     with pytest.raises(SystemExit):
         pack.main(folder, empty_project / "tokenizer", empty_project / "packed")

@@ -8,11 +8,14 @@ import pytest
 from pipeline.methods.samplers import (
     ABILITIES,
     PLAIN,
+    Conditioning,
     Corrector,
     Grid,
     Order,
     PredictorName,
     Stepping,
+    each_combination,
+    label_misuses,
     misuses,
 )
 
@@ -106,7 +109,23 @@ def test_all_mistakes_are_named_at_once():
     assert all(any(line.startswith(f"sample.{word} ") for line in found) for word in words)
 
 
+def test_labels_of_the_data_are_named_where_they_are_not_known_yet():
+    assert label_misuses({"Sex": None}, Conditioning({"Sex": "F"}, 2.0)) == []
+    assert label_misuses({}, Conditioning({}, 1.0)) == []
+    (line,) = label_misuses({"Sex": None}, Conditioning({"Year": "1"}), "sample.")
+    assert line == "sample.labels must be of Sex (got Year=1)"
+
+
+def test_combinations_take_turns():
+    labels = {"Sex": ["F", "M"], "Year": ["old", "new"]}
+    asked = [tuple(each.labels.values()) for each in each_combination(labels, 2.0)]
+    assert asked == [("F", "old"), ("F", "new"), ("M", "old"), ("M", "new")]
+    assert each_combination({}) == [Conditioning()]
+
+
 def test_what_is_said_is_what_matters():
+    assert Conditioning(guidance=2.0).said() == {}
+    assert Conditioning({"Sex": "F"}).said() == {"labels": {"Sex": "F"}, "guidance": 1.0}
     assert PLAIN.said() == {}
     assert Stepping(eta=0.7, hold=0.2, gamma=3.0, num_redrawn=4).said() == {}
     assert Stepping(corrector="cap", hold=0.2).said() == {"corrector": "cap", "eta": 0.1}

@@ -1,5 +1,7 @@
 """Embedding diffusion as everyone else knows it: the functions of `methods.protocol.Method`."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,11 +29,16 @@ ARCHITECTURE = {
     "dim": "dim of the recipe",
     "input": "input of the recipe",
 }
+NO_LABELS: Mapping[str, list[str]] = MappingProxyType({})
 Config, build, objective = EmbeddingConfig, EmbeddingDiffusion, Denoising
 
 
-def config_of(params: "Params", vocab_size: int, length: int) -> EmbeddingConfig:
+def config_of(
+    params: "Params", vocab_size: int, length: int, labels: Mapping[str, list[str]] = NO_LABELS
+) -> EmbeddingConfig:
     """See Method."""
+    if labels:
+        raise ValueError("models of method embedding take no labels")
     recipe = params.embedding.chosen
     sizes = params.model.model_dump()
     if recipe.input == "evidence":

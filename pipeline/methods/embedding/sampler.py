@@ -19,7 +19,14 @@ from pipeline.methods.draws import (
 )
 from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.embedding.vectors import Level, by_row, gaussian
-from pipeline.methods.samplers import PLAIN, Stepping, misuses
+from pipeline.methods.samplers import (
+    PLAIN,
+    UNCONDITIONAL,
+    Conditioning,
+    Stepping,
+    label_misuses,
+    misuses,
+)
 
 Predictor = Literal["ddpm", "ddim", "draw"]
 PREDICTORS = ("ddpm", "ddim", "draw")
@@ -37,6 +44,7 @@ def resolve(
     temperature: float = 1.0,
     top_p: float = 1.0,
     stepping: Stepping = PLAIN,
+    conditioning: Conditioning = UNCONDITIONAL,
 ) -> Predictor:
     """The sampler that is used: `auto` is `ddpm`.
 
@@ -44,7 +52,8 @@ def resolve(
         ValueError: there is no such sampler, or a value is out of range; all that is wrong.
     """
     called = "method embedding"
-    if found := misuses("embedding", called, predictor, temperature, top_p, stepping):
+    found = misuses("embedding", called, predictor, temperature, top_p, stepping)
+    if found := found + label_misuses(model.labels, conditioning):
         raise ValueError("; ".join(found))
     return "ddpm" if predictor == "auto" else predictor
 
@@ -62,6 +71,7 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     stepping: Stepping = PLAIN,
+    conditioning: Conditioning = UNCONDITIONAL,
     on_state: OnState | None = None,
 ) -> Samples:
     """Draw `num` sequences.
@@ -89,7 +99,7 @@ def sample(
             `resolve` refuses.
     """
     fixed = asked_for(model.length, num_steps, length, fixed)
-    rule = resolve(model, predictor, temperature, top_p, stepping)
+    rule = resolve(model, predictor, temperature, top_p, stepping, conditioning)
     sharpening = Sharpening(model.config.vocab_size, temperature, top_p)
     device = generator.device
     known = fixed.to(device).expand(num, -1)

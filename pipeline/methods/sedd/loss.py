@@ -144,6 +144,23 @@ def mask_by_chance(
     return torch.where(u < move_chance[:, None], model.graph.num_states - 1, x0)
 
 
+def apart(model: SEDD, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels [B, K] and tokens [B, L] of rows [B, K + L]."""
+    labels, x0 = rows.tensor_split([len(model.labels)], -1)
+    return labels, x0
+
+
+def left_out(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Rows of labels [B, K], some of them 0, not said.
+
+    A `share` of the rows says nothing, so that one network is the unconditional one too; in the
+    others each label is left out with the same chance, so that any may be asked for alone.
+    """
+    u = torch.rand(len(labels), 1 + labels.shape[1], generator=generator, device=labels.device)
+    out = u < share
+    return labels.masked_fill(out[:, :1] | out[:, 1:], 0)
+
+
 class ScoreEntropy:
     """SEDD as a method that the training loop can train.
 
@@ -155,7 +172,18 @@ class ScoreEntropy:
         self.module = model
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Times and noised tokens for a whole batch x0 [B, L]: (x0, xt, t)."""
+        """Times and noised tokens for a whole batch x0 [B, L]: (x0, xt, t).
+
+        Of a model with K labels rows [B, K + L] have these first, and (x0, xt, t, labels) holds
+        what of them is said.
+        """
+        if not self.module.labels:
+            return self._noised(x0, generator)
+        labels, x0 = apart(self.module, x0)
+        drawn = self._noised(x0, generator)
+        return *drawn, left_out(labels, self.module.config.label_dropout, generator)
+
+    def _noised(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         t = stratified_times(len(x0), self.module.t_min, generator)
         if self.module.timeless:
             return x0, mask_by_chance(self.module, x0, t, generator), t
@@ -164,20 +192,21 @@ class ScoreEntropy:
 
     def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:
         """With the places [N] that have a loss, and others up to one of few numbers N."""
-        x0, xt, t = drawn
-        has_loss = _has_loss(self.module, xt).flatten()
+        has_loss = _has_loss(self.module, drawn[1]).flatten()
         group = max(GROUP, has_loss.numel() // NUM_GROUPS)
         others = (~has_loss).nonzero().squeeze(-1)
         has_loss[others[: -int(has_loss.sum()) % group]] = True
-        return x0, xt, t, places(has_loss)
+        return *drawn, places(has_loss)
 
     def loss(self, *drawn: Tensor) -> Tensor:
         """Nats, a scalar: the sum over the rows of what `draw` returned, and over L."""
-        x0, xt, t, *located = drawn
-        at = located[0] if located else None
-        if self.module.timeless:
-            return masked_cross_entropy(self.module, x0, xt, at).total
-        return _weighted_score_entropy(self.module, x0, xt, t, at).total
+        x0, xt, t, *others = drawn
+        labels = others.pop(0) if self.module.labels else None
+        at = others[0] if others else None
+        with self.module.network.labelled(labels):
+            if self.module.timeless:
+                return masked_cross_entropy(self.module, x0, xt, at).total
+            return _weighted_score_entropy(self.module, x0, xt, t, at).total
 
     def finish_step(self) -> None:
         """See Objective; the gradients of embedding and head leave their memory to the next."""

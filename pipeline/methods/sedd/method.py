@@ -1,6 +1,8 @@
 """SEDD as everyone else knows it: the functions of `methods.protocol.Method`."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,11 +27,15 @@ ARCHITECTURE = {
     "width": "model.width",
     "num_blocks": "model.num_blocks",
     "num_heads": "model.num_heads",
+    "labels": "data.labels",
 }
+NO_LABELS: Mapping[str, list[str]] = MappingProxyType({})
 Config, build, objective = SEDDConfig, SEDD, ScoreEntropy
 
 
-def config_of(params: "Params", vocab_size: int, length: int) -> SEDDConfig:
+def config_of(
+    params: "Params", vocab_size: int, length: int, labels: Mapping[str, list[str]] = NO_LABELS
+) -> SEDDConfig:
     """See Method."""
     diffusion = params.diffusion
     variant = diffusion.absorb if diffusion.graph == "absorb" else diffusion.uniform
@@ -45,6 +51,8 @@ def config_of(params: "Params", vocab_size: int, length: int) -> SEDDConfig:
         sigma_min=diffusion.geometric.sigma_min if diffusion.noise == "geometric" else None,
         sigma_max=diffusion.geometric.sigma_max if diffusion.noise == "geometric" else None,
         t_min=diffusion.t_min,
+        labels=dict(labels),
+        label_dropout=params.train.label_dropout if labels else 0.0,
     )
 
 

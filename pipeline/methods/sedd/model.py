@@ -1,14 +1,14 @@
 """SEDD: a network with the graph and the noise that give its output a meaning."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.kernels.precision import widened
-from pipeline.methods.protocol import Model
+from pipeline.methods.protocol import WITH_LABELS, Model
 from pipeline.methods.sedd import uniform_x0
 from pipeline.methods.sedd.graph import Absorb, Graph, Uniform, log_expm1
 from pipeline.methods.sedd.network import Transformer
@@ -39,6 +39,8 @@ class SEDDConfig:
     sigma_max: float | None
     t_min: float
     scale_by_sigma: bool = True
+    labels: dict[str, list[str]] = field(default_factory=dict, metadata=WITH_LABELS)
+    label_dropout: float = field(default=0.0, metadata=WITH_LABELS)
 
     def __post_init__(self) -> None:
         """Refuse values that are out of range, all of them at once, with ValueError."""
@@ -62,12 +64,19 @@ class SEDDConfig:
             mistakes.append(f"dropout must be at least 0 and less than 1 (got {self.dropout})")
         if self.sigma_min is not None and not self.sigma_min < (self.sigma_max or 0):
             mistakes.append(f"sigma_min must be less than sigma_max (got {self.sigma_min})")
+        if not 0 <= self.label_dropout < 1:
+            mistakes.append(f"label_dropout must be at least 0, below 1 (got {self.label_dropout})")
+        if self.labels and self.parameterization != "conditional":
+            mistakes.append("labels are of the conditional parameterization")
         if mistakes:
             raise ValueError("; ".join(mistakes))
 
     def asdict(self) -> dict[str, Any]:
-        """The fields as plain values."""
-        return asdict(self)
+        """The fields as plain values, without those of labels where there are none."""
+        plain = asdict(self)
+        if not self.labels:
+            del plain["labels"], plain["label_dropout"]
+        return plain
 
 
 def _noise(config: SEDDConfig) -> Noise:
@@ -103,6 +112,7 @@ class SEDD(Model):
         self.conditional = config.parameterization == "conditional"
         size = config.vocab_size
         self.graph: Graph = Absorb(size + 1) if config.graph == "absorb" else Uniform(size)
+        self.labels = config.labels
         self.timeless = self.conditional and self.graph.mask_id is not None
         self.noise = _noise(config)
         self.network = Transformer(
@@ -114,6 +124,7 @@ class SEDD(Model):
             cond_dim=None if self.timeless else config.cond_dim,
             dropout=config.dropout,
             num_positions=config.length if self.conditional else None,
+            label_sizes=[len(values) for values in config.labels.values()],
         )
 
     @property

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from pipeline.methods.draws import OnState, Samples, Sharpening, asked_for
-from pipeline.methods.samplers import PLAIN, Stepping, misuses
+from pipeline.methods.samplers import (
+    PLAIN,
+    UNCONDITIONAL,
+    Conditioning,
+    Stepping,
+    label_misuses,
+    misuses,
+)
 from pipeline.methods.sedd.draw import Predictor
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.order import sample_in_order
@@ -26,6 +33,7 @@ def resolve(
     temperature: float = 1.0,
     top_p: float = 1.0,
     stepping: Stepping = PLAIN,
+    conditioning: Conditioning = UNCONDITIONAL,
 ) -> Predictor:
     """The sampler that is used: `auto` is `cached` where the network is timeless, else `analytic`.
 
@@ -35,7 +43,8 @@ def resolve(
     config = model.config
     kind = f"{config.graph} {config.parameterization}"
     called = f"the {config.parameterization} parameterization of graph {config.graph}"
-    if found := misuses(kind, called, predictor, temperature, top_p, stepping):
+    found = misuses(kind, called, predictor, temperature, top_p, stepping)
+    if found := found + label_misuses(model.labels, conditioning):
         raise ValueError("; ".join(found))
     if predictor != "auto":
         return predictor
@@ -55,6 +64,7 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     stepping: Stepping = PLAIN,
+    conditioning: Conditioning = UNCONDITIONAL,
     on_state: OnState | None = None,
 ) -> Samples:
     """Draw `num` sequences.
@@ -76,6 +86,8 @@ def sample(
             power 1 / temperature.
         top_p: then only the likeliest tokens that together hold this share can be drawn.
         stepping: times, order and corrections of the steps.
+        conditioning: labels that all have. With a guidance that is neither 0 nor 1 the network is
+            evaluated twice as often, with the labels and without them.
         on_state: called with (step, t, xt [num, L]) before each step and at the end.
     Returns:
         the samples; their tensors, as those of `on_state`, are of inference mode: autograd takes
@@ -86,17 +98,31 @@ def sample(
     """
     fixed = asked_for(model.length, num_steps, length, fixed)
     fixed = fixed.to(generator.device)
-    predictor = resolve(model, predictor, temperature, top_p, stepping)
+    predictor = resolve(model, predictor, temperature, top_p, stepping, conditioning)
     sharpening = Sharpening(model.config.vocab_size, temperature, top_p)
     times = step_times(model, num_steps, stepping)
     by_time = (model, num, times, predictor, generator, fixed, sharpening, on_state)
     by_model = (model, num, times, generator, fixed, sharpening, on_state, stepping)
-    if not model.timeless:
-        return sample_by_steps(*by_time, stepping)
-    if stepping.order != "random":
-        return sample_in_order(*by_model)
-    if stepping.corrector == "conf":
-        return sample_by_confidence(*by_model)
-    if stepping.corrector != "none":
-        return sample_by_timetable(*by_time, stepping)
-    return sample_by_reveals(*by_time)
+    with model.network.labelled(_rows(model, conditioning, fixed), conditioning.guidance):
+        if not model.timeless:
+            drawn = sample_by_steps(*by_time, stepping)
+        elif stepping.order != "random":
+            drawn = sample_in_order(*by_model)
+        elif stepping.corrector == "conf":
+            drawn = sample_by_confidence(*by_model)
+        elif stepping.corrector != "none":
+            drawn = sample_by_timetable(*by_time, stepping)
+        else:
+            drawn = sample_by_reveals(*by_time)
+    if not conditioning.evaluates_twice:
+        return drawn
+    return Samples(drawn.tokens, 2 * drawn.nfe, 2 * drawn.calls)
+
+
+def _rows(model: SEDD, conditioning: Conditioning, like: Tensor) -> Tensor | None:
+    """The labels asked for as numbers [1, K], on the device of `like`; None for none."""
+    if not conditioning.labels:
+        return None
+    said = conditioning.labels
+    row = [1 + names.index(said[c]) if c in said else 0 for c, names in model.labels.items()]
+    return torch.tensor([row], device=like.device)
