@@ -13,7 +13,8 @@ from pipeline.data.packing import blocks_line, pack, unknown_line
 from pipeline.data.splits import Empty, Split, stream
 from pipeline.data.stream import pack_stream
 from pipeline.data.tokenizer import TextTokenizer
-from pipeline.errors import reported
+from pipeline.errors import DataError, reported
+from pipeline.methods.samplers import label_misuses
 from pipeline.table import shown
 
 
@@ -39,6 +40,10 @@ def _documents(
     params: Params, data: Path, tokenizer: TextTokenizer, packed: Path, empty: Empty
 ) -> Meta:
     names = label_names(data, params.data) if params.data.labels else {}
+    asked = params.sample.conditioning
+    # Here, and not after training: only the data say what values there are.
+    if asked is not None and (wrong := label_misuses(names, asked, "sample.")):
+        raise DataError(*wrong)
     rows: dict[str, list[list[int]]] = {split: [] for split in get_args(Split)}
     texts = {
         split: watching(labelled(data, split, params.data), names, rows[split])

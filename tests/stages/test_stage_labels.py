@@ -115,6 +115,9 @@ def test_samples_are_asked_for_what_params_say_or_refused(fetched, capsys):
     write_params(fetched, SHORT | LABELS | {"sample.labels": ["sex=X"]})
     said = refused(capsys, sample.main, 3, CHECKPOINT, TOKENIZER, Path("samples"))
     assert "error: sample: labels: sex must be F or M (got X)" in said
+    # Where nothing is trained yet, nothing is.
+    said = refused(capsys, pack.main, DATA, TOKENIZER, PACKED)
+    assert "error: sample.labels: sex must be F or M (got X)" in said
 
 
 def test_documents_without_labels_are_not_counted_in_memory():
