@@ -109,7 +109,7 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
 
 
 def _is_there(field: DataclassField[Any], config: dict[str, Any]) -> bool:
-    """Whether config.json has a field: without labels it has none that is about these."""
+    """Whether config.json has a field: some are there only if a model is what they are about."""
     return field.metadata.get("only_with", field.name) in config or not field.metadata
 
 
@@ -178,30 +178,31 @@ def load_checkpoint(folder: Path, device: torch.device) -> Model:
     return model.eval()
 
 
-def warm_start(model: Model, folder: Path) -> None:
-    """Give `model` the weights of the checkpoint in `folder`.
+def warm_start(config: Any, folder: Path, device: torch.device) -> Model:
+    """A model of `config` on `device`, with the weights of the checkpoint in `folder`.
 
     Noise, dropout and t_min may differ; so may the length, where no weight depends on it.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of another architecture.
     """
-    found = load_checkpoint(folder, next(model.parameters()).device)
-    if method_of(found) is not method_of(model):
+    found, method = load_checkpoint(folder, device), method_named(config.method)
+    if method_of(found) is not method:
         raise CheckpointError(
             f"train.init: {folder} is of the method {found.config.method}, "
-            f"and method is {model.config.method}"
+            f"and method is {config.method}"
         )
     mistakes = [
-        f"{key} is {getattr(model.config, name)} here and {getattr(found.config, name)} there"
-        for name, key in method_of(model).ARCHITECTURE.items()
-        if getattr(model.config, name) != getattr(found.config, name)
+        f"{key} is {getattr(config, name)} here and {getattr(found.config, name)} there"
+        for name, key in method.ARCHITECTURE.items()
+        if getattr(config, name) != getattr(found.config, name)
     ]
     if mistakes:
         raise CheckpointError(f"train.init: {folder} is another model: {'; '.join(mistakes)}")
+    model = method.build(method.warm_started(config, found.config)).to(device)
     check_weights(folder / WEIGHTS, model.network.state_dict(), found.network.state_dict())
     model.network.load_state_dict(found.network.state_dict())
-    model.config = method_of(model).warm_started(model.config, found.config)
+    return model
 
 
 def check_tokenizer(folder: Path, tokenizer_sha256: str) -> None:

@@ -47,6 +47,7 @@ class SEDDConfig(PretrainedConfig):
         sigma_max: float | None = None,
         t_min: float = 1e-3,
         scale_by_sigma: bool = True,
+        norm_bias: bool = False,
         **others: object,
     ) -> None:
         self.graph, self.noise, self.parameterization = graph, noise, parameterization
@@ -56,7 +57,7 @@ class SEDDConfig(PretrainedConfig):
         self.width, self.num_blocks, self.num_heads = width, num_blocks, num_heads
         self.cond_dim, self.dropout = cond_dim, dropout
         self.eps, self.sigma_min, self.sigma_max = eps, sigma_min, sigma_max
-        self.t_min, self.scale_by_sigma = t_min, scale_by_sigma
+        self.t_min, self.scale_by_sigma, self.norm_bias = t_min, scale_by_sigma, norm_bias
         # It follows from the two above.
         others.pop("vocab_size", None)
         super().__init__(**others)
@@ -92,16 +93,19 @@ def categorical(weights: Tensor, u: Tensor) -> Tensor:
 
 
 class Norm(nn.Module):
-    """Layer norm with a weight and no bias, in float32 or wider; then scaled and shifted."""
+    """Layer norm with a weight and perhaps a bias, in float32 or wider; then scaled and shifted."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, bias: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(
         self, x: Tensor, shift: Tensor | float = 0.0, scale: Tensor | float = 0.0
     ) -> Tensor:
-        normed = F.layer_norm(wide(x), self.weight.shape, self.weight.to(wide(x).dtype))
+        dtype = wide(x).dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
+        normed = F.layer_norm(wide(x), self.weight.shape, self.weight.to(dtype), bias)
         return normed.to(self.weight.dtype) * (1 + scale) + shift
 
 
@@ -156,10 +160,11 @@ class Rotary(nn.Module):
 class Block(nn.Module):
     """Attention and a perceptron, each after a norm; with cond_dim shifted, scaled and gated."""
 
-    def __init__(self, width: int, num_heads: int, cond_dim: int | None, dropout: float) -> None:
+    def __init__(self, config: SEDDConfig, cond_dim: int | None) -> None:
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
-        self.norm1, self.norm2 = Norm(width), Norm(width)
+        width = config.width
+        self.num_heads, self.dropout = config.num_heads, config.dropout
+        self.norm1, self.norm2 = Norm(width, config.norm_bias), Norm(width, config.norm_bias)
         self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
         self.attn_out = nn.Linear(width, width, bias=False)
         self.mlp = nn.Sequential(
@@ -190,9 +195,10 @@ class Block(nn.Module):
 class Head(nn.Module):
     """The last norm, and the linear map to outputs."""
 
-    def __init__(self, width: int, num_outputs: int, cond_dim: int | None) -> None:
+    def __init__(self, config: SEDDConfig, num_outputs: int, cond_dim: int | None) -> None:
         super().__init__()
-        self.norm_final = Norm(width)
+        width = config.width
+        self.norm_final = Norm(width, config.norm_bias)
         self.linear = nn.Linear(width, num_outputs)
         self.adaLN_modulation = None if cond_dim is None else nn.Linear(cond_dim, 2 * width)
 
@@ -228,15 +234,13 @@ class SEDDModel(PreTrainedModel):
         cond_dim = None if self.timeless else config.cond_dim
         width = config.width
         self.vocab_embed = Embedding(self.num_states, width)
-        self.position_embed = Embedding(config.length, width) if conditional else None
+        has_positions = conditional and not config.norm_bias
+        self.position_embed = Embedding(config.length, width) if has_positions else None
         self.sigma_map = None if cond_dim is None else SigmaEmbedding(cond_dim)
         self.rotary_emb = Rotary(width // config.num_heads)
-        self.blocks = nn.ModuleList(
-            Block(width, config.num_heads, cond_dim, config.dropout)
-            for _ in range(config.num_blocks)
-        )
+        self.blocks = nn.ModuleList(Block(config, cond_dim) for _ in range(config.num_blocks))
         num_outputs = config.num_tokens if conditional else self.num_states
-        self.output_layer = Head(width, num_outputs, cond_dim)
+        self.output_layer = Head(config, num_outputs, cond_dim)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

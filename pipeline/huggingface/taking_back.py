@@ -25,8 +25,12 @@ def take_back(export: Path, folder: Path) -> None:
     """
     config = read_object(export / CONFIG)
     names = [
-        # Those with metadata are of models with labels, which are not exported.
-        *(each.name for each in fields(method_named(FIRST_METHOD).Config) if not each.metadata),
+        # Those with metadata are not of every model.
+        *(
+            each.name
+            for each in fields(method_named(FIRST_METHOD).Config)
+            if not each.metadata or each.name in config
+        ),
         *About.model_fields,
     ]
     if missing := [name for name in (*names, "num_tokens") if name not in config]:

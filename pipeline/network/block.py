@@ -23,14 +23,21 @@ from pipeline.network.layers import (
 class Block(nn.Module):
     """Attention and a perceptron, each after a norm; with cond_dim, shifted, scaled and gated."""
 
-    def __init__(self, width: int, num_heads: int, cond_dim: int | None, dropout: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        cond_dim: int | None,
+        dropout: float,
+        norm_bias: bool = False,
+    ) -> None:
         super().__init__()
         self.num_heads, self.head_dim = num_heads, width // num_heads
         self.dropout = dropout
-        self.norm1 = Norm(width)
+        self.norm1 = Norm(width, norm_bias)
         self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
         self.attn_out = nn.Linear(width, width, bias=False)
-        self.norm2 = Norm(width)
+        self.norm2 = Norm(width, norm_bias)
         self.mlp = Perceptron(width)
         self.adaLN_modulation: nn.Linear | None = None
         if cond_dim is not None:
@@ -166,9 +173,11 @@ def _add_linear_(x: Tensor, gate: Tensor | None, linear: nn.Linear, y: Tensor) -
 class Head(nn.Module):
     """The last norm, and the linear map to outputs."""
 
-    def __init__(self, width: int, num_outputs: int, cond_dim: int | None) -> None:
+    def __init__(
+        self, width: int, num_outputs: int, cond_dim: int | None, norm_bias: bool = False
+    ) -> None:
         super().__init__()
-        self.norm_final = Norm(width)
+        self.norm_final = Norm(width, norm_bias)
         self.linear = zeroed(nn.Linear(width, num_outputs))
         self.adaLN_modulation: nn.Linear | None = None
         if cond_dim is not None:

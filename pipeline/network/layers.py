@@ -13,18 +13,22 @@ FREQUENCY_DIM = 256
 
 
 class Norm(nn.Module):
-    """Layer norm with a weight and no bias, computed in float32 or wider, given as the weight."""
+    """Layer norm with a weight, computed in float32 or wider, given as the weight.
 
-    def __init__(self, width: int) -> None:
+    A bias is for norms that are never shifted.
+    """
+
+    def __init__(self, width: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(
         self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None
     ) -> Tensor:
         """x [B, L, D] normed; then times 1 + scale, plus shift, both [B, 1, D] or [1, 1, D]."""
         if shift is None or scale is None:
-            return self._normed(x, self.weight, None)
+            return self._normed(x, self.weight, self.bias)
         if len(scale) == 1:
             # It is another weight, and a bias, which need no pass of their own.
             weight = widened(self.weight)

@@ -39,13 +39,14 @@ class Trunk(nn.Module):
         num_heads: int,
         cond_dim: int | None,
         dropout: float,
+        norm_bias: bool = False,
     ) -> None:
         """Make the blocks and the head: after the embeddings, whose weights are drawn first."""
         self.rotary_emb = Rotary(width // num_heads, num_heads)
         self.blocks = nn.ModuleList(
-            Block(width, num_heads, cond_dim, dropout) for _ in range(num_blocks)
+            Block(width, num_heads, cond_dim, dropout, norm_bias) for _ in range(num_blocks)
         )
-        self.output_layer = Head(width, num_outputs, cond_dim)
+        self.output_layer = Head(width, num_outputs, cond_dim, norm_bias)
 
     @property
     def head(self) -> nn.Linear:

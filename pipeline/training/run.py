@@ -26,9 +26,10 @@ def new_model(params: Params, meta: Meta, device: torch.device) -> Model:
     torch.manual_seed(params.train.seed)
     method = method_named(params.method)
     config = method.config_of(params, meta.vocab_size, meta.length, meta.labels)
-    model = method.build(config).to(device)
-    if params.train.init is not None:
-        warm_start(model, from_root(params.train.init))
+    if params.train.init is None:
+        model = method.build(config).to(device)
+    else:
+        model = warm_start(config, from_root(params.train.init), device)
     model.network.activation_checkpointing = params.train.activation_checkpointing
     return model
 

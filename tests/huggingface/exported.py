@@ -12,7 +12,7 @@ CHARACTERS = "".join(map(chr, range(ord("A"), ord("A") + 60)))
 PUBLISHED = ("absorb_loglinear", "absorb_pth", "uniform_geometric")
 
 
-def conditional(graph: str) -> SEDD:
+def conditional(graph: str, **more: bool) -> SEDD:
     """A model by x0 of random weights, none of them 0."""
     torch.manual_seed(0)
     config = SEDDConfig(
@@ -30,6 +30,7 @@ def conditional(graph: str) -> SEDD:
         sigma_min=None if graph == "absorb" else 1e-3,
         sigma_max=None if graph == "absorb" else 8.0,
         t_min=1e-3,
+        **more,
     )
     model = SEDD(config).eval()
     for parameter in model.parameters():
@@ -41,7 +42,8 @@ def models() -> dict[str, SEDD]:
     """Every golden fixture, which are raw scores, and one by x0 of each graph."""
     cpu = torch.device("cpu")
     raw = {name: build(read_published(GOLDEN / name), cpu) for name in PUBLISHED}
-    return raw | {f"{graph}_conditional": conditional(graph) for graph in ("absorb", "uniform")}
+    by_x0 = {f"{graph}_conditional": conditional(graph) for graph in ("absorb", "uniform")}
+    return raw | by_x0 | {"absorb_norm_bias": conditional("absorb", norm_bias=True)}
 
 
 def write_checkpoint(folder, model: SEDD, text_lengths=None):

@@ -131,12 +131,29 @@ def test_what_no_weight_depends_on_may_differ_and_the_scale_is_kept(given):
     save_file(source.network.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(raw | about))
     other = raw | {"length": 32, "eps": 1e-4, "dropout": 0.1, "scale_by_sigma": True}
-    model = SEDD(SEDDConfig(**other))
-    warm_start(model, folder)
+    model = warm_start(SEDDConfig(**other), folder, torch.device("cpu"))
     assert model.config.length == 32
     assert model.config.scale_by_sigma is False
     for name, value in source.network.state_dict().items():
         assert torch.equal(model.network.state_dict()[name], value)
-    longer = SEDD(SEDDConfig(**(raw | {"cond_dim": 4})))
+    narrower = SEDDConfig(**(raw | {"cond_dim": 4}))
     with pytest.raises(CheckpointError, match=r"sigma_map.mlp.0.weight has shape"):
-        warm_start(longer, folder)
+        warm_start(narrower, folder, torch.device("cpu"))
+
+
+def test_biases_of_norms_come_with_the_weights(given):
+    own = checkpoint_config(GIVEN)
+    about = {key: own.pop(key) for key in About.model_fields}
+    source = SEDD(SEDDConfig(**own, norm_bias=True))
+    save_checkpoint(
+        Path("biased"),
+        source,
+        tokenizer=Path("artifacts/tokenizer"),
+        tokenizer_sha256=about["tokenizer_sha256"],
+    )
+    model = warm_start(SEDDConfig(**own), Path("biased"), torch.device("cpu"))
+    assert model.config == source.config
+    assert checkpoint_config(Path("biased"))["norm_bias"] is True
+    assert "norm_bias" not in checkpoint_config(GIVEN)
+    for name, value in source.network.state_dict().items():
+        assert torch.equal(model.network.state_dict()[name], value)

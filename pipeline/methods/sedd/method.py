@@ -58,7 +58,7 @@ def config_of(
 
 def warm_started(config: SEDDConfig, found: SEDDConfig) -> SEDDConfig:
     """See Method: noise, dropout and t_min may differ, and so may the length."""
-    return replace(config, scale_by_sigma=found.scale_by_sigma)
+    return replace(config, scale_by_sigma=found.scale_by_sigma, norm_bias=found.norm_bias)
 
 
 def cannot_condition(model: SEDD) -> str | None:

@@ -41,6 +41,8 @@ class SEDDConfig:
     scale_by_sigma: bool = True
     labels: dict[str, list[str]] = field(default_factory=dict, metadata=WITH_LABELS)
     label_dropout: float = field(default=0.0, metadata=WITH_LABELS)
+    # As the time-free networks of others have it, which have no positions but rotary ones.
+    norm_bias: bool = field(default=False, metadata={"only_with": "norm_bias"})
 
     def __post_init__(self) -> None:
         """Refuse values that are out of range, all of them at once, with ValueError."""
@@ -68,14 +70,18 @@ class SEDDConfig:
             mistakes.append(f"label_dropout must be at least 0, below 1 (got {self.label_dropout})")
         if self.labels and self.parameterization != "conditional":
             mistakes.append("labels are of the conditional parameterization")
+        if self.norm_bias and (self.graph, self.parameterization) != ("absorb", "conditional"):
+            mistakes.append("norm_bias is of the conditional parameterization on graph absorb")
         if mistakes:
             raise ValueError("; ".join(mistakes))
 
     def asdict(self) -> dict[str, Any]:
-        """The fields as plain values, without those of labels where there are none."""
+        """The fields as plain values, without those of labels, or norm_bias, if there are none."""
         plain = asdict(self)
         if not self.labels:
             del plain["labels"], plain["label_dropout"]
+        if not self.norm_bias:
+            del plain["norm_bias"]
         return plain
 
 
@@ -123,7 +129,8 @@ class SEDD(Model):
             num_heads=config.num_heads,
             cond_dim=None if self.timeless else config.cond_dim,
             dropout=config.dropout,
-            num_positions=config.length if self.conditional else None,
+            num_positions=config.length if self.conditional and not config.norm_bias else None,
+            norm_bias=config.norm_bias,
             label_sizes=[len(values) for values in config.labels.values()],
         )
 

@@ -46,6 +46,7 @@ class Transformer(Guided, Trunk):
         cond_dim: int | None,
         dropout: float,
         num_positions: int | None = None,
+        norm_bias: bool = False,
         label_sizes: Sequence[int] = (),
     ) -> None:
         super().__init__()
@@ -68,6 +69,7 @@ class Transformer(Guided, Trunk):
             num_heads=num_heads,
             cond_dim=cond_dim,
             dropout=dropout,
+            norm_bias=norm_bias,
         )
 
     def forward(self, xt: Tensor, sigma: Tensor | None = None, at: Tensor | None = None) -> Tensor:
