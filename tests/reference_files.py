@@ -53,7 +53,7 @@ def random_model(config: dict[str, Any], folder: Path, seed: int = 0) -> SEDD:
     path = folder / "model-config.json"
     path.write_text(json.dumps(config))
     torch.manual_seed(seed)
-    model = SEDD(read_config(path)).eval()
+    model = SEDD(read_config(path).config).eval()
     path.unlink()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)

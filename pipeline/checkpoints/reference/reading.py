@@ -1,4 +1,4 @@
-"""Checkpoints of the paper's reference implementation, in the layouts it is published in."""
+"""Checkpoints of the paper's reference implementation, and RADD's, in the layouts they come in."""
 
 import pickle
 import struct
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoints.reference import rehearsal
-from pipeline.checkpoints.reference.config import read_config
+from pipeline.checkpoints.reference.config import Described, read_config
+from pipeline.checkpoints.reference.timeless import without_mask
 from pipeline.checkpoints.weights import check_num_blocks, check_weights, read_safetensors
 from pipeline.errors import CheckpointError
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.network import Transformer
 
 # Config and weights: the small and medium models, the large one, and what the code itself writes.
 LAYOUTS = (
@@ -53,17 +55,19 @@ def read_published(folder: Path) -> Published:
         CheckpointError: a file is missing, damaged or of another format, or tensors do not fit.
     """
     config_path, path = _files(folder)
-    config = read_config(config_path)
+    described = read_config(config_path)
     raw, averaged = _read_weights(path)
-    check_num_blocks(path, config.num_blocks, raw)
-    network = _empty(config).network
+    check_num_blocks(path, described.config.num_blocks, raw)
+    network = _stored(described)
     prefixed = all(name.startswith("module.") for name in raw)
     weights = {name.removeprefix("module.") if prefixed else name: raw[name] for name in raw}
     check_weights(path, network.state_dict(), weights)
     if averaged is not None:
         weights |= _named(path, network, averaged)
     check_weights(path, network.state_dict(), weights)
-    return Published(config, {name: value.float() for name, value in weights.items()})
+    weights = {name: value.float() for name, value in weights.items()}
+    by_x0 = described.config.parameterization == "conditional"
+    return Published(described.config, without_mask(weights) if by_x0 else weights)
 
 
 def build(published: Published, device: torch.device) -> SEDD:
@@ -77,6 +81,24 @@ def _empty(config: SEDDConfig) -> SEDD:
     """The model with shapes and no values, so that a wrong config costs no memory."""
     with torch.device("meta"):
         return SEDD(config)
+
+
+def _stored(described: Described) -> Transformer:
+    """The network whose weights are stored, with shapes and no values."""
+    config = described.config
+    if config.parameterization == "raw":
+        return _empty(config).network
+    with torch.device("meta"):
+        return Transformer(
+            num_states=config.vocab_size + 1,
+            num_outputs=config.vocab_size + 1,
+            width=config.width,
+            num_blocks=config.num_blocks,
+            num_heads=config.num_heads,
+            cond_dim=config.cond_dim if described.takes_sigma else None,
+            dropout=config.dropout,
+            norm_bias=not described.takes_sigma,
+        )
 
 
 def _files(folder: Path) -> tuple[Path, Path]:
