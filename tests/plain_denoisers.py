@@ -44,6 +44,25 @@ def radd_config(sizes: dict[str, int] = TINY, tokens: int = TOKENS) -> dict[str,
     }
 
 
+def mdlm_config(sizes: dict[str, int] = TINY, tokens: int = TOKENS) -> dict[str, Any]:
+    """config.json as transformers writes it of MDLM."""
+    return {
+        "architectures": ["MDLM"],
+        "auto_map": {"AutoConfig": "configuration_mdlm.MDLMConfig"},
+        "model_type": "mdlm",
+        "return_dict": False,
+        "torch_dtype": "float32",
+        "vocab_size": tokens + 1,
+        "model_length": sizes["length"],
+        "hidden_dim": sizes["hidden_size"],
+        "cond_dim": sizes["cond_dim"],
+        "n_blocks": sizes["n_blocks"],
+        "n_heads": sizes["n_heads"],
+        "dropout": 0.1,
+        "time_conditioning": False,
+    }
+
+
 def random_weights(
     sizes: dict[str, int], tokens: int, *, takes_sigma: bool, seed: int = 0
 ) -> Weights:
@@ -108,6 +127,18 @@ def radd_log_p(weights: Weights, xt: Tensor, num_heads: int) -> Tensor:
     return network(weights, xt, num_heads)[..., :-1].log_softmax(-1)
 
 
+def mdlm_log_p(weights: Weights, xt: Tensor, num_heads: int) -> Tensor:
+    """MDLM's log p of each state [B, L, V], with its zero-masking and carry-over."""
+    sigma = torch.zeros(len(xt), dtype=weights["vocab_embed.embedding"].dtype)
+    logits = network(weights, xt, num_heads, sigma)
+    logits[..., -1] += NEGATIVE
+    log_p = logits - logits.logsumexp(-1, keepdim=True)
+    told = xt != logits.shape[-1] - 1
+    log_p[told] = NEGATIVE
+    log_p[told, xt[told]] = 0.0
+    return log_p
+
+
 def _linear(weights: Weights, name: str, x: Tensor) -> Tensor:
     return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
@@ -151,13 +182,26 @@ def _rotated(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
+def write_mdlm(folder: Path, layout: str = "safetensors", prefix: str = "backbone.") -> Weights:
+    """A checkpoint of MDLM for transformers with random weights; what they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = random_weights(TINY, TOKENS, takes_sigma=True)
+    (folder / "config.json").write_text(json.dumps(mdlm_config()))
+    _save({f"{prefix}{name}": value for name, value in weights.items()}, folder, layout)
+    return weights
+
+
 def write_radd(folder: Path, layout: str = "safetensors") -> Weights:
     """A checkpoint of RADD with random weights; what they are."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = random_weights(TINY, TOKENS, takes_sigma=False)
     (folder / "config.json").write_text(json.dumps(radd_config()))
+    _save(weights, folder, layout)
+    return weights
+
+
+def _save(weights: Weights, folder: Path, layout: str) -> None:
     if layout == "bin":
         torch.save(weights, folder / "pytorch_model.bin")
     else:
         save_file(weights, folder / "model.safetensors")
-    return weights

@@ -218,7 +218,7 @@ ROOMS = {
     "config": "methods",
     "data": "config",
     "oxen": "config data",
-    "checkpoints": "config methods kernels",
+    "checkpoints": "config methods network kernels",
     "training": "config data checkpoints methods kernels",
     "baseline": "config data training kernels",
     "evaluation": "config data methods kernels",

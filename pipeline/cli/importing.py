@@ -59,7 +59,7 @@ def import_(
         ),
     ] = None,
 ) -> None:
-    """Convert a published SEDD or RADD checkpoint, so that every command takes it as --model.
+    """Convert a published SEDD, RADD or MDLM checkpoint, so that every command takes it as --model.
 
     Two layouts are read: config.json with model.safetensors or pytorch_model.bin, and config.yaml
     with checkpoint.pth, whose averaged weights are taken where it has them. Pickles are read for

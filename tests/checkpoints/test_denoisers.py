@@ -1,15 +1,26 @@
-"""Checkpoints of RADD: what is read computes what their networks do."""
+"""Checkpoints of RADD and MDLM: what is read computes what their networks do."""
 
 import json
 
 import pytest
 import torch
-from plain_denoisers import TOKENS, radd_config, radd_log_p, random_weights, write_radd
+from plain_denoisers import (
+    TOKENS,
+    mdlm_config,
+    mdlm_log_p,
+    radd_config,
+    radd_log_p,
+    random_weights,
+    write_mdlm,
+    write_radd,
+)
 from reference_files import TINY
 from safetensors.torch import save_file
 
-from pipeline.checkpoints.reference.reading import build, read_published
+from pipeline.checkpoints.reference.reading import Published, build, read_published
+from pipeline.checkpoints.reference.timeless import without_mask, without_time
 from pipeline.errors import CheckpointError
+from pipeline.methods.sedd.weights import denoise_weights
 
 CPU = torch.device("cpu")
 HEADS = TINY["n_heads"]
@@ -78,6 +89,54 @@ def test_averages_of_a_run_of_radd_replace_its_weights(tmp_path):
     )
 
 
+def assert_says_what_mdlm_says(model, weights, xt, tolerance):
+    expected = mdlm_log_p(weights, xt, HEADS)
+    masks, tokens = xt == TOKENS, expected[..., :-1]
+    assert tokens[masks].std() > 0.5
+    close = {"rtol": 0, "atol": tolerance}
+    torch.testing.assert_close(model.log_p(xt)[masks], tokens[masks], **close)
+    torch.testing.assert_close(model.log_p(xt, masks), tokens[masks], **close)
+    # Where a token is, it is carried over, and no mask is drawn anywhere.
+    half = torch.tensor(0.5, dtype=torch.float64)
+    drawn = denoise_weights(model, xt, half).to(expected.dtype)
+    torch.testing.assert_close(drawn, tokens.exp(), **close)
+    assert expected[..., -1].exp().max() == 0
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("layout", ["safetensors", "bin"])
+@pytest.mark.parametrize("prefix", ["backbone.", ""])
+@torch.no_grad()
+def test_mdlm_says_what_its_network_says(tmp_path, layout, prefix, rows):
+    weights, xt = write_mdlm(tmp_path, layout, prefix), asked(rows)
+    model = build(read_published(tmp_path), CPU)
+    assert_says_what_mdlm_says(model, weights, xt, 1e-5)
+    # What is left in float64 is that weights are rounded once.
+    wide = in_dtype(weights, torch.float64)
+    assert_says_what_mdlm_says(model.double(), wide, xt, 1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+@torch.no_grad()
+def test_without_rounding_weights_without_time_are_exact(tmp_path, rows):
+    weights = in_dtype(write_mdlm(tmp_path), torch.float64)
+    config = read_published(tmp_path).config
+    folded = Published(config, without_mask(without_time(weights)))
+    assert_says_what_mdlm_says(build(folded, CPU), weights, asked(rows), 1e-12)
+
+
+def test_what_an_mdlm_becomes(tmp_path):
+    write_mdlm(tmp_path)
+    config = read_published(tmp_path).config
+    assert (config.graph, config.parameterization, config.norm_bias) == (
+        "absorb",
+        "conditional",
+        True,
+    )
+    assert (config.vocab_size, config.length, config.width) == (TOKENS, 8, 8)
+    assert (config.noise, config.eps, config.dropout) == ("loglinear", 1e-3, 0.1)
+
+
 def refusal(folder):
     with pytest.raises(CheckpointError) as caught:
         read_published(folder)
@@ -115,3 +174,31 @@ def test_weights_of_radd_must_be_numbers(tmp_path):
     weights["blocks.0.norm1.bias"][2] = float("nan")
     save_file(weights, tmp_path / "model.safetensors")
     assert "blocks.0.norm1.bias holds values that are no finite numbers" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"time_conditioning": True}, "time_conditioning: Input should be False (got True)"),
+        ({"vocab_size": 13}, "vocab_embed.embedding has shape [12, 8], expected [13, 8]"),
+        ({"vocab_size": 1}, "vocab_size: Input should be greater than or equal to 2"),
+        ({"hidden_dim": 16}, "vocab_embed.embedding has shape [12, 8], expected [12, 16]"),
+        ({"hidden_dim": None}, "hidden_dim: Field required"),
+        ({"n_blocks": 1}, "blocks.1.adaLN_modulation.bias is unexpected"),
+        ({"n_heads": 3}, "num_heads (3) must divide width (8)"),
+        ({"cond_dim": 4}, "sigma_map.mlp.0.weight has shape [8, 256], expected [4, 256]"),
+        ({"model_type": "bd3lm"}, "and model_type must be 'mdlm' (got 'bd3lm')"),
+    ],
+)
+def test_configs_that_do_not_fit_weights_of_mdlm(tmp_path, changes, message):
+    write_mdlm(tmp_path)
+    config = {key: value for key, value in (mdlm_config() | changes).items() if value is not None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert message in refusal(tmp_path)
+
+
+def test_weights_of_mdlm_must_be_numbers(tmp_path):
+    weights = write_mdlm(tmp_path)
+    weights["sigma_map.mlp.0.weight"][2] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors")
+    assert "sigma_map.mlp.0.weight holds values that are no finite numbers" in refusal(tmp_path)

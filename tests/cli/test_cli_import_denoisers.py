@@ -1,13 +1,13 @@
-"""`sedd import` of RADD: a checkpoint that every command takes, or one message."""
+"""`sedd import` of RADD and MDLM: a checkpoint that every command takes, or one message."""
 
 import pytest
 from importing_checks import run_every_command
-from plain_denoisers import write_radd
+from plain_denoisers import write_mdlm, write_radd
 
 from pipeline.data.tokenizer import train_char_tokenizer
 
 
-@pytest.mark.parametrize("write", [write_radd])
+@pytest.mark.parametrize("write", [write_radd, write_mdlm])
 def test_every_command_takes_it(sedd, tmp_path, letters, write):
     write(tmp_path / "source")
     result = sedd("import", tmp_path / "source", tmp_path / "it", "--tokenizer", letters)
@@ -28,7 +28,7 @@ def test_an_export_of_it_comes_back(sedd, tmp_path, letters):
         assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "it" / name).read_bytes()
 
 
-@pytest.mark.parametrize("write", [write_radd])
+@pytest.mark.parametrize("write", [write_radd, write_mdlm])
 def test_a_tokenizer_of_another_size(refused, tmp_path, write):
     write(tmp_path / "source")
     train_char_tokenizer(["abc"]).save(tmp_path / "three")

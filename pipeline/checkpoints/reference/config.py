@@ -1,4 +1,4 @@
-"""What a config of the reference implementation, or of RADD's, says of its model."""
+"""What a config of the reference implementation, of RADD's or of MDLM's, says of its model."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.methods.sedd.model import LARGEST, SEDDConfig
 
-# Both are fixed in the code of either; from T_MIN on its training draws t.
+# Both are fixed in the code of each; from T_MIN on its training draws t.
 EPS = 1e-3
 T_MIN = 1e-3
 BY_X0: dict[str, Any] = {"graph": "absorb", "parameterization": "conditional", "norm_bias": True}
@@ -96,6 +96,21 @@ class RADD(Config):
     graph: Masks | None = None
 
 
+class MDLM(Sizes):
+    """Of MDLM as transformers has it; keys that every model has there are not looked at.
+
+    With time_conditioning it would be a score by x0 that takes time, of which masks have none here.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    model_type: Literal["mdlm"]
+    vocab_size: Annotated[int, Field(ge=2, le=LARGEST)]
+    hidden_size: Size = Field(alias="hidden_dim")
+    length: Size = Field(alias="model_length")
+    time_conditioning: Literal[False]
+
+
 class Reference(Config):
     """Of the reference implementation."""
 
@@ -130,25 +145,39 @@ def read_config(path: Path) -> Described:
             project does not know; every mistake is named.
     """
     values = _parse(path)
-    model = values.get("model")
-    is_radd = isinstance(model, dict) and model.get("type") == "ddit_wot"
-    known = RADD if is_radd else Reference
-    required = [key for key, field in known.model_fields.items() if field.is_required()]
-    missing = [key for key in required if key not in values]
-    if missing:
-        raise CheckpointError(
-            f"{path} is no config of the reference implementation: {', '.join(missing)} missing"
-        )
+    known = _kind_of(values)
+    if known is not MDLM:
+        required = [key for key, field in known.model_fields.items() if field.is_required()]
+        _refuse_missing(path, [key for key in required if key not in values], values)
     try:
-        found = known.model_validate(values)
-        return Described(_sedd_config(found), takes_sigma=not is_radd)
+        return Described(_sedd_config(known.model_validate(values)), known is not RADD)
     except ValidationError as error:
         raise CheckpointError(f"{path}: {'; '.join(mistakes(error))}") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _sedd_config(found: RADD | Reference) -> SEDDConfig:
+def _kind_of(values: dict[str, Any]) -> type[RADD | MDLM | Reference]:
+    model = values.get("model")
+    if isinstance(model, dict) and model.get("type") == "ddit_wot":
+        return RADD
+    return MDLM if values.get("model_type") == "mdlm" else Reference
+
+
+def _refuse_missing(path: Path, missing: list[str], values: dict[str, Any]) -> None:
+    if not missing:
+        return
+    kind = values.get("model_type")
+    other = "" if kind is None else f", and model_type must be 'mdlm' (got {kind!r})"
+    raise CheckpointError(
+        f"{path} is no config of the reference implementation: {', '.join(missing)} missing{other}"
+    )
+
+
+def _sedd_config(found: RADD | MDLM | Reference) -> SEDDConfig:
+    if isinstance(found, MDLM):
+        noise = Loglinear(type="loglinear")
+        return SEDDConfig(vocab_size=found.vocab_size - 1, **BY_X0, **shared(found, noise))
     if isinstance(found, RADD):
         return SEDDConfig(vocab_size=found.tokens, **BY_X0, **shared(found.model, found.noise))
     return SEDDConfig(

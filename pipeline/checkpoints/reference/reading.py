@@ -1,4 +1,4 @@
-"""Checkpoints of the paper's reference implementation, and RADD's, in the layouts they come in."""
+"""Checkpoints of the paper's reference implementation, RADD's and MDLM's, in each layout."""
 
 import pickle
 import struct
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.checkpoints.reference import rehearsal
 from pipeline.checkpoints.reference.config import Described, read_config
-from pipeline.checkpoints.reference.timeless import without_mask
+from pipeline.checkpoints.reference.timeless import without_mask, without_time
 from pipeline.checkpoints.weights import check_num_blocks, check_weights, read_safetensors
 from pipeline.errors import CheckpointError
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
@@ -26,6 +26,7 @@ LAYOUTS = (
     ("config.yaml", "checkpoint.pth"),
     (".hydra/config.yaml", "checkpoints-meta/checkpoint.pth"),
 )
+PREFIXES = "module.", "backbone.", "_orig_mod."
 # What torch raises of a file that is damaged, in a pickle or in the zip around it.
 DAMAGE = (
     *(pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, MemoryError),
@@ -59,15 +60,13 @@ def read_published(folder: Path) -> Published:
     raw, averaged = _read_weights(path)
     check_num_blocks(path, described.config.num_blocks, raw)
     network = _stored(described)
-    prefixed = all(name.startswith("module.") for name in raw)
-    weights = {name.removeprefix("module.") if prefixed else name: raw[name] for name in raw}
+    weights = _without_prefix(raw)
     check_weights(path, network.state_dict(), weights)
     if averaged is not None:
         weights |= _named(path, network, averaged)
     check_weights(path, network.state_dict(), weights)
     weights = {name: value.float() for name, value in weights.items()}
-    by_x0 = described.config.parameterization == "conditional"
-    return Published(described.config, without_mask(weights) if by_x0 else weights)
+    return Published(described.config, _as_ours(described, weights))
 
 
 def build(published: Published, device: torch.device) -> SEDD:
@@ -81,6 +80,20 @@ def _empty(config: SEDDConfig) -> SEDD:
     """The model with shapes and no values, so that a wrong config costs no memory."""
     with torch.device("meta"):
         return SEDD(config)
+
+
+def _as_ours(described: Described, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    if described.config.parameterization == "raw":
+        return weights
+    return without_mask(without_time(weights) if described.takes_sigma else weights)
+
+
+def _without_prefix(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without what stands before each name: what a model is wrapped in."""
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in named):
+            named = {name.removeprefix(prefix): value for name, value in named.items()}
+    return named
 
 
 def _stored(described: Described) -> Transformer:
