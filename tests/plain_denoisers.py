@@ -9,6 +9,7 @@ sigma, which is 0 where time_conditioning is off; the mask's logit is lowered by
 
 import json
 import math
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,8 @@ def _norm(weights: Weights, name: str, x: Tensor) -> Tensor:
 
 def _cond(weights: Weights, sigma: Tensor) -> Tensor:
     half = FREQUENCIES // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half).to(sigma) / half)
+    # In float32, as their code has them, whatever the rest is in.
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half).float() / half)
     angles = sigma[:, None] * frequencies
     features = torch.cat([angles.cos(), angles.sin()], -1)
     hidden = F.silu(_linear(weights, "sigma_map.mlp.0", features))
@@ -205,3 +207,88 @@ def _save(weights: Weights, folder: Path, layout: str) -> None:
         torch.save(weights, folder / "pytorch_model.bin")
     else:
         save_file(weights, folder / "model.safetensors")
+
+
+def sedd_log_score(weights: Weights, xt: Tensor, num_heads: int, sigma: Tensor) -> Tensor:
+    """The log score [B, L, V] of the SEDD that MDLM's code trains."""
+    outputs = network(weights, xt, num_heads, sigma)
+    scores = outputs - (sigma.expm1().log() + math.log(outputs.shape[-1] - 1))[:, None, None]
+    return scores.scatter(-1, xt[..., None], 0.0)
+
+
+def lightning_config(repository: str = "mdlm", kind: str = "mdlm") -> dict[str, Any]:
+    """What a repository's configuration says of its MDLM or its SEDD, the lesser part left out.
+
+    Args:
+        repository: `mdlm`, `bd3lms` or `duo`.
+        kind: `mdlm` or `sedd`.
+    """
+    score = "score" if repository == "duo" else "sedd"
+    denoiser = {
+        "backbone": "dit",
+        "parameterization": "subs" if kind == "mdlm" else score,
+        "time_conditioning": kind == "sedd",
+        "T": 0,
+    }
+    nested = denoiser | {"name": kind, "causal_attention": False, "ignore_bos": False}
+    if repository == "bd3lms":
+        nested |= {"cross_attn": False, "var_min": False, "sampler": "semi_ar"}
+    loglinear = {"type": "loglinear", "sigma_min": 1e-4, "sigma_max": 20}
+    model = {"name": "tiny", "type": "ddit", "dropout": 0.1, "scale_by_sigma": True, **TINY}
+    return {
+        "mode": "train",
+        "diffusion": "absorbing_state",
+        "seed": 1,
+        "loader": {"global_batch_size": 512, "batch_size": "${div_up:${.global_batch_size}, 8}"},
+        "sampling": {"predictor": "ddpm_cache", "steps": 128},
+        "training": {"ema": 0.9999, "antithetic_sampling": True, "sampling_eps": 1e-3},
+        "data": {"train": "openwebtext-train", "tokenizer_name_or_path": "gpt2", "wrap": True},
+        "callbacks": {"tags": ["${noise.type}", "${data.train}"]},
+        "noise": {"type": "log-linear", "eps": 1e-3} if repository == "duo" else loglinear,
+        "model": model | {"tie_word_embeddings": False},
+        **(denoiser if repository == "mdlm" else {"algo": nested}),
+    }
+
+
+def write_lightning(
+    path: Path,
+    config: Any,
+    *,
+    averages: bool = True,
+    prefix: str = "backbone.",
+    tokenizer: Any = None,
+    **more: Any,
+) -> Weights:
+    """A checkpoint as Lightning writes it of MDLM's code; the weights that it is to be read as.
+
+    Args:
+        path: of the file.
+        config: the configuration inside.
+        averages: averaged weights of their own; else the raw ones are the model's.
+        prefix: before each name.
+        tokenizer: the object beside the configuration.
+        more: other keys of the file, or the same in other words.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = random_weights(TINY, TOKENS, takes_sigma=True)
+    raw = random_weights(TINY, TOKENS, takes_sigma=True, seed=1) if averages else weights
+    shadow = [value for name, value in weights.items() if name != "rotary_emb.inv_freq"]
+    moments = {"step": torch.tensor(7.0), "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}
+    progress = {"total": {"ready": 7, "completed": 7}, "current": {"ready": 7, "completed": 7}}
+    state = {
+        "epoch": 0,
+        "global_step": 7,
+        "pytorch-lightning_version": "2.2.1",
+        "state_dict": OrderedDict({f"{prefix}{name}": value for name, value in raw.items()}),
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": progress}},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": torch.tensor(3.5)}},
+        "optimizer_states": [{"state": {0: moments}, "param_groups": [{"lr": 3e-4}]}],
+        "lr_schedulers": [{"base_lrs": [3e-4], "lr_lambdas": [{}]}],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"config": config, "tokenizer": tokenizer},
+        "sampler": {"random_state": torch.Generator().get_state()},
+    }
+    if averages:
+        state["ema"] = {"decay": 0.9999, "num_updates": 7, "shadow_params": shadow}
+    torch.save(state | more, path)
+    return weights

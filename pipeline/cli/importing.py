@@ -31,8 +31,8 @@ def import_(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A folder, an Oxen repository (its address or path) or a Hugging Face id "
-            "(ORG/NAME).",
+            help="A folder, a .ckpt file, an Oxen repository (its address or path) or a Hugging "
+            "Face id (ORG/NAME).",
         ),
     ],
     destination: Annotated[
@@ -61,11 +61,11 @@ def import_(
 ) -> None:
     """Convert a published SEDD, RADD or MDLM checkpoint, so that every command takes it as --model.
 
-    Two layouts are read: config.json with model.safetensors or pytorch_model.bin, and config.yaml
-    with checkpoint.pth, whose averaged weights are taken where it has them. Pickles are read for
-    tensors and plain values only: they run no code. What `sedd export` has written is taken back,
-    its code not run; what `publish.checkpoint` has published to an
-    Oxen repository is checked and copied as it is.
+    Three layouts are read: config.json with model.safetensors or pytorch_model.bin, config.yaml
+    with checkpoint.pth, and a .ckpt of Lightning; averaged weights are taken where there are some.
+    Pickles are read for tensors and plain values only: they run no code. What `sedd export` has
+    written is taken back, its code not run; what `publish.checkpoint` has published to an Oxen
+    repository is checked and copied as it is.
     """
     destination = destination.resolve()
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):

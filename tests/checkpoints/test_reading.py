@@ -11,7 +11,7 @@ from reference_files import GOLDEN, TINY, config_of, random_model, write_publish
 from safetensors.torch import load_file, save_file
 from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
-from pipeline.checkpoints.reference import reading
+from pipeline.checkpoints.reference import unpickling
 from pipeline.checkpoints.reference.reading import build, read_published
 from pipeline.errors import CheckpointError
 
@@ -288,15 +288,20 @@ def test_a_zip_that_was_repacked_without_compression_is_read(tmp_path):
     assert_same(read_published(tmp_path).weights, model.network.state_dict())
 
 
+def pairs(depth: int) -> bytes:
+    """A tuple of a tuple twice, and so on, `depth` times."""
+    return b"K\x01\x85q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(depth))
+
+
 def shared(depth: int) -> bytes:
-    """A dict whose key is a tuple of a tuple twice, and so on, `depth` times."""
-    pairs = b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(depth))
-    return b"}q\xf0K\x01\x85q\x00" + pairs + b"h\xf0h%cK\x01s" % depth
+    """A dict whose key is that."""
+    return b"}q\xf0" + pairs(depth) + b"h\xf0h%cK\x01s" % depth
 
 
 HOSTILE = {
     "deep": (b"})" + b"\x85" * 200_000 + b"K\x01s", "damaged"),
     "endless": (shared(40), "does not end"),
+    "codec": (b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00idna\x86R", "codec 'idna'"),
     "long": (shared(20), "a name is no text"),
     "number": (b"}K\x05K\x01s", "a name is no text"),
     "memory": (
@@ -310,10 +315,19 @@ HOSTILE = {
 }
 
 
+def test_members_of_a_set_are_hashed_in_rehearsal_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpickling, "PATIENCE", 1.0)
+    write_published(tmp_path, "pth", CONFIG)
+    with zipfile.ZipFile(tmp_path / "checkpoint.pth", "w") as archive:
+        content = b"\x80\x02" + pairs(40) + b"c__builtin__\nset\n]h\x28a\x85R."
+        archive.writestr("archive/data.pkl", content)
+    assert "is not opened: it does not end" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_pickle_that_takes_too_much_is_refused(tmp_path, monkeypatch, name, zipped):
-    monkeypatch.setattr(reading, "PATIENCE", 3.0)
+    monkeypatch.setattr(unpickling, "PATIENCE", 3.0)
     write_published(tmp_path, "pth", CONFIG)
     body, message = HOSTILE[name]
     content = b"\x80\x02" + body + b"."

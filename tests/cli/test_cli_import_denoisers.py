@@ -1,8 +1,8 @@
-"""`sedd import` of RADD and MDLM: a checkpoint that every command takes, or one message."""
+"""`sedd import` of RADD, MDLM and Lightning files: what every command takes, or one message."""
 
 import pytest
 from importing_checks import run_every_command
-from plain_denoisers import write_mdlm, write_radd
+from plain_denoisers import lightning_config, write_lightning, write_mdlm, write_radd
 
 from pipeline.data.tokenizer import train_char_tokenizer
 
@@ -15,6 +15,26 @@ def test_every_command_takes_it(sedd, tmp_path, letters, write):
     assert ": absorb, loglinear, " in result.stdout
     assert "11 tokens, texts of up to 8" in result.stdout
     run_every_command(sedd, tmp_path / "it", "bad")
+
+
+@pytest.mark.parametrize("kind", ["mdlm", "sedd"])
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_every_command_takes_a_lightning_checkpoint(sedd, tmp_path, letters, kind, named):
+    path = tmp_path / "source" / "last.ckpt"
+    write_lightning(path, lightning_config(kind=kind))
+    source = path if named == "file" else path.parent
+    result = sedd("import", source, tmp_path / "it", "--tokenizer", letters)
+    assert result.exit_code == 0, result.output
+    run_every_command(sedd, tmp_path / "it", "bad")
+
+
+def test_a_lightning_checkpoint_that_is_refused_leaves_nothing(refused, tmp_path, letters):
+    path = tmp_path / "it.ckpt"
+    write_lightning(path, lightning_config() | {"time_conditioning": True})
+    assert "time_conditioning must be False" in refused(path, "--tokenizer", letters)
+    write_lightning(path, lightning_config())
+    train_char_tokenizer(["abc"]).save(tmp_path / "three")
+    assert "the tokenizer has 6 tokens" in refused(path, "--tokenizer", tmp_path / "three")
 
 
 def test_an_export_of_it_comes_back(sedd, tmp_path, letters):

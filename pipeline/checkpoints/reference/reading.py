@@ -1,9 +1,5 @@
-"""Checkpoints of the paper's reference implementation, RADD's and MDLM's, in each layout."""
+"""Checkpoints of the paper's reference implementation, and of others' code, in each layout."""
 
-import pickle
-import struct
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.checkpoints.reference import rehearsal
+from pipeline.checkpoints.reference import lightning
 from pipeline.checkpoints.reference.config import Described, read_config
 from pipeline.checkpoints.reference.timeless import without_mask, without_time
+from pipeline.checkpoints.reference.unpickling import read_pickle
 from pipeline.checkpoints.weights import check_num_blocks, check_weights, read_safetensors
 from pipeline.errors import CheckpointError
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
@@ -26,14 +23,10 @@ LAYOUTS = (
     ("config.yaml", "checkpoint.pth"),
     (".hydra/config.yaml", "checkpoints-meta/checkpoint.pth"),
 )
+LIGHTNING = ".ckpt"
+"""Ends the name of a file that holds weights and what they are of."""
 PREFIXES = "module.", "backbone.", "_orig_mod."
-# What torch raises of a file that is damaged, in a pickle or in the zip around it.
-DAMAGE = (
-    *(pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, MemoryError),
-    *(ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
-)
-PATIENCE = 10.0
-"""Seconds that names and plain values of a pickle may take: real ones take less than one."""
+"""What models are wrapped in, before each name."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +42,39 @@ class Published:
     weights: dict[str, Tensor]
 
 
-def read_published(folder: Path) -> Published:
-    """Read the checkpoint in `folder`; the averaged weights in place of the raw, if it has them.
+def read_published(source: Path) -> Published:
+    """Read a checkpoint; the averaged weights in place of the raw, if it has them.
 
+    Args:
+        source: its folder, or the one file of Lightning.
     Raises:
         CheckpointError: a file is missing, damaged or of another format, or tensors do not fit.
     """
-    config_path, path = _files(folder)
-    described = read_config(config_path)
-    raw, averaged = _read_weights(path)
-    check_num_blocks(path, described.config.num_blocks, raw)
+    config_path, path = _files(source)
+    if path.suffix == LIGHTNING:
+        stored = _read_names(path)
+        raw, averaged = _weights_in(path, stored, "state_dict")
+        weights = _without_prefix(raw)
+        described = lightning.describe(path, stored, weights)
+    else:
+        described = read_config(config_path)
+        raw, averaged = _read_weights(path)
+        weights = _without_prefix(raw)
+    weights = _checked(path, described, weights, averaged)
+    return Published(described.config, _as_ours(described, weights))
+
+
+def _checked(
+    path: Path, described: Described, weights: dict[str, Tensor], averaged: list[Any] | None
+) -> dict[str, Tensor]:
+    """Weights in float32 that fit what is described, the averaged in place of the others."""
+    check_num_blocks(path, described.config.num_blocks, weights)
     network = _stored(described)
-    weights = _without_prefix(raw)
     check_weights(path, network.state_dict(), weights)
     if averaged is not None:
-        weights |= _named(path, network, averaged)
-    check_weights(path, network.state_dict(), weights)
-    weights = {name: value.float() for name, value in weights.items()}
-    return Published(described.config, _as_ours(described, weights))
+        weights = weights | _named(path, network, averaged)
+        check_weights(path, network.state_dict(), weights)
+    return {name: value.float() for name, value in weights.items()}
 
 
 def build(published: Published, device: torch.device) -> SEDD:
@@ -89,7 +97,7 @@ def _as_ours(described: Described, weights: dict[str, Tensor]) -> dict[str, Tens
 
 
 def _without_prefix(named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights without what stands before each name: what a model is wrapped in."""
+    """Weights without what stands before every name."""
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in named):
             named = {name.removeprefix(prefix): value for name, value in named.items()}
@@ -115,24 +123,46 @@ def _stored(described: Described) -> Transformer:
 
 
 def _files(folder: Path) -> tuple[Path, Path]:
+    """Where the config and the weights are, which may be one file."""
+    if folder.suffix == LIGHTNING and folder.is_file():
+        return folder, folder
     for config, weights in LAYOUTS:
         if (folder / config).is_file() and (folder / weights).is_file():
             return folder / config, folder / weights
     if not folder.is_dir():
         raise CheckpointError(f"no published checkpoint: there is no folder {folder}")
+    several = sorted(folder.glob(f"*{LIGHTNING}"))
+    if len(several) == 1:
+        return several[0], several[0]
+    if several:
+        listed = ", ".join(path.name for path in several)
+        raise CheckpointError(f"{folder} has several checkpoints, name one of the files: {listed}")
     found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
     pairs = ", or ".join(f"{config} and {weights}" for config, weights in LAYOUTS)
-    raise CheckpointError(f"no published checkpoint in {folder}: it has {found}; needed: {pairs}")
+    raise CheckpointError(
+        f"no published checkpoint in {folder}: it has {found}; needed: {pairs}, or one {LIGHTNING}"
+    )
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Tensor], list[Any] | None]:
     """The named raw weights, and the averaged ones in the order of parameters if there are any."""
     if path.suffix == ".safetensors":
         return read_safetensors(path, torch.device("cpu")), None
-    stored = _read_pickle(path)
+    return _weights_in(path, _read_names(path), "model")
+
+
+def _read_names(path: Path) -> dict[Any, Any]:
+    stored = read_pickle(path)
     if not isinstance(stored, dict):
         raise CheckpointError(f"{path} holds a {type(stored).__name__}, not named tensors")
-    named = stored["model"] if isinstance(stored.get("model"), dict) else stored
+    return stored
+
+
+def _weights_in(
+    path: Path, stored: dict[Any, Any], key: str
+) -> tuple[dict[str, Tensor], list[Any] | None]:
+    """As `_read_weights`, of what a pickle holds, under `key` or alone."""
+    named = stored[key] if isinstance(stored.get(key), dict) else stored
     if not all(isinstance(key, str) for key in named):
         raise CheckpointError(f"{path} does not hold named tensors: a name is no text")
     strange = [key for key, value in named.items() if not isinstance(value, Tensor)]
@@ -145,32 +175,6 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], list[Any] | None]:
     if not isinstance(averaged, dict) or not isinstance(averaged.get("shadow_params"), list):
         raise CheckpointError(f"{path}: ema must hold a list shadow_params")
     return named, averaged["shadow_params"]
-
-
-def _read_pickle(path: Path) -> Any:
-    _rehearse(path)
-    with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    try:
-        # Mapped where the format allows it: the optimizer's state, twice the weights, is not read.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except DAMAGE as error:
-        reason = (str(error) or "the file ends too early").splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read: {reason}") from None
-
-
-def _rehearse(path: Path) -> None:
-    """Refuse a pickle that takes too much, or asks for more than tensors."""
-    # Isolated, so that nothing beside the file is imported.
-    command = [sys.executable, "-I", rehearsal.__file__, str(path)]
-    try:
-        run = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
-    except subprocess.TimeoutExpired:
-        raise CheckpointError(f"{path} is not opened: it does not end") from None
-    if run.returncode:
-        reason = run.stdout.decode(errors="replace")
-        how = f"is not opened: {reason}" if reason else "cannot be read: it is damaged"
-        raise CheckpointError(f"{path} {how}")
 
 
 def _named(path: Path, network: torch.nn.Module, averaged: list[Any]) -> dict[str, Tensor]:

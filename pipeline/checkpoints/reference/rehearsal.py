@@ -1,7 +1,8 @@
 """A stranger's pickle, unpickled without effect: `python rehearsal.py FILE`.
 
 In a process of its own, since a few bytes can take all memory, all time, or the process with them.
-What it asks for beyond tensors is refused by name; nothing that it names is imported or called.
+What it asks for beyond tensors and parameters of a model is refused by name; nothing that it names
+is imported or called.
 """
 
 import pickle
@@ -9,14 +10,23 @@ import re
 import resource
 import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-ALLOWED = (
+TENSORS = (
     r"collections\.OrderedDict|torch\._utils\._rebuild_(tensor(_v2)?|parameter)"
     r"|torch\.(storage\.)?\w+Storage"
 )
+# Of OmegaConf, and a tokenizer, which Lightning stores beside weights; they are read as `Inert`.
+PARAMETERS = (
+    r"omegaconf\.(base|dictconfig|listconfig|nodes)\.\w+|typing\.(Any|Union)"
+    r"|collections\.defaultdict|builtins\.(bool|bytes|dict|float|int|list|set|str|tuple)"
+    r"|transformers\.(models\.\w+\.)?tokenization_\w+\.\w+|tokenizers\.(models\.)?\w+"
+    r"|_codecs\.encode"
+)
+ALLOWED = f"{TENSORS}|{PARAMETERS}"
 MEMORY = 2**30
 STACK = 2**20
 """Less than what this process's parent has left, where nested keys are hashed again."""
@@ -29,10 +39,34 @@ class Refused(Exception):
 
 
 class Inert:
-    """Takes the place of a tensor or of its storage."""
+    """Takes the place of whatever is no plain value."""
 
     def __init__(self, *args: Any) -> None:
         pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def empty(*_: Any) -> dict[Any, Any]:
+    """In place of a dictionary with defaults."""
+    return {}
+
+
+def encoded(text: str, codec: str) -> Inert:
+    """In place of bytes, which are stored as text in the one codec that has every byte."""
+    if codec != "latin1":
+        raise Refused(f"it asks for the codec {codec!r:.80}")
+    return Inert()
+
+
+INSTEAD = {
+    "collections.OrderedDict": OrderedDict,
+    "collections.defaultdict": empty,
+    # torch makes one, whose members are hashed.
+    "builtins.set": set,
+    "_codecs.encode": encoded,
+}
 
 
 class Rehearsal(pickle.Unpickler):
@@ -40,12 +74,15 @@ class Rehearsal(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """See pickle.Unpickler."""
-        if not re.fullmatch(ALLOWED, f"{module}.{name}"):
+        # As they are called since Python 3.
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        asked = f"{module}.{name}"
+        if not re.fullmatch(ALLOWED, asked):
             raise Refused(
-                f"it asks for {module}.{name}, and only tensors and plain values are read from a "
-                "pickle, since anything else could run code"
+                f"it asks for {asked}, and only tensors, plain values and parameters are read from "
+                "a pickle, since anything else could run code"
             )
-        return OrderedDict if module == "collections" else Inert
+        return INSTEAD.get(asked, Inert)
 
     def persistent_load(self, pid: Any) -> Inert:
         """See pickle.Unpickler; torch keeps storages by parts of this."""
