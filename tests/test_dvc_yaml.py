@@ -18,15 +18,12 @@ STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 EXEMPT = {
     *(f"pipeline/{name}.py" for name in ("device", "environment", "errors", "files", "hub")),
     *(f"pipeline/{name}.py" for name in ("progress", "table")),
-    *(
-        f"pipeline/config/{name}.py"
-        for name in ("methods", "params", "publish", "sections", "strict_yaml", "zero_shot")
-    ),
+    *(f"pipeline/config/{path.name}" for path in (PROJECT / "pipeline/config").glob("*.py")),
     "pipeline/checkpoints/weights.py",
     "pipeline/methods/samplers.py",
     "pipeline/publishing/handing.py",
     "stages/__init__.py",
-}
+} - {"pipeline/config/identity.py"}
 
 SAMPLE = ["sample", *(f"sweep_sample@{n}" for n in (1, 4, 16, 64))]
 SCORE = ["score", *(f"sweep_score@{n}" for n in (1, 4, 16, 64))]

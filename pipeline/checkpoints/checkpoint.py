@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from safetensors.torch import save
 
 from pipeline.checkpoints.weights import check_num_blocks, check_weights, read_safetensors
-from pipeline.config.params import mistakes
+from pipeline.config.mistakes import mistakes
 from pipeline.errors import CheckpointError
 from pipeline.files import sha256, whole, write_json
 from pipeline.methods.protocol import Method, Model

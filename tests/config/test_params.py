@@ -6,7 +6,8 @@ from dvc.utils.serialize import load_yaml
 from pydantic import ValidationError
 from tiny_project import PROJECT, shipped_params, write_params
 
-from pipeline.config.params import Section, load_params
+from pipeline.config.params import load_params
+from pipeline.config.sections import Section
 from pipeline.errors import ParamsError, PipelineError
 
 

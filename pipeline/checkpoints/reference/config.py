@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.config import methods
-from pipeline.config.params import mistakes
+from pipeline.config.mistakes import mistakes
 from pipeline.config.sections import Fraction, Section
 from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import CheckpointError, PipelineError

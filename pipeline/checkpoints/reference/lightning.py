@@ -17,7 +17,7 @@ from pipeline.checkpoints.reference.config import (
     shared,
 )
 from pipeline.checkpoints.reference.unpickling import Kept
-from pipeline.config.params import mistakes
+from pipeline.config.mistakes import mistakes
 from pipeline.config.sections import Fraction, Section
 from pipeline.errors import CheckpointError
 from pipeline.methods.sedd.model import SEDDConfig
