@@ -22,23 +22,23 @@ LOOSE_TEXT = f"for all: {', '.join(sorted(LOOSE))}"
 
 # Where a room's middle is, and what the room is.
 PLACES = {
-    "stages": (4.1, 7.0, "one file a stage of dvc.yaml"),
-    "cli": (8.3, 7.0, "sedd: what a person types"),
-    "report": (0.7, 5.7, "the page"),
-    "tracking": (2.5, 5.7, "runs, in MLflow"),
-    "publishing": (4.3, 6.2, "results, to Oxen"),
-    "zeroshot": (6.1, 5.7, "published sets"),
-    "evaluation": (6.3, 4.6, "figures of samples"),
-    "harness": (10.8, 4.6, "lm-eval"),
-    "baseline": (7.9, 5.7, "GPT-2"),
-    "training": (9.0, 4.6, "the loop"),
-    "huggingface": (4.3, 5.35, "for transformers"),
-    "oxen": (3.9, 4.6, "repositories: local, server"),
-    "checkpoints": (9.0, 3.6, "ours, the paper's"),
-    "data": (4.7, 3.6, "documents to blocks"),
-    "methods": (7.1, 2.5, "protocol, registry; sedd/"),
-    "config": (3.0, 2.5, "params.yaml"),
-    "network": (8.6, 1.5, "transformer parts"),
+    "stages": (4.1, 8.0, "one file a stage of dvc.yaml"),
+    "cli": (8.3, 8.0, "sedd: what a person types"),
+    "report": (0.7, 7.0, "the page"),
+    "tracking": (2.4, 7.0, "runs, in MLflow"),
+    "zeroshot": (4.2, 7.0, "published sets"),
+    "publishing": (6.0, 7.0, "results, to Oxen"),
+    "baseline": (7.75, 7.0, "GPT-2"),
+    "huggingface": (6.4, 6.1, "for transformers"),
+    "evaluation": (3.6, 5.2, "figures of samples"),
+    "oxen": (5.5, 5.2, "repositories: local, server"),
+    "training": (9.0, 5.2, "the loop"),
+    "harness": (10.8, 5.2, "lm-eval"),
+    "data": (4.7, 4.2, "documents to blocks"),
+    "checkpoints": (8.2, 4.2, "ours, the paper's"),
+    "config": (2.2, 3.2, "params.yaml"),
+    "methods": (5.6, 2.3, "protocol, registry; sedd/"),
+    "network": (8.6, 1.4, "transformer parts"),
     "kernels": (8.6, 0.5, "only there to be fast"),
     "loose": (3.6, 0.5, LOOSE_TEXT),
 }
@@ -78,8 +78,8 @@ def reduced(arrows: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
 def draw(path: Path) -> None:
     """Write the picture, its rooms with the ids room-ROOM and its arrows arrow-ROOM-ROOM."""
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "architecture", "font.size": 9}):
-        figure = Figure(figsize=(11.5, 7.2))
-        axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.2, 11.7), ylim=(0.1, 7.4))
+        figure = Figure(figsize=(11.5, 8.2))
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.2, 11.7), ylim=(0.1, 8.4))
         axes.set_axis_off()
         arrows = sorted(drawn_arrows())
         for start, end in arrows:

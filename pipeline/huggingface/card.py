@@ -5,19 +5,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.config.publish import LICENSE, LICENSES, NAME
 from pipeline.errors import ParamsError
+from pipeline.templates import templates
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Figures(BaseModel):
-    """Figures of a set of texts; None where there was nothing to measure."""
+class Record(BaseModel):
+    """A JSON object that the pipeline wrote; keys that a card does not show are left alone."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Figures(Record):
+    """Figures of a set of texts; None where there was nothing to measure."""
 
     gen_ppl: Finite | None
     gen_ppl_stderr: Finite | None
@@ -26,10 +30,8 @@ class Figures(BaseModel):
     nfe: Finite | None
 
 
-class Bound(BaseModel):
+class Bound(Record):
     """Held-out likelihood beside the baseline's, nats a character."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     bound_nats_per_char: Finite
     bound_stderr: Finite
@@ -37,10 +39,8 @@ class Bound(BaseModel):
     baseline_stderr: Finite
 
 
-class Results(BaseModel):
+class Results(Record):
     """What a card shows of reports/results.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     scorer: str
     likelihood: Bound
@@ -48,10 +48,8 @@ class Results(BaseModel):
     real_text: Figures
 
 
-class Data(BaseModel):
+class Data(Record):
     """What the model was trained on."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     repo: str
     commit: str
@@ -98,23 +96,17 @@ def render(card: Card, config: dict[str, Any], num_weights: int) -> str:
         **({"pipeline_tag": "fill-mask"} if has_mask else {}),
         "tags": ["sedd", "text-diffusion", "discrete-diffusion"],
     }
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters["figure"] = _figure
-    return environment.get_template("card.md.j2").render(
+    text = environment.get_template("card.md.j2").render(
         front=yaml.safe_dump(front, sort_keys=False),
         card=card,
         config=config,
         has_mask=has_mask,
-        timeless=has_mask and config["parameterization"] == "conditional",
         one_text=config["text_lengths"] is not None,
         num_weights=num_weights,
     )
+    return f"{text}\n"
 
 
 def _figure(value: float | None, stderr: float | None = None, digits: int = 3) -> str:

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pipeline.config.methods import LABELS
 from pipeline.report.figures import draw
 from pipeline.report.records import Experiment, Trace
+from pipeline.templates import templates
 
 _SPECIAL = re.compile(r"((<(?:pad|eos|unk|mask|\|endoftext\|)>)\2*)")
 _MISSING = "–"
@@ -17,13 +17,7 @@ _MISSING = "–"
 
 def render(experiment: Experiment, *, steps: int, num_samples: int) -> str:
     """The page, headed by the figures at `steps`, with `num_samples` texts at each step count."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {
         "num": number,
         "share": share,

@@ -4,23 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from pipeline.templates import templates
 from pipeline.zeroshot.references import figure, table_of
 from pipeline.zeroshot.showing import figure_rows
 
 
 def render(found: Mapping[str, Any]) -> str:
     """The page of what the stage `zero_shot` wrote of a set."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    page = templates(Path(__file__).parent).get_template("page.html.j2")
     protocols = [_protocol(result) for result in found["protocols"].values()]
-    return environment.get_template("page.html.j2").render(found, protocols=protocols)
+    return page.render(found, protocols=protocols)
 
 
 def _protocol(result: Mapping[str, Any]) -> dict[str, Any]:
