@@ -5,15 +5,15 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
-from pipeline.table import shown
+from pipeline.table import LONGEST, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
-MOST = 30
-"""Lines of a message."""
+MOST = LONGEST - 40
+"""Characters of a message, but for `error:` and how many more lines there are."""
 
 
 class PipelineError(Exception):
@@ -82,9 +82,20 @@ def reported(main: Callable[P, R]) -> Callable[P, R]:
             else:
                 line = f"{error.filename or 'the working folder'}: {error.strerror or error}"
             lines = (line,)
-        if len(lines) > MOST:
-            lines = (*lines[:MOST], f"and {len(lines) - MOST:,} more")
-        print("error:", "\n".join(map(shown, lines)), file=sys.stderr)
+        print("error:", _message(lines), file=sys.stderr)
         raise SystemExit(1)
 
     return wrapped
+
+
+def _message(lines: Sequence[str]) -> str:
+    """The first line and as many others as MOST characters hold, and how many more there are."""
+    said: list[str] = []
+    size = 0
+    for line in (shown(line, MOST) for line in lines):
+        size += len(line) + 1
+        if said and size > MOST:
+            said.append(f"and {len(lines) - len(said):,} more")
+            break
+        said.append(line)
+    return "\n".join(said)

@@ -7,21 +7,20 @@ LONGEST = 1000
 """Characters of others that are shown at once."""
 
 
-def shown(text: str) -> str:
+def shown(text: str, longest: int = LONGEST) -> str:
     r"""One line that a terminal only shows: \n, \x1b, \u202e; of a long one not its middle."""
-    return _cut(
-        "".join(
-            character.encode("unicode_escape").decode()
-            if category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-            else character
-            for character in _cut(text)
-        )
+    escaped = "".join(
+        character.encode("unicode_escape").decode()
+        if category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else character
+        for character in _cut(text, longest)
     )
+    return _cut(escaped, longest)
 
 
-def _cut(text: str) -> str:
-    half = LONGEST // 2 - 2
-    return text if len(text) <= LONGEST else f"{text[:half]} … {text[-half:]}"
+def _cut(text: str, longest: int) -> str:
+    half = longest // 2 - 2
+    return text if len(text) <= longest else f"{text[:half]} … {text[-half:]}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

@@ -56,9 +56,19 @@ def test_a_long_message_keeps_its_ends(text):
 
 
 def test_many_lines_are_counted(capsys):
-    lines = said(capsys, ParamsError(*map(str, range(1000)))).splitlines()
-    assert len(lines) < 40
-    assert lines[-1] == "and 970 more"
+    for length in (20, 450, 5000):
+        message = said(capsys, ParamsError(*["m" * length] * 1000)).rstrip("\n")
+        assert len(message) <= LONGEST
+        first, *others, last = message.splitlines()
+        assert first.startswith("error: mmm")
+        assert last == f"and {1000 - 1 - len(others)} more"
+        assert others == ["m" * length] * len(others)
+        assert bool(others) == (length < LONGEST / 2)
+
+
+def test_all_lines_are_there_if_they_fit(capsys):
+    lines = ["m" * 159] * 6
+    assert said(capsys, ParamsError(*lines)) == "error: " + "\n".join(lines) + "\n"
 
 
 def test_a_key_is_put_before_the_first_line(capsys):

@@ -5,18 +5,14 @@ from reprlib import Repr
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-MOST_MISTAKES = 20
 SHORT = Repr()
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 80
 SHORT.maxlevel = 3
 
 
 def mistakes(error: ValidationError) -> list[str]:
-    """A line for each of the first mistakes: what is wrong at which key, and the value got."""
-    found = error.errors()
-    lines = [_mistake(mistake) for mistake in found[:MOST_MISTAKES]]
-    more = len(found) - len(lines)
-    return [*lines, f"and {more:,} more mistakes"] if more else lines
+    """A line for each mistake: what is wrong at which key, and the value got."""
+    return [_mistake(mistake) for mistake in error.errors()]
 
 
 def _mistake(mistake: ErrorDetails) -> str:

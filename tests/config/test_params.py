@@ -268,10 +268,7 @@ def test_what_is_said_of_a_file_is_short_whatever_it_holds(tmp_path):
     nested = json.loads(json.dumps([[[[["y" * 50] * 9] * 9] * 9] * 9]))
     with pytest.raises(ParamsError) as said:
         load(tmp_path, {"sweep": nested, "train": many})
-    lines = str(said.value).splitlines()
-    assert len(lines) == 21
-    assert all(len(line) < 1000 for line in lines)
-    assert lines[-1].endswith("more mistakes")
+    assert all(len(line) < 500 for line in said.value.args)
 
 
 @pytest.mark.parametrize(
