@@ -88,6 +88,11 @@ def reported(main: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+def panicked(error: BaseException) -> bool:
+    """Whether a library's Rust code panicked: that class, no Exception, cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
 def _message(lines: Sequence[str]) -> str:
     """The first line and as many others as MOST characters hold, and how many more there are."""
     said: list[str] = []

@@ -120,7 +120,7 @@ def asked(question: Callable[[], T], until: float | None) -> Callable[[], T]:
     def ask() -> None:
         try:
             future.set_result(question())
-        except Exception as error:
+        except Exception as error:  # Whatever it is, it is raised where the answer is asked for.
             future.set_exception(error)
 
     def answer() -> T:

@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.data.byte_level import byte_level, merges_of, not_byte_level
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.tokenizer import TextTokenizer, parsed, small_text
 from pipeline.errors import DataError
 from pipeline.files import from_root
 from pipeline.hub import from_hub
@@ -43,12 +42,7 @@ def read_gpt2_tokenizer(folder: Path) -> TextTokenizer:
         DataError: the file is missing or damaged, or encodes in another way.
     """
     path = folder / "tokenizer.json"
-    try:
-        found = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: no tokenizer in {folder}") from None
-    except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{path} is no tokenizer: {error}") from error
+    found = parsed(small_text(path), str(path))
     parts = json.loads(found.to_str())
     if wrong := not_byte_level(parts):
         raise DataError(f"{path} does not encode as GPT-2 does: its {', '.join(wrong)} is another")

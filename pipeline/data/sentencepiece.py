@@ -96,7 +96,7 @@ def _watched(texts: Iterable[str], failed: list[BaseException]) -> Iterator[str]
     """`texts`; what ends them is kept, since the library makes a failure of its own of it."""
     try:
         yield from texts
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C too: it is raised again, here and by who trains.
         failed.append(error)
         raise
 

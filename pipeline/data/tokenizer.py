@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
 from pipeline.data.token_bytes import AS_BYTES
-from pipeline.errors import DataError
+from pipeline.errors import DataError, panicked
 from pipeline.files import whole, write_json
 
 # How documents are packed: one a block, closed by eos; windows of running text, an eos after each
@@ -74,12 +74,7 @@ class TextTokenizer:
         Raises:
             DataError: the text is no tokenizer, lacks a special token, or changes texts.
         """
-        try:
-            self._tokenizer = Tokenizer.from_str(definition)
-        except BaseException as error:  # the library raises nothing narrower, and panics
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise DataError(f"tokenizer.json is no tokenizer: {error}") from error
+        self._tokenizer = parsed(definition, "tokenizer.json")
         if changing := [part for part in CHANGING if getattr(self._tokenizer, part) is not None]:
             raise DataError(
                 f"tokenizer.json has {' and '.join(changing)}, which would change a text; each "
@@ -107,7 +102,7 @@ class TextTokenizer:
             DataError: a file is missing or damaged.
         """
         definition, config = (
-            _small_text(folder / name) for name in ("tokenizer.json", "tokenizer_config.json")
+            small_text(folder / name) for name in ("tokenizer.json", "tokenizer_config.json")
         )
         try:
             values = json.loads(config)
@@ -294,8 +289,26 @@ class TextTokenizer:
         return id
 
 
-def _small_text(path: Path) -> str:
-    """Text of a small regular file."""
+def parsed(definition: str, where: str) -> Tokenizer:
+    """The library's tokenizer of the text of a tokenizer.json.
+
+    Raises:
+        DataError: it is none; the message begins with `where` it stands.
+    """
+    try:
+        return Tokenizer.from_str(definition)
+    except BaseException as error:  # the library raises nothing narrower, and panics
+        if not isinstance(error, Exception) and not panicked(error):
+            raise
+        raise DataError(f"{where} is no tokenizer: {error}") from error
+
+
+def small_text(path: Path) -> str:
+    """Text of a small regular file of a tokenizer.
+
+    Raises:
+        DataError: it is missing, too large or no text.
+    """
     # A pipe has no end, nor have some devices.
     if not path.is_file():
         raise DataError(f"{path} is missing: no tokenizer in {path.parent}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
+from pipeline.data.tokenizer import parsed
 from pipeline.errors import CheckpointError, PipelineError
 from pipeline.evaluation.causal import CausalLM, load_causal
 from pipeline.files import check_revision, folder_revision, from_root
@@ -153,13 +153,16 @@ def model_folder(name: str) -> Path:
     return folder
 
 
-def encoding_of(definition: str) -> dict[str, Any]:
+def encoding_of(definition: str, where: str = "tokenizer.json") -> dict[str, Any]:
     """What in a tokenizer.json decides which ids a text gets: equal for tokenizers that agree.
 
     Offsets, decoding, padding and tokens put around a text do not matter to it.
+
+    Raises:
+        DataError: it is no tokenizer; the message begins with `where` it stands.
     """
     # Through the library, since a file may leave keys out and write merges in two ways.
-    parts = json.loads(Tokenizer.from_str(definition).to_str())
+    parts = json.loads(parsed(definition, where).to_str())
     return {
         # No prefix and an empty one are the same, and so on.
         "model": {key: value or None for key, value in parts["model"].items()},

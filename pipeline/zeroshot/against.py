@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.tokenizer import TextTokenizer, small_text
 from pipeline.errors import CheckpointError
 from pipeline.evaluation.causal import CausalLM, load_causal
 from pipeline.evaluation.scorer import HUB, HUB_FILES, encoding_of, weights_sha256
@@ -54,6 +54,7 @@ def load_against(
     Raises:
         PipelineError: it is not here.
         CheckpointError: its files are damaged, or it is of other tokens than the blocks.
+        DataError: its tokenizer.json is damaged.
     """
     folder = from_root(name)
     if name in HUB:
@@ -79,8 +80,7 @@ def _check_vocabulary(folder: Path, tokenizer: TextTokenizer, key: str) -> None:
     if not path.is_file():
         raise CheckpointError(f"{key}: {path} is missing: which tokens the model is of is not said")
     theirs, ours = (
-        _encoding(text, key, path)
-        for text in (path.read_text(encoding="utf-8"), tokenizer.definition)
+        encoding_of(text, f"{key}: {path}") for text in (small_text(path), tokenizer.definition)
     )
     if theirs != ours:
         raise CheckpointError(
@@ -88,13 +88,6 @@ def _check_vocabulary(folder: Path, tokenizer: TextTokenizer, key: str) -> None:
             f"{len(theirs['model']['vocab']):,} tokens, than the blocks, of {tokenizer.size:,}: "
             "only models of the same tokens are paired"
         )
-
-
-def _encoding(definition: str, key: str, path: Path) -> dict[str, Any]:
-    try:
-        return encoding_of(definition)
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{key}: {path} is no tokenizer: {error}") from error
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import BusyError, RepositoryError
+from pipeline.errors import BusyError, RepositoryError, panicked
 from pipeline.files import store, whole
 from pipeline.oxen.credentials import OURS, author
 
@@ -27,7 +27,7 @@ def oxen_errors(where: str) -> Iterator[None]:
             raise OSError(error.errno, error.strerror, where) from None
         raise RepositoryError(f"{error.filename or where}: {error.strerror or error}") from None
     except BaseException as error:
-        if not isinstance(error, ValueError) and not _panicked(error):
+        if not isinstance(error, ValueError) and not panicked(error):
             raise
         if "No space left on device" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where) from None
@@ -47,8 +47,3 @@ def configure() -> None:
     os.environ["OXEN_CONFIG_DIR"] = str(folder)
     with whole(folder / "user_config.toml") as partial:
         partial.write_text('name = "{}"\nemail = "{}"\n'.format(*OURS), encoding="utf-8")
-
-
-def _panicked(error: BaseException) -> bool:
-    """Whether Oxen's Rust code panicked: that class, no Exception, cannot be imported."""
-    return type(error).__name__ == "PanicException"
