@@ -37,7 +37,7 @@ def doctor() -> None:
 
 def _findings() -> "Iterator[tuple[str, Finding]]":
     """Each line, as soon as it is known; servers are asked while the rest is looked at."""
-    from pipeline.cli import checks
+    from pipeline.cli import checks, server_checks
     from pipeline.cli.checks import Finding, found
 
     until = time.monotonic() + SECONDS
@@ -48,9 +48,9 @@ def _findings() -> "Iterator[tuple[str, Finding]]":
     else:
         yield "params.yaml", Finding("ok", "valid")
         # Before torch, which takes seconds to import.
-        servers["MLflow"] = checks.mlflow(params, until)
-        servers["data.repo"] = checks.data_repo(params, until)
-        servers["publish.repo"] = checks.publish_repo(params, until)
+        servers["MLflow"] = server_checks.mlflow(params, until)
+        servers["data.repo"] = server_checks.data_repo(params, until)
+        servers["publish.repo"] = server_checks.publish_repo(params, until)
     yield "Python", found(checks.python)
     torch = checks.torch()
     yield "torch", torch

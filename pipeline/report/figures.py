@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator
 
-from pipeline.report.records import Experiment, LossCurve, Scores
+from pipeline.report.experiment import Experiment, LossCurve
+from pipeline.report.records import Scores
 
 # matplotlib writes colours as hex; these stand for the page's CSS variables.
 INK, LINE, SEDD, GPT2, REAL = "#a00001", "#a00002", "#a00003", "#a00004", "#a00005"

@@ -7,11 +7,9 @@ from typing import TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import parsed_as
+from pipeline.report.experiment import AtSteps, Experiment, LossCurve
 from pipeline.report.records import (
-    AtSteps,
-    Experiment,
     Likelihood,
-    LossCurve,
     ModelConfig,
     PackedMeta,
     Provenance,

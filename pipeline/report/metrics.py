@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import whole
-from pipeline.report.records import Experiment, Scores
+from pipeline.report.experiment import Experiment
+from pipeline.report.records import Scores
 
 SCORES = (
     "gen_ppl",

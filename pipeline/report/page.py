@@ -7,8 +7,9 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from pipeline.config.methods import LABELS
+from pipeline.report.experiment import Experiment
 from pipeline.report.figures import draw
-from pipeline.report.records import Experiment, Trace
+from pipeline.report.records import Trace
 from pipeline.templates import templates
 
 _SPECIAL = re.compile(r"((<(?:pad|eos|unk|mask|\|endoftext\|)>)\2*)")

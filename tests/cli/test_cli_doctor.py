@@ -16,7 +16,7 @@ from tiny_project import PROJECT, TINY, write_params
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.cli.checks import asked
+from pipeline.cli.server_checks import asked
 from pipeline.config.edits import edit_yaml
 from pipeline.config.params import load_params
 from pipeline.errors import DataError, ServerError

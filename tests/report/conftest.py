@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from report_files import read, write_experiment
 
+from pipeline.report.experiment import Experiment
 from pipeline.report.page import render
-from pipeline.report.records import Experiment
 
 
 @pytest.fixture(scope="session")

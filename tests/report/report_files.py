@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.report.experiment import Experiment
 from pipeline.report.inputs import read_experiment
-from pipeline.report.records import Experiment
 
 NAMES = [
     "Aubriella",

@@ -14,8 +14,8 @@ from report_files import (
     write_temperatures,
 )
 
+from pipeline.report.experiment import Experiment, LossCurve
 from pipeline.report.figures import draw
-from pipeline.report.records import Experiment, LossCurve
 
 
 def texts(svg: str) -> list[str]:

@@ -6,8 +6,8 @@ import pytest
 from report_files import SCORER, STEP_COUNTS, read, write_json
 
 from pipeline.errors import PipelineError
+from pipeline.report.experiment import LossCurve
 from pipeline.report.page import render
-from pipeline.report.records import LossCurve
 
 
 def change(path: Path, **values: Any) -> None:

@@ -8,8 +8,8 @@ import yaml
 from report_files import SCORER, likelihood, read, scores, write_json, write_temperatures
 
 from pipeline.files import write_json as write_metrics
+from pipeline.report.experiment import Experiment
 from pipeline.report.metrics import headlines, results, write_by_steps
-from pipeline.report.records import Experiment
 
 ROW = {
     "gen_ppl",

@@ -16,9 +16,9 @@ from report_files import (
     write_json,
 )
 
+from pipeline.report.experiment import Experiment
 from pipeline.report.metrics import results
 from pipeline.report.page import counted, dataset, duration, number, render, share, specials
-from pipeline.report.records import Experiment
 
 
 class Page(HTMLParser):
