@@ -30,6 +30,7 @@ def preset(
     """
     from pipeline.config import presets
     from pipeline.config.edits import edit_yaml
+    from pipeline.config.identity import leaves
     from pipeline.config.params import load_params
     from pipeline.config.strict_yaml import parse, read_text
 
@@ -40,7 +41,7 @@ def preset(
     params = presets.applied(text, changed, f"{PARAMS} with {name}")
     print(shown(f"{name}: {recipe.about}"))
     print(shown(f"source: {recipe.source}"))
-    before = dict(presets.leaves(parse(text)))
+    before = dict(leaves(parse(text)))
     for key, value in changed.items():
         print(shown(f"{key}: {_said(before[key])} -> {_said(value)}"))
     if dry_run:

@@ -54,13 +54,13 @@ def method_in_use(params: Params) -> dict[str, Any]:
 def result_params(params: Params) -> dict[str, Any]:
     """Leaves of params.yaml that decide results, by dotted key; `sweep` stays a list."""
     others = params.model_dump(exclude=set(SECTIONS.values()))
-    leaves = _leaves(others | method_in_use(params))
-    return {key: value for key, value in leaves if not _operational(key)}
+    in_use = others | method_in_use(params)
+    return {key: value for key, value in leaves(in_use) if not _operational(key)}
 
 
 def operational_params(params: Params) -> dict[str, Any]:
     """The other leaves: they may change without making another experiment."""
-    return {key: value for key, value in _leaves(params.model_dump()) if _operational(key)}
+    return {key: value for key, value in leaves(params.model_dump()) if _operational(key)}
 
 
 def swept(params: Params) -> list[str]:
@@ -129,10 +129,11 @@ def dvc_experiment() -> tuple[str | None, str | None]:
     return os.environ.get("DVC_EXP_NAME") or None, os.environ.get("DVC_EXP_BASELINE_REV") or None
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of all that is no section."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

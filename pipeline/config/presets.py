@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pipeline.config.edits import Value, edited
+from pipeline.config.identity import leaves
 from pipeline.config.params import Params, params_of
 from pipeline.config.sections import Count, Section, Text
 from pipeline.config.strict_yaml import parse, read_text
@@ -92,14 +93,3 @@ def applied(text: str, changed: Mapping[str, Value], where: str) -> Params:
     except PipelineError as error:
         raise ParamsError(f"{where}: {error}") from None
     return params_of(parse(after), where)
-
-
-def leaves(values: Mapping[str, Any], section: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of all that is no section."""
-    found: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found += leaves(value, f"{section}{key}.")
-        else:
-            found.append((f"{section}{key}", value))
-    return found

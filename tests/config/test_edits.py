@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from tiny_project import PROJECT, changed, shipped_params
 
 from pipeline.config.edits import edit_yaml, edited
+from pipeline.config.identity import leaves
 from pipeline.config.params import load_params
 from pipeline.config.strict_yaml import parse
 from pipeline.errors import PipelineError
@@ -15,15 +16,7 @@ from pipeline.errors import PipelineError
 SHIPPED = (PROJECT / "params.yaml").read_text()
 
 
-def leaves(values, prefix=""):
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        elif not isinstance(value, list):
-            yield prefix + key
-
-
-LEAVES = sorted(leaves(shipped_params()))
+LEAVES = sorted(key for key, value in leaves(shipped_params()) if not isinstance(value, list))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBERS = st.integers() | st.floats(allow_nan=False) | st.booleans() | st.none()
 PATHS = st.from_regex(r"[a-z0-9._/-]{1,40}", fullmatch=True)

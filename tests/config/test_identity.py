@@ -12,6 +12,7 @@ from pipeline.config.identity import (
     dvc_experiment,
     experiment_id,
     git_state,
+    leaves,
     operational_params,
     result_params,
     sample_paths,
@@ -64,17 +65,11 @@ def samples(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def leaves(values: Any, prefix: str = "") -> set[str]:
-    if not isinstance(values, dict):
-        return {prefix.removesuffix(".")}
-    return set().union(*(leaves(value, f"{prefix}{key}.") for key, value in values.items()))
-
-
 def test_every_leaf_that_is_in_use_is_of_one_kind() -> None:
     results, others = result_params(params()), operational_params(params())
     unused = ("embedding.", "diffusion.uniform.", "diffusion.geometric.")
     in_use = {
-        key for key in leaves(yaml.safe_load(PARAMS.read_text())) if not key.startswith(unused)
+        key for key, _ in leaves(yaml.safe_load(PARAMS.read_text())) if not key.startswith(unused)
     }
     assert results.keys() | others.keys() == in_use
     assert not results.keys() & others.keys()
