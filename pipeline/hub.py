@@ -1,8 +1,12 @@
 """Files from the Hugging Face hub, or from its cache on this machine; and a folder to it."""
 
+import re
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""ORG/NAME."""
 
 
 def from_hub(

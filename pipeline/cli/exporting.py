@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.options import new_folder
 from pipeline.errors import ParamsError, reported
+from pipeline.hub import HUB_ID, to_hub
 from pipeline.table import shown
 
 
@@ -39,17 +41,13 @@ def export(
 
     from pipeline.checkpoints.checkpoint import weights_sha256
     from pipeline.cli.model import load_model
-    from pipeline.config.publish import HUB_ID
-    from pipeline.hub import to_hub
     from pipeline.huggingface.card import Card
     from pipeline.huggingface.evaluated import data_and_results
     from pipeline.huggingface.export import write_export
 
-    destination = destination.resolve()
+    destination = new_folder(destination)
     if push is not None and not HUB_ID.fullmatch(push):
         raise ParamsError(f"--push must be a Hugging Face id, ORG/NAME (got {push})")
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise ParamsError(f"DST must be new or an empty folder (got {destination})")
     load_model(model, torch.device("cpu"))
     known = data_and_results(weights_sha256(model))
     write_export(model, destination, Card(name or destination.name, license, *known))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import options
+from pipeline.cli.chosen import choose
 from pipeline.errors import ParamsError, reported
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def sample(
     visible; line ends, control characters and backslashes are escaped.
     """
     options.check_range("--num", num, 1, options.MOST)
-    chosen = options.choose(
+    chosen = choose(
         *(steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate),
         {"grid": grid, "order": order, "gamma": gamma}
         | {"corrector": corrector, "eta": eta, "hold": hold, "num_redrawn": num_redrawn},
@@ -117,7 +118,7 @@ def infill(
     """
     parts = _parts(template, prefix, suffix, gap)
     options.check_range("--num", num, 1, options.MOST)
-    chosen = options.choose(
+    chosen = choose(
         *(steps, predictor, temperature, top_p, seed, batch_size, device, show_intermediate),
         {"grid": grid, "order": order, "gamma": gamma}
         | {"corrector": corrector, "eta": eta, "hold": hold, "num_redrawn": num_redrawn},

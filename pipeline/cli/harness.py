@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.options import check_range
+from pipeline.cli.options import check_draws, check_range
 from pipeline.errors import ParamsError
 
 
@@ -29,8 +29,7 @@ def lm_eval(
 
     check_extra("lm-eval", "sedd lm-eval")
     check_range("--steps", steps, 1, options.MOST)
-    if not 2 <= num_draws <= options.MOST or num_draws % 2:
-        raise ParamsError(f"--num-draws must be even and at least 2 (got {num_draws})")
+    check_draws(num_draws)
     if "--tasks" not in context.args:
         raise ParamsError("--tasks is missing: names of the harness's tasks, as lambada_openai")
     from lm_eval.__main__ import cli_evaluate

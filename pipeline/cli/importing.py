@@ -2,25 +2,26 @@
 
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import patience
+from pipeline.cli.options import new_folder, patience
 from pipeline.errors import CheckpointError, DataError, ParamsError, PipelineError, reported
 from pipeline.files import expanded
-from pipeline.hub import from_hub
+from pipeline.hub import HUB_ID, from_hub
 from pipeline.table import shown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.data.tokenizer import TextTokenizer
     from pipeline.methods.sedd.model import SEDDConfig
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
-HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 OWN = re.compile(r"checkpoints/[0-9a-f]{16}/")
 """Where `publish.checkpoint` puts each checkpoint."""
 
@@ -67,9 +68,7 @@ def import_(
     written is taken back, its code not run; what `publish.checkpoint` has published to an Oxen
     repository is checked and copied as it is.
     """
-    destination = destination.resolve()
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise ParamsError(f"DST must be new or an empty folder (got {destination})")
+    destination = new_folder(destination)
 
     from pipeline.checkpoints.checkpoint import is_checkpoint
     from pipeline.huggingface.export import is_export
@@ -117,7 +116,7 @@ def _convert(folder: Path, tokenizer: str | None, destination: Path) -> str:
             tokenizer=scratch,
             tokenizer_sha256=text.sha256,
         )
-    return _about(published.config, sum(value.numel() for value in published.weights.values()))
+    return _about(published.config, published.weights)
 
 
 def _copy_own(folder: Path, destination: Path) -> str:
@@ -130,7 +129,7 @@ def _copy_own(folder: Path, destination: Path) -> str:
     model, _ = load_model(folder, torch.device("cpu"))
     with in_place_of(destination) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True)
-    return _about(model.config, sum(value.numel() for value in model.state_dict().values()))
+    return _about(model.config, model.state_dict())
 
 
 def _take_back(folder: Path, destination: Path) -> str:
@@ -148,10 +147,11 @@ def _take_back(folder: Path, destination: Path) -> str:
         except (CheckpointError, DataError) as error:
             # Who reads it knows the export, not what is being made of it.
             raise CheckpointError(str(error).replace(str(partial), str(folder))) from None
-    return _about(model.config, sum(value.numel() for value in model.state_dict().values()))
+    return _about(model.config, model.state_dict())
 
 
-def _about(config: "SEDDConfig", num_weights: int) -> str:
+def _about(config: "SEDDConfig", weights: "Mapping[str, Tensor]") -> str:
+    num_weights = sum(value.numel() for value in weights.values())
     return (
         f"{config.graph}, {config.noise}, {num_weights:,} weights, "
         f"{config.vocab_size:,} tokens, texts of up to {config.length:,}"
@@ -177,7 +177,7 @@ def _opened(source: str, revision: str | None, path: str | None) -> Iterator[Pat
         if revision is not None:
             raise ParamsError(f"--revision: {source} is a plain folder, it has none")
         yield plain
-    elif re.fullmatch(HUB_ID, source):
+    elif HUB_ID.fullmatch(source):
         from pipeline.checkpoints.reference.reading import LAYOUTS
 
         files = sorted({name for layout in LAYOUTS for name in layout})

@@ -1,26 +1,14 @@
-"""Options that several commands share, and where their values come from when not given."""
+"""Options that several commands share, and what stands for one that is not given."""
 
-import math
 import re
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import ParamsError
-from pipeline.methods.samplers import (
-    PLAIN,
-    Conditioning,
-    Corrector,
-    Grid,
-    Order,
-    PredictorName,
-    Stepping,
-    values_of,
-)
+from pipeline.methods.samplers import Corrector, Grid, Order, PredictorName
 
 if TYPE_CHECKING:
     from pipeline.config.params import Params, Patience
@@ -189,79 +177,22 @@ def check_range(option: str, value: int, least: int, most: int | None = None) ->
         raise ParamsError(f"{option} must be {allowed} (got {value})")
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Options of sampling, all with a value but a batch size that the model decides."""
-
-    num_steps: int
-    predictor: str
-    temperature: float
-    top_p: float
-    stepping: Stepping
-    conditioning: Conditioning
-    seed: int
-    batch_size: int | None
-    device: str
-    show_states: bool
+def check_draws(num_draws: int) -> None:
+    """Raise ParamsError unless --num-draws counts antithetic pairs."""
+    if not 2 <= num_draws <= MOST or num_draws % 2:
+        raise ParamsError(f"--num-draws must be even and at least 2 (got {num_draws})")
 
 
-def choose(
-    steps: int | None,
-    predictor: PredictorName | None,
-    temperature: float | None,
-    top_p: float | None,
-    seed: int | None,
-    batch_size: int | None,
-    device: str | None,
-    show_states: bool,
-    stepping: Mapping[str, Any],
-    labels: list[str] | None = None,
-    guidance: float = 1.0,
-) -> Chosen:
-    """Check what is given and take the rest from params.yaml of the working folder.
-
-    `stepping` are fields of `Stepping`, which the model's method checks, as it does labels.
+def new_folder(destination: Path) -> Path:
+    """DST as a whole path, of a folder that is to be made, or is there and empty.
 
     Raises:
-        ParamsError: a number is out of range, or no steps are given outside a project.
+        ParamsError: something else is there.
     """
-    if steps is not None:
-        check_range("--steps", steps, 1, MOST)
-    if batch_size is not None:
-        check_range("--batch-size", batch_size, 1, MOST)
-    if temperature is not None and not 0 < temperature < math.inf:
-        raise ParamsError(f"--temperature must be a number above 0 (got {temperature})")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ParamsError(f"--top-p must be above 0 and at most 1 (got {top_p})")
-    given = (steps, predictor, temperature, top_p, *stepping.values())
-    params = _params() if None in given else None
-    if steps is None:
-        if params is None:
-            raise ParamsError("how many steps? Say --steps N (there is no params.yaml here)")
-        steps = params.steps
-    sample = params.sample if params else None
-    return Chosen(
-        num_steps=steps,
-        predictor=predictor or (sample.predictor if sample else "auto"),
-        temperature=temperature or (sample.temperature if sample else 1.0),
-        top_p=top_p or (sample.top_p if sample else 1.0),
-        stepping=replace(
-            sample.stepping if sample else PLAIN,
-            **{name: value for name, value in stepping.items() if value is not None},
-        ),
-        conditioning=Conditioning(_values(labels or []), guidance),
-        seed=pick_seed(seed),
-        batch_size=batch_size,
-        device=pick_device_name(device),
-        show_states=show_states,
-    )
-
-
-def _values(labels: list[str]) -> dict[str, str]:
-    try:
-        return values_of(labels)
-    except ValueError as error:
-        raise ParamsError(f"--label: {error}") from None
+    place = destination.resolve()
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise ParamsError(f"DST must be new or an empty folder (got {place})")
+    return place
 
 
 def pick_device_name(device: str | None) -> str:
@@ -271,7 +202,7 @@ def pick_device_name(device: str | None) -> str:
         ParamsError: it is no device's name.
     """
     if device is None:
-        params = _params()
+        params = params_here()
         return "auto" if params is None else params.device
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
         raise ParamsError(f"--device must be auto, cpu, cuda or cuda:N (got {device})")
@@ -290,11 +221,11 @@ def patience() -> "Patience":
     """Patience with servers: the project's, or outside one that of the shipped params.yaml."""
     from pipeline.config.params import Patience
 
-    params = _params()
+    params = params_here()
     return params.oxen if params else Patience(connect_seconds=10, stall_seconds=60, retries=4)
 
 
-def _params() -> "Params | None":
+def params_here() -> "Params | None":
     """The values of the project in the working folder, if there is one."""
     from pipeline.config.params import load_params
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline.checkpoints.checkpoint import block_mode, checkpoint_config
-from pipeline.cli import options
+from pipeline.cli.chosen import Chosen
 from pipeline.cli.model import load_model
 from pipeline.cli.template import Layout, Template
 from pipeline.data.tokenizer import Mode, TextTokenizer
@@ -42,14 +42,14 @@ class Sampling:
 
     model: Model
     tokenizer: TextTokenizer
-    chosen: options.Chosen
+    chosen: Chosen
     generator: torch.Generator
     batch_size: int
     text_lengths: list[int] | None
     mode: Mode
 
     @classmethod
-    def start(cls, folder: Path, chosen: options.Chosen) -> "Sampling":
+    def start(cls, folder: Path, chosen: Chosen) -> "Sampling":
         """Load the model.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.options import check_range
+from pipeline.cli.options import check_draws, check_range
 from pipeline.errors import ParamsError, reported
 from pipeline.files import expanded, read_object, write_json
 
@@ -166,8 +166,7 @@ def _draws(num_replicates: int, num_draws: int, batch_size: int, seed: int) -> "
 
     check_range("--num-replicates", num_replicates, 2, options.MOST)
     check_range("--batch-size", batch_size, 1, options.MOST)
-    if not 2 <= num_draws <= options.MOST or num_draws % 2:
-        raise ParamsError(f"--num-draws must be even and at least 2 (got {num_draws})")
+    check_draws(num_draws)
     return Draws(num_replicates, num_draws, batch_size, seed)
 
 

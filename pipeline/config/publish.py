@@ -6,8 +6,8 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, model_validator
 
 from pipeline.config.sections import Section, Text
+from pipeline.hub import HUB_ID
 
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 NAME = re.compile(r"\w[\w.-]{0,95}")
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 LICENSES = (

@@ -89,8 +89,7 @@ class Answering:
                     generator=generator,
                     known=~target,
                 )
-            nats = (bound.integral + bound.prior + bound.reconstruction).squeeze(0).cpu()
-            total.index_add_(0, owners[places], -nats)
+            total.index_add_(0, owners[places], -bound.total.squeeze(0).cpu())
         return total.tolist()
 
     def are_likeliest(self, texts: Sequence[tuple[list[int], int]]) -> list[bool]:

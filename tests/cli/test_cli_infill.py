@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.checkpoints.checkpoint import load_checkpoint
-from pipeline.cli.options import Chosen
+from pipeline.cli.chosen import Chosen
 from pipeline.cli.sampling import Sampling
 from pipeline.cli.template import FREE, Gap, Template, _divide, parse_template
 from pipeline.errors import DataError
