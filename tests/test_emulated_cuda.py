@@ -19,6 +19,7 @@ import typer
 from emulated_cuda import DEVICE, NAME, emulated_cuda, waits
 from tiny_project import TINY, write_params
 from torch.utils.checkpoint import checkpoint
+from toy import random_model
 from typer.testing import CliRunner
 
 from pipeline.baseline.gpt2 import NextToken, block_nats, new_baseline
@@ -32,7 +33,7 @@ from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
 from pipeline.methods.embedding.sampler import sample as embedding_sample
 from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.loss import ScoreEntropy
-from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.sampler import sample
 from pipeline.training.loop import Settings, Trainer
 from pipeline.training.run import held_out_loss
@@ -93,28 +94,9 @@ def cuda():
 
 def model(graph: str, parameterization: str, device: torch.device = CPU) -> SEDD:
     """With random weights, the same on every device."""
-    torch.manual_seed(0)
-    made = SEDD(
-        SEDDConfig(
-            graph=graph,
-            noise="loglinear",
-            parameterization=parameterization,
-            vocab_size=20,
-            length=16,
-            width=32,
-            num_blocks=2,
-            num_heads=2,
-            cond_dim=16,
-            dropout=0.0,
-            eps=1e-3,
-            sigma_min=1e-4,
-            sigma_max=20.0,
-            t_min=1e-3,
-        )
-    )
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return made.to(device)
+    sizes = {"vocab_size": 20, "length": 16, "num_blocks": 2, "cond_dim": 16}
+    usual = {"width": 32, "num_heads": 2, "eps": 1e-3, "t_min": 1e-3, "scale_by_sigma": True}
+    return random_model(graph, parameterization, std=0.1, **sizes, **usual).train().to(device)
 
 
 def check_waits(times: int, *key: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_project import TINY, write_params
+from toy import random_model
 
 from benchmarks.train import settings_of
 from pipeline.checkpoints.reference.fixture import read_fixture
@@ -17,7 +18,7 @@ from pipeline.kernels.attention import attend
 from pipeline.kernels.tiled import tiled_nats
 from pipeline.methods.sedd.graph import Absorb, Uniform
 from pipeline.methods.sedd.loss import ScoreEntropy, cross_entropy_
-from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.sampler import sample
 from pipeline.training.loop import Trainer
 from pipeline.training.schedule import Order
@@ -33,28 +34,9 @@ VARIANTS = [
 
 
 def model(graph: str, parameterization: str) -> SEDD:
-    torch.manual_seed(0)
-    made = SEDD(
-        SEDDConfig(
-            graph=graph,
-            noise="loglinear",
-            parameterization=parameterization,
-            vocab_size=20,
-            length=16,
-            width=64,
-            num_blocks=2,
-            num_heads=4,
-            cond_dim=16,
-            dropout=0.0,
-            eps=1e-3,
-            sigma_min=1e-4,
-            sigma_max=20.0,
-            t_min=1e-3,
-        )
-    )
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return made
+    sizes = {"vocab_size": 20, "length": 16, "num_blocks": 2, "cond_dim": 16}
+    usual = {"width": 64, "num_heads": 4, "eps": 1e-3, "t_min": 1e-3, "scale_by_sigma": True}
+    return random_model(graph, parameterization, std=0.1, **sizes, **usual).train()
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "flash"])

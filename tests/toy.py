@@ -1,12 +1,16 @@
-"""A distribution small enough to enumerate, with its exact score as the network."""
+"""Small models: exact ones of a distribution that can be enumerated, and random ones."""
 
 import itertools
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from pipeline.checkpoints.checkpoint import save_checkpoint
+from pipeline.data.tokenizer import TextTokenizer
+from pipeline.methods.protocol import Model
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.network.guidance import Guided
 
@@ -32,10 +36,18 @@ def toy_config(graph: str, parameterization: str, **changes: object) -> SEDDConf
     return SEDDConfig(**(values | changes))  # type: ignore[arg-type]
 
 
-def small_model(graph: str = "absorb", parameterization: str = "raw", dropout: float = 0.0) -> SEDD:
-    """A model of two blocks with random weights, of which none is 0."""
+def random_model(graph: str, parameterization: str, *, std: float = 0.3, **changes: object) -> SEDD:
+    """A model with random weights, of which none is 0."""
     torch.manual_seed(0)
-    config = toy_config(
+    model = SEDD(toy_config(graph, parameterization, **changes))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=std)
+    return model.eval()
+
+
+def small_model(graph: str = "absorb", parameterization: str = "raw", dropout: float = 0.0) -> SEDD:
+    """Such a model of two blocks."""
+    return random_model(
         graph,
         parameterization,
         noise="geometric",
@@ -49,10 +61,21 @@ def small_model(graph: str = "absorb", parameterization: str = "raw", dropout: f
         t_min=1e-3,
         scale_by_sigma=True,
     )
-    model = SEDD(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
+
+
+def write_model(
+    folder: Path, model: Model, tokenizer: TextTokenizer, text_lengths: list[int] | None = None
+) -> Path:
+    """Write a checkpoint with its tokenizer; its folder."""
+    tokenizer.save(folder / "tokenizer")
+    save_checkpoint(
+        folder / "model",
+        model,
+        tokenizer=folder / "tokenizer",
+        tokenizer_sha256=tokenizer.sha256,
+        text_lengths=text_lengths,
+    )
+    return folder / "model"
 
 
 def toy_distribution(vocab_size: int, length: int, seed: int = 0) -> Tensor:

@@ -3,37 +3,19 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from toy import toy_config
 
 from benchmarks.flops import TRAINING
 from benchmarks.plain import plain_model
 from benchmarks.shapes import shape_of
-from pipeline.methods.sedd.model import SEDDConfig
 
 ROWS = 3
-
-
-def tiny_config(parameterization: str) -> SEDDConfig:
-    return SEDDConfig(
-        graph="absorb",
-        noise="loglinear",
-        parameterization=parameterization,  # type: ignore[arg-type]
-        vocab_size=11,
-        length=6,
-        width=8,
-        num_blocks=2,
-        num_heads=2,
-        cond_dim=4,
-        dropout=0.0,
-        eps=1e-3,
-        sigma_min=None,
-        sigma_max=None,
-        t_min=1e-3,
-    )
+SIZES = {"vocab_size": 11, "length": 6, "num_blocks": 2}
 
 
 @pytest.mark.parametrize("parameterization", ["raw", "conditional"])
 def test_a_forward_pass(parameterization):
-    config = tiny_config(parameterization)
+    config = toy_config("absorb", parameterization, **SIZES)
     network = plain_model(config).network
     xt = torch.randint(11, (ROWS, 6))
     sigma = torch.rand(ROWS) if parameterization == "raw" else None
@@ -48,7 +30,7 @@ def test_a_forward_pass(parameterization):
 
 
 def test_outputs_at_some_positions_and_one_sigma_for_all_rows():
-    shape = shape_of(tiny_config("raw"))
+    shape = shape_of(toy_config("absorb", "raw", **SIZES))
     head = 2 * (shape.width * shape.num_outputs + 9 * shape.width**2)
     modulation = 2 * (256 * 4 + 4**2 + (6 * 2 + 2) * 4 * 8)
     assert shape.forward(ROWS) - shape.forward(ROWS, head_positions=5) == (18 - 5) * head

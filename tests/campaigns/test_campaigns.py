@@ -14,6 +14,7 @@ from faulty_server import ANSWERS, COMMIT, Request, serving
 from hypothesis import strategies as st
 from reference_files import NARROW, config_of, write_published
 from tiny_project import PROJECT
+from toy import toy_config
 from typer.testing import CliRunner
 
 from pipeline.checkpoints.checkpoint import load_checkpoint, save_checkpoint
@@ -24,7 +25,7 @@ from pipeline.config.params import Patience, load_params
 from pipeline.data.corpus import read_documents
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
 from pipeline.files import read_object
-from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.model import SEDD
 from pipeline.oxen.credentials import author, token_for
 from pipeline.oxen.fetching import recorded_files
 from pipeline.oxen.opening import open_repository
@@ -67,11 +68,10 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     tokenizer = train_char_tokenizer(["Adabce"])
     tokenizer.save(folder / "tokenizer")
-    sizes = {"length": 8, "width": 8, "num_blocks": 1, "num_heads": 2, "cond_dim": 8}
-    noise = {"noise": "loglinear", "eps": 1e-3, "sigma_min": None, "sigma_max": None, "t_min": 1e-3}
-    which = {"graph": "absorb", "parameterization": "conditional", "dropout": 0.0}
+    noise = {"eps": 1e-3, "sigma_min": None, "sigma_max": None, "t_min": 1e-3}
+    sizes = {"length": 8, "cond_dim": 8, "vocab_size": tokenizer.size}
     torch.manual_seed(0)
-    model = SEDD(SEDDConfig(**which, **noise, **sizes, vocab_size=tokenizer.size))
+    model = SEDD(toy_config("absorb", "conditional", scale_by_sigma=True, **noise, **sizes))
     about = {"tokenizer_sha256": tokenizer.sha256, "text_lengths": [1] * 8}
     save_checkpoint(folder / "own", model, tokenizer=folder / "tokenizer", **about)
     return folder / "own"

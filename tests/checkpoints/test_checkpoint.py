@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from toy import toy_config
 
 from pipeline.checkpoints.checkpoint import (
     check_tokenizer,
@@ -17,24 +18,11 @@ from pipeline.checkpoints.checkpoint import (
     weights_sha256,
 )
 from pipeline.errors import CheckpointError
-from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.model import SEDD
 
 CPU = torch.device("cpu")
-CONFIG = SEDDConfig(
-    graph="absorb",
-    noise="loglinear",
-    parameterization="raw",
-    vocab_size=7,
-    length=6,
-    width=8,
-    num_blocks=2,
-    num_heads=2,
-    cond_dim=4,
-    dropout=0.1,
-    eps=1e-3,
-    sigma_min=1e-4,
-    sigma_max=20.0,
-    t_min=1e-3,
+CONFIG = toy_config(
+    *("absorb", "raw"), vocab_size=7, length=6, num_blocks=2, dropout=0.1, eps=1e-3, t_min=1e-3
 )
 
 

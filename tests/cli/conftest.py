@@ -7,13 +7,13 @@ import pytest
 import torch
 from importing_checks import CONFIG, LETTERS
 from reference_files import write_published
+from toy import random_model, write_model
 from typer.testing import CliRunner
 
-from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.cli import app
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
-from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.model import SEDD
 
 LENGTH = 8
 
@@ -47,48 +47,18 @@ def make_model(tmp_path_factory, tokenizer):
         text_lengths=(1,) * LENGTH,
         **more,
     ):
-        torch.manual_seed(0)
-        model = SEDD(
-            SEDDConfig(
-                graph=graph,
-                noise="loglinear",
-                parameterization=parameterization,
-                vocab_size=tokenizer.size,
-                length=LENGTH,
-                width=8,
-                num_blocks=1,
-                num_heads=2,
-                cond_dim=8,
-                dropout=0.0,
-                eps=1e-3,
-                sigma_min=1e-4,
-                sigma_max=20.0,
-                t_min=1e-3,
-                **more,
-            )
-        )
-        if says is None:
-            for parameter in model.parameters():
-                torch.nn.init.normal_(parameter, std=0.3)
-        else:
+        sizes = {"vocab_size": tokenizer.size, "length": LENGTH, "cond_dim": 8}
+        values = {"eps": 1e-3, "t_min": 1e-3, "scale_by_sigma": True} | sizes | more
+        model = random_model(graph, parameterization, **values)
+        if says is not None:
+            torch.manual_seed(0)
+            model = SEDD(model.config)
             with torch.no_grad():
                 model.network.output_layer.linear.bias[says] = math.log(odds)
-        return write_model(tmp_path_factory.mktemp("trained"), tokenizer, model, text_lengths)
+        folder = tmp_path_factory.mktemp("trained")
+        return write_model(folder, model, tokenizer, text_lengths and list(text_lengths))
 
     return make
-
-
-def write_model(folder, tokenizer, model, text_lengths):
-    """Write a checkpoint with its tokenizer and return its folder."""
-    tokenizer.save(folder / "tokenizer")
-    save_checkpoint(
-        folder / "model",
-        model,
-        tokenizer=folder / "tokenizer",
-        tokenizer_sha256=tokenizer.sha256,
-        text_lengths=text_lengths and list(text_lengths),
-    )
-    return folder / "model"
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +89,7 @@ def make_embedding(tmp_path_factory, tokenizer):
         )
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-        return write_model(tmp_path_factory.mktemp("trained"), tokenizer, model, [1] * LENGTH)
+        return write_model(tmp_path_factory.mktemp("trained"), model, tokenizer, [1] * LENGTH)
 
     return make
 

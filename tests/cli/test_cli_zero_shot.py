@@ -8,12 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from reference_files import SHARED_GPT2, write_byte_level
-from toy import toy_config
+from toy import random_model, write_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.data.gpt2 import encoding_sha256, read_gpt2_tokenizer
-from pipeline.methods.sedd.model import SEDD
 
 EVAL = SHARED_GPT2.parent / "eval"
 ROWS = [" = Birds = \n", "", *[f" The {n} birds , all of them , sang . \n" for n in range(40)], ""]
@@ -40,23 +38,17 @@ def as_gpt2(letters, monkeypatch):
     monkeypatch.setattr("pipeline.data.gpt2.GPT2", encoding_sha256(parts))
 
 
-def write_model(folder, letters, parameterization="raw", **changes):
+def write(folder, letters, parameterization="raw", **changes):
     tokenizer = read_gpt2_tokenizer(letters)
-    tokenizer.save(folder / "tokenizer")
-    torch.manual_seed(0)
-    sizes = {"vocab_size": tokenizer.size, "length": LENGTH, "eps": 1e-3, "t_min": 1e-3}
-    sizes["scale_by_sigma"] = True
-    model = SEDD(toy_config("absorb", parameterization, **(sizes | changes)))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    where = {"tokenizer": folder / "tokenizer", "tokenizer_sha256": tokenizer.sha256}
-    save_checkpoint(folder / "model", model, **where)
-    return folder / "model"
+    values = {"vocab_size": tokenizer.size, "length": LENGTH, "eps": 1e-3, "t_min": 1e-3}
+    values |= {"scale_by_sigma": True} | changes
+    model = random_model("absorb", parameterization, std=0.05, **values)
+    return write_model(folder, model, tokenizer)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, letters):
-    return write_model(tmp_path_factory.mktemp("trained"), letters)
+    return write(tmp_path_factory.mktemp("trained"), letters)
 
 
 def table(result):

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_project import PROJECT
-from toy import toy_config
+from toy import toy_config, write_model
 from typer.testing import CliRunner
 
-from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.cli import app
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.harness.requests import Answering
@@ -49,13 +48,9 @@ KINDS = {
 def model(tmp_path):
     """Random weights for texts of at most 12 characters, and their folder."""
     tokenizer = train_char_tokenizer(["Ada Ben and"])
-    tokenizer.save(tmp_path / "tokenizer")
     torch.manual_seed(0)
     model = SEDD(toy_config("absorb", "conditional", vocab_size=tokenizer.size, length=12)).eval()
-    save_checkpoint(
-        tmp_path / "model", model,
-        tokenizer=tmp_path / "tokenizer", tokenizer_sha256=tokenizer.sha256,
-    )  # fmt: skip
+    write_model(tmp_path, model, tokenizer)
     return Answering(
         model, tokenizer, torch.device("cpu"), "float32",
         num_draws=8, num_steps=4, batch_size=8, seed=3,

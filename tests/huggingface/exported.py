@@ -2,11 +2,11 @@
 
 import torch
 from reference_files import GOLDEN
+from toy import random_model, write_model
 
-from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.checkpoints.reference.reading import build, read_published
 from pipeline.data.tokenizer import train_char_tokenizer
-from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.model import SEDD
 
 CHARACTERS = "".join(map(chr, range(ord("A"), ord("A") + 60)))
 PUBLISHED = ("absorb_loglinear", "absorb_pth", "uniform_geometric")
@@ -14,28 +14,12 @@ PUBLISHED = ("absorb_loglinear", "absorb_pth", "uniform_geometric")
 
 def conditional(graph: str, **more: bool) -> SEDD:
     """A model by x0 of random weights, none of them 0."""
-    torch.manual_seed(0)
-    config = SEDDConfig(
-        graph=graph,
-        noise="loglinear" if graph == "absorb" else "geometric",
-        parameterization="conditional",
-        vocab_size=16,
-        length=8,
-        width=8,
-        num_blocks=2,
-        num_heads=2,
-        cond_dim=8,
-        dropout=0.1,
-        eps=1e-3 if graph == "absorb" else None,
-        sigma_min=None if graph == "absorb" else 1e-3,
-        sigma_max=None if graph == "absorb" else 8.0,
-        t_min=1e-3,
-        **more,
-    )
-    model = SEDD(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    noise = {"noise": "loglinear", "eps": 1e-3, "sigma_min": None, "sigma_max": None}
+    if graph == "uniform":
+        noise = {"noise": "geometric", "eps": None, "sigma_min": 1e-3, "sigma_max": 8.0}
+    sizes = {"vocab_size": 16, "length": 8, "num_blocks": 2, "cond_dim": 8, "dropout": 0.1}
+    usual = {"t_min": 1e-3, "scale_by_sigma": True}
+    return random_model(graph, "conditional", **noise, **sizes, **usual, **more)
 
 
 def models() -> dict[str, SEDD]:
@@ -49,12 +33,4 @@ def models() -> dict[str, SEDD]:
 def write_checkpoint(folder, model: SEDD, text_lengths=None):
     """Write a model with a tokenizer of its size; its folder."""
     tokenizer = train_char_tokenizer([CHARACTERS[: model.config.vocab_size - 3]])
-    tokenizer.save(folder / "tokenizer")
-    save_checkpoint(
-        folder / "model",
-        model,
-        tokenizer=folder / "tokenizer",
-        tokenizer_sha256=tokenizer.sha256,
-        text_lengths=text_lengths,
-    )
-    return folder / "model"
+    return write_model(folder, model, tokenizer, text_lengths)

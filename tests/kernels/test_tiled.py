@@ -3,14 +3,13 @@
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from toy import toy_config
+from toy import random_model
 
 from benchmarks.plain import plain_conditional_loss, plain_score_entropy
 from pipeline.kernels import tiles
 from pipeline.kernels.tiled import tiled_nats
 from pipeline.methods.sedd import loss as losses
 from pipeline.methods.sedd.loss import ScoreEntropy, masked_cross_entropy, score_entropy
-from pipeline.methods.sedd.model import SEDD
 
 VOCAB, LENGTH, ROWS = 101, 12, 16
 every_variant = pytest.mark.parametrize(
@@ -32,14 +31,10 @@ def small(monkeypatch, rows, columns):
         monkeypatch.setattr(tiles, name, value)
 
 
-def random_model(graph, parameterization, dtype=torch.float64, **changes):
-    torch.manual_seed(0)
+def a_model(graph, parameterization, dtype=torch.float64, **changes):
     sizes = {"vocab_size": VOCAB, "length": LENGTH, "width": 16, "num_blocks": 2}
     usual = {"noise": "geometric", "scale_by_sigma": graph == "absorb", "sigma_min": 1e-2}
-    model = SEDD(toy_config(graph, parameterization, **(sizes | usual | changes)))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model.to(dtype).eval()
+    return random_model(graph, parameterization, **(sizes | usual | changes)).to(dtype)
 
 
 def drawn_for(model):
@@ -73,7 +68,7 @@ def assert_same_gradients(ours, plain, bar):
 def test_training_loss_and_gradient_are_those_of_the_plain_formulation(
     graph, parameterization, dtype, bar
 ):
-    model = random_model(graph, parameterization, dtype)
+    model = a_model(graph, parameterization, dtype)
     drawn = drawn_for(model)
     ours, plain = ScoreEntropy(model).loss(*drawn), plain_total(model, *drawn)
     torch.testing.assert_close(ours, plain, rtol=bar, atol=0)
@@ -82,7 +77,7 @@ def test_training_loss_and_gradient_are_those_of_the_plain_formulation(
 
 @every_variant
 def test_the_size_of_tiles_makes_no_difference(graph, parameterization, monkeypatch):
-    model = random_model(graph, parameterization)
+    model = a_model(graph, parameterization)
     found = []
     for rows, columns in (1, 1), (7, 30), (50, 1), (1, 50), (1000, 1000):
         small(monkeypatch, rows, columns)
@@ -109,7 +104,7 @@ def test_tiles_are_bounded_whatever_there_is_to_cover(num_rows, num_columns, mon
 
 @every_variant
 def test_positions_are_the_plain_formulations_and_sum_to_the_total(graph, parameterization):
-    model = random_model(graph, parameterization)
+    model = a_model(graph, parameterization)
     x0, xt, t = drawn_for(model)
     ours = score_entropy(model, x0, xt, t)
     expected = plain_score_entropy(model, x0, xt, t)
@@ -139,7 +134,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_no_tensor_is_larger_than_a_tile(graph, parameterization, precision, monkeypatch):
     """But weights and hidden states, of which the model has fewer than outputs."""
-    model = random_model(graph, parameterization, torch.float32).train()
+    model = a_model(graph, parameterization, torch.float32).train()
     seen = Largest()
     allowed = [7 * (VOCAB + 1), *(parameter.numel() for parameter in model.parameters())]
 
@@ -162,7 +157,7 @@ def test_no_tensor_is_larger_than_a_tile(graph, parameterization, precision, mon
 
 @every_variant
 def test_bfloat16_products_leave_loss_and_gradient_near(graph, parameterization):
-    model = random_model(graph, parameterization, torch.float32)
+    model = a_model(graph, parameterization, torch.float32)
     drawn = drawn_for(model)
     exact = ScoreEntropy(model).loss(*drawn)
     with torch.autocast("cpu", torch.bfloat16):
@@ -182,7 +177,7 @@ def test_bfloat16_products_leave_loss_and_gradient_near(graph, parameterization)
 def test_bfloat16_fills_masks_to_whole_groups_with_tokens_that_weigh_nothing(
     parameterization, monkeypatch
 ):
-    model = random_model("absorb", parameterization, torch.float32)
+    model = a_model("absorb", parameterization, torch.float32)
     x0, xt, t = drawn_for(model)
     asked = []
 
@@ -208,7 +203,7 @@ def test_bfloat16_fills_masks_to_whole_groups_with_tokens_that_weigh_nothing(
 
 @pytest.mark.parametrize("parameterization", ["conditional", "raw"])
 def test_a_batch_without_a_mask_costs_nothing(parameterization):
-    model = random_model("absorb", parameterization)
+    model = a_model("absorb", parameterization)
     x0, _, t = drawn_for(model)
     loss = ScoreEntropy(model).loss(x0, x0, t)
     assert loss.item() == 0
@@ -217,7 +212,7 @@ def test_a_batch_without_a_mask_costs_nothing(parameterization):
 
 @pytest.mark.parametrize("parameterization", ["conditional", "raw"])
 def test_activation_checkpointing_changes_no_bit(parameterization):
-    model = random_model("absorb", parameterization, torch.float32, dropout=0.1).train()
+    model = a_model("absorb", parameterization, torch.float32, dropout=0.1).train()
     found = []
     for checkpointing in False, True:
         model.network.activation_checkpointing = checkpointing

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 from test_stage_publish import write_experiment
+from toy import toy_config
 
 from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.config.params import load_params
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import ParamsError
-from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from pipeline.methods.sedd.model import SEDD
 from stages.publish import main
 
 FIGURES = dict.fromkeys(("gen_ppl", "gen_ppl_stderr", "entropy", "well_formed", "nfe"), 1.5)
@@ -21,7 +22,6 @@ RESULTS = {
     "by_steps": {"2": FIGURES},
     "real_text": FIGURES,
 }
-SIZES = {"length": 4, "width": 8, "num_blocks": 1, "num_heads": 2, "cond_dim": 8, "dropout": 0.0}
 
 
 def change(**publish: object) -> None:
@@ -36,17 +36,9 @@ def project(empty_project):
     write_experiment(empty_project, **RESULTS)
     tokenizer = train_char_tokenizer(["Ada"])
     tokenizer.save(empty_project / "tokenizer")
-    config = SEDDConfig(
-        graph="absorb",
-        noise="loglinear",
-        parameterization="conditional",
-        vocab_size=tokenizer.size,
-        eps=1e-3,
-        sigma_min=None,
-        sigma_max=None,
-        t_min=1e-3,
-        **SIZES,
-    )
+    noise = {"eps": 1e-3, "t_min": 1e-3, "sigma_min": None, "sigma_max": None}
+    sizes = {"vocab_size": tokenizer.size, "length": 4}
+    config = toy_config("absorb", "conditional", scale_by_sigma=True, **sizes, **noise)
     save_checkpoint(
         empty_project / "artifacts/checkpoint",
         SEDD(config),

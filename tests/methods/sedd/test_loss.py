@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from toy import all_states, toy_config
+from toy import all_states, random_model
 
 from pipeline.methods.estimates import stratified_times
 from pipeline.methods.sedd.loss import (
@@ -10,20 +10,16 @@ from pipeline.methods.sedd.loss import (
     masked_cross_entropy,
     score_entropy,
 )
-from pipeline.methods.sedd.model import SEDD
 
 
-def random_model(graph="absorb", parameterization="conditional", **changes):
-    torch.manual_seed(0)
-    model = SEDD(toy_config(graph, parameterization, vocab_size=5, length=6, width=16, **changes))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model.double().eval()
+def a_model(graph="absorb", parameterization="conditional", **changes):
+    sizes = {"vocab_size": 5, "length": 6, "width": 16}
+    return random_model(graph, parameterization, **sizes, **changes).double()
 
 
 @pytest.mark.parametrize("noise", ["loglinear", "geometric"])
 def test_conditional_loss_is_the_score_entropy_of_the_score_it_implies(noise):
-    model = random_model(noise=noise, eps=1e-3)
+    model = a_model(noise=noise, eps=1e-3)
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randint(5, (64, 6), generator=generator)
     t = stratified_times(64, 1e-3, generator)
@@ -38,7 +34,7 @@ def test_conditional_loss_is_the_score_entropy_of_the_score_it_implies(noise):
 
 @pytest.mark.parametrize("eps", [1e-3, 0.3, 0.9])
 def test_conditional_loss_is_cross_entropy_over_t_whatever_the_eps(eps):
-    model = random_model(eps=eps)
+    model = a_model(eps=eps)
     t = torch.tensor([1e-6, 0.25, 0.5, 1.0], dtype=torch.float64)
     x0 = torch.randint(5, (4, 6), generator=torch.Generator().manual_seed(0))
     xt = x0.clone()
@@ -112,7 +108,7 @@ def assert_same_gradients(model, ours, plain):
     [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw"), ("uniform", "conditional")],
 )
 def test_loss_and_its_gradient_are_those_of_the_plain_formulation(graph, parameterization, noise):
-    model = random_model(graph, parameterization, noise=noise, eps=1e-3, scale_by_sigma=True)
+    model = a_model(graph, parameterization, noise=noise, eps=1e-3, scale_by_sigma=True)
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randint(5, (12, 6), generator=generator)
     t = stratified_times(12, 0.05, generator)
@@ -127,7 +123,7 @@ def test_loss_and_its_gradient_are_those_of_the_plain_formulation(graph, paramet
 def test_gradient_of_the_masked_cross_entropy_is_that_of_the_plain_formulation(noise):
     """In the mean over xt and the move chance, by enumeration and quadrature, on any schedule."""
     ends = {"eps": 1e-9, "sigma_min": 1e-9, "sigma_max": 21.0}
-    model = random_model(noise=noise, **ends)
+    model = a_model(noise=noise, **ends)
     x0 = torch.tensor([[0, 4, 2, 2, 1, 3]])
     masks = all_states(2, 6).bool()[1:]
     xt = torch.where(masks, model.graph.mask_id, x0)
@@ -165,7 +161,7 @@ def time_of(noise, move_chance):
     [("absorb", "conditional"), ("absorb", "raw"), ("uniform", "raw"), ("uniform", "conditional")],
 )
 def test_gradient_reaches_every_parameter_that_is_used(graph, parameterization):
-    model = random_model(graph, parameterization).train()
+    model = a_model(graph, parameterization).train()
     method = ScoreEntropy(model)
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randint(5, (32, 6), generator=generator)
@@ -190,7 +186,7 @@ def test_stratified_times_are_uniform_over_draws():
 
 
 def test_time_outside_the_unit_interval_is_refused():
-    model = random_model()
+    model = a_model()
     x0 = torch.zeros(1, 6, dtype=torch.int64)
     for t in (0.0, 1.5):
         with pytest.raises(ValueError, match=r"\(0, 1\]"):
@@ -198,13 +194,13 @@ def test_time_outside_the_unit_interval_is_refused():
 
 
 def test_time_independence_of_the_conditional_network():
-    names = [name for name, _ in random_model().network.named_parameters()]
+    names = [name for name, _ in a_model().network.named_parameters()]
     assert not [name for name in names if "sigma" in name or "adaLN" in name]
 
 
 def test_masked_cross_entropy_has_the_mean_of_the_loss_weighted_by_one_over_the_move_chance():
     """Both means over the move chance and xt, by enumeration of xt and quadrature."""
-    model = random_model()
+    model = a_model()
     x0 = torch.tensor([[0, 4, 2, 2, 1, 3]])
     masks = all_states(2, 6).bool()
     xt = torch.where(masks, model.graph.mask_id, x0)
@@ -223,7 +219,7 @@ def test_masked_cross_entropy_has_the_mean_of_the_loss_weighted_by_one_over_the_
 
 
 def test_masks_come_with_the_chance_of_their_row():
-    model = random_model()
+    model = a_model()
     x0 = torch.zeros(5000, 6, dtype=torch.int64)
     chances = torch.linspace(0, 1, 5000, dtype=torch.float64)
     xt = mask_by_chance(model, x0, chances, torch.Generator().manual_seed(0))

@@ -2,24 +2,19 @@
 
 import pytest
 import torch
-from toy import toy_config
+from toy import random_model
 
 from pipeline.methods.sedd.bound import denoise_nats, draw_reconstruction
 from pipeline.methods.sedd.draw import CHUNK
-from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.weights import denoise_weights
 
 VOCAB, LENGTH = 23, 64
 
 
-def random_model(parameterization="raw", graph="absorb"):
-    torch.manual_seed(0)
+def a_model(parameterization="raw", graph="absorb"):
     sizes = {"vocab_size": VOCAB, "length": LENGTH, "width": 16, "num_blocks": 2}
     usual = {"noise": "geometric", "scale_by_sigma": True, "t_min": 0.1, "sigma_min": 1e-2}
-    model = SEDD(toy_config(graph, parameterization, **sizes, **usual))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model.double().eval()
+    return random_model(graph, parameterization, **sizes, **usual).double()
 
 
 def noised(model, num_rows=8, share=0.1):
@@ -40,7 +35,7 @@ def full_nats(model, x0, xt, t):
 @pytest.mark.parametrize("parameterization", ["raw", "conditional"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
 def test_it_is_that_of_all_positions(parameterization, share):
-    model = random_model(parameterization)
+    model = a_model(parameterization)
     x0, xt = noised(model, share=share)
     t = torch.tensor(0.1, dtype=torch.float64)
     ours = denoise_nats(model, x0, xt, t)
@@ -50,7 +45,7 @@ def test_it_is_that_of_all_positions(parameterization, share):
 
 @torch.no_grad()
 def test_a_token_that_stands_for_another_has_no_chance():
-    model = random_model()
+    model = a_model()
     x0, xt = noised(model)
     xt[0, 0] = (x0[0, 0] + 1) % VOCAB
     nats = denoise_nats(model, x0, xt, torch.tensor(0.1, dtype=torch.float64))
@@ -60,7 +55,7 @@ def test_a_token_that_stands_for_another_has_no_chance():
 @torch.no_grad()
 @pytest.mark.parametrize("parameterization", ["raw", "conditional"])
 def test_weights_at_some_positions_are_those_among_all(parameterization):
-    model = random_model(parameterization)
+    model = a_model(parameterization)
     _, xt = noised(model)
     at = torch.rand(xt.shape, generator=torch.Generator().manual_seed(1)) < 0.5
     t = torch.tensor(0.1, dtype=torch.float64)
@@ -69,7 +64,7 @@ def test_weights_at_some_positions_are_those_among_all(parameterization):
 
 
 def test_the_head_is_asked_for_masks_alone():
-    model, asked = random_model(), []
+    model, asked = a_model(), []
     model.network.head.register_forward_pre_hook(
         lambda _, inputs: asked.append(inputs[0].shape[:-1].numel())
     )
@@ -87,7 +82,7 @@ def test_the_head_is_asked_for_masks_alone():
 @torch.no_grad()
 @pytest.mark.parametrize("parameterization", ["raw", "conditional"])
 def test_with_uniform_a_few_texts_at_a_time_give_the_same(parameterization, monkeypatch):
-    model, asked = random_model(parameterization, "uniform"), []
+    model, asked = a_model(parameterization, "uniform"), []
     x0, xt = noised(model, num_rows=7)
     t = torch.tensor(0.1, dtype=torch.float64)
     xt = torch.where(xt == VOCAB, 0, xt)
