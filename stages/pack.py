@@ -8,8 +8,8 @@ import typer
 
 from pipeline.config.params import Params, load_params
 from pipeline.data.labels import label_names, labelled, watching
-from pipeline.data.packed import Meta, check_comparable
-from pipeline.data.packing import blocks_line, pack, unknown_line
+from pipeline.data.packed import Meta, blocks_line, check_comparable, unknown_line
+from pipeline.data.packing import pack
 from pipeline.data.splits import Empty, Split, stream
 from pipeline.data.stream import pack_stream
 from pipeline.data.tokenizer import TextTokenizer

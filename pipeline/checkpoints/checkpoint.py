@@ -1,7 +1,6 @@
 """Checkpoints of models: safetensors, a config and the tokenizer, in one folder."""
 
 import json
-from dataclasses import Field as DataclassField
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -85,7 +84,7 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
     config = _read(path)
     method = _method_of(config, path)
     types = get_type_hints(method.Config)
-    keys = [field.name for field in fields(method.Config) if _is_there(field, config)]
+    keys = keys_of(method, config)
     expected = {*About.model_fields, *keys} | ({"method"} & config.keys())
     if config.keys() != expected:
         listed = ", ".join(sorted(expected.symmetric_difference(config)))
@@ -108,9 +107,13 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _is_there(field: DataclassField[Any], config: dict[str, Any]) -> bool:
-    """Whether config.json has a field: some are there only if a model is what they are about."""
-    return field.metadata.get("only_with", field.name) in config or not field.metadata
+def keys_of(method: Method, config: dict[str, Any]) -> list[str]:
+    """The fields that config.json has; some only if the model is what they are about."""
+    return [
+        field.name
+        for field in fields(method.Config)
+        if not field.metadata or field.metadata["only_with"] in config
+    ]
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -155,13 +158,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> Model:
     """
     config = checkpoint_config(folder)
     method = _method_of(config, folder / CONFIG)
-    made = method.Config(
-        **{
-            field.name: config[field.name]
-            for field in fields(method.Config)
-            if _is_there(field, config)
-        }
-    )
+    made = method.Config(**{key: config[key] for key in keys_of(method, config)})
     path = folder / WEIGHTS
     weights = read_safetensors(path, device)
     check_num_blocks(path, made.num_blocks, weights)

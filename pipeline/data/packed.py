@@ -48,6 +48,12 @@ class Meta:
         """What meta.json holds."""
         return {key: value for key, value in asdict(self).items() if self.labels or key != "labels"}
 
+    def write(self, folder: Path, partial: Path) -> None:
+        """Write `partial`, which takes the place of the folder's meta.json once its blocks have."""
+        partial.write_text(json.dumps(self.asdict(), indent=2) + "\n", encoding="utf-8")
+        # An earlier meta.json must not describe the new blocks for a moment.
+        (folder / "meta.json").unlink(missing_ok=True)
+
     @property
     def width(self) -> int:
         """Numbers a row of the files: the K labels of a block, then its tokens."""
@@ -142,3 +148,28 @@ def check_comparable(num_held_out: int, num_samples: int) -> None:
             f"the held-out split has {num_held_out} blocks, fewer than sample.num "
             f"(got {num_samples}): lower it, or real text cannot be compared"
         )
+
+
+def blocks_line(meta: Meta) -> str:
+    """How many blocks the running text of each split fills, and what was left of it."""
+    train = "of the training split, any window is a block; " if meta.mode == "stream" else ""
+    blocks, dropped = (
+        ", ".join(f"{split} {num:,}" for split, num in counts.items())
+        for counts in (meta.num_blocks, meta.num_dropped)
+    )
+    return (
+        f"blocks of {meta.length:,} tokens: {blocks}; {train}"
+        f"tokens at the end that fill no block, dropped: {dropped}"
+    )
+
+
+def unknown_line(meta: Meta) -> str:
+    """The characters that became unk and how often, for each split that has any."""
+    splits = (
+        f"{split} {meta.num_unknown[split]} ("
+        + ", ".join(f"{character!r} {count}" for character, count in counts.items())
+        + ")"
+        for split, counts in meta.unknown.items()
+        if counts
+    )
+    return "unknown characters became <unk>: " + "; ".join(splits)

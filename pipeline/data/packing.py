@@ -1,6 +1,5 @@
 """Documents to blocks of token ids: streamed, encoded by threads, written in order."""
 
-import json
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -97,7 +96,6 @@ def pack(
     labels = dict(labels or {})
     packer = Packer(tokenizer, mode, length, label_rows if labels else None)
     width = len(labels) + length
-    num_blocks: dict[str, int] = {}
     seen: dict[str, Seen] = {}
     with ExitStack() as files:
         # Left last, so that meta.json appears when the blocks are there.
@@ -106,31 +104,40 @@ def pack(
             partial = files.enter_context(whole(folder / f"{split}.bin"))
             with partial.open("wb") as file:
                 seen[split] = packer.write(file, split, texts, num_workers)
-                num_blocks[split] = seen[split].num_tokens // width
-                file.truncate(num_blocks[split] * width * packer.dtype.itemsize)
-            if not num_blocks[split]:
+                num_blocks = seen[split].num_tokens // width
+                file.truncate(num_blocks * width * packer.dtype.itemsize)
+            if not num_blocks:
                 raise DataError(_no_block(split, seen[split], length))
-        lengths = seen["train"].lengths
-        meta = Meta(
-            dtype=packer.dtype.name,
-            length=length,
-            mode=mode,
-            vocab_size=tokenizer.size,
-            pad_id=tokenizer.pad_id,
-            eos_id=tokenizer.eos_id,
-            unk_id=tokenizer.unk_id,
-            num_blocks=num_blocks,
-            num_dropped={split: counts.num_tokens % width for split, counts in seen.items()},
-            text_lengths=[lengths[n] for n in range(length)] if mode == "pad" else None,
-            num_unknown={split: counts.unknown.total() for split, counts in seen.items()},
-            unknown={split: dict(sorted(counts.unknown.items())) for split, counts in seen.items()},
-            tokenizer_sha256=tokenizer.sha256,
-            labels=labels,
-        )
-        partial_meta.write_text(json.dumps(meta.asdict(), indent=2) + "\n", encoding="utf-8")
-        # An earlier meta.json must not describe the new blocks for a moment.
-        (folder / "meta.json").unlink(missing_ok=True)
+        meta = _described(tokenizer, packer.dtype.name, seen, mode, length, labels)
+        meta.write(folder, partial_meta)
     return meta
+
+
+def _described(
+    tokenizer: TextTokenizer,
+    dtype: str,
+    seen: Mapping[str, Seen],
+    mode: Mode,
+    length: int,
+    labels: dict[str, list[str]],
+) -> Meta:
+    lengths, width = seen["train"].lengths, len(labels) + length
+    return Meta(
+        dtype=dtype,
+        length=length,
+        mode=mode,
+        vocab_size=tokenizer.size,
+        pad_id=tokenizer.pad_id,
+        eos_id=tokenizer.eos_id,
+        unk_id=tokenizer.unk_id,
+        num_blocks={split: counts.num_tokens // width for split, counts in seen.items()},
+        num_dropped={split: counts.num_tokens % width for split, counts in seen.items()},
+        text_lengths=[lengths[n] for n in range(length)] if mode == "pad" else None,
+        num_unknown={split: counts.unknown.total() for split, counts in seen.items()},
+        unknown={split: dict(sorted(counts.unknown.items())) for split, counts in seen.items()},
+        tokenizer_sha256=tokenizer.sha256,
+        labels=labels,
+    )
 
 
 class Packer:
@@ -271,28 +278,3 @@ def _no_block(split: str, seen: Seen, length: int) -> str:
 
 def _short(text: str) -> str:
     return repr(text) if len(text) <= 24 else repr(text[:23])[:-1] + "…'"
-
-
-def blocks_line(meta: Meta) -> str:
-    """How many blocks the running text of each split fills, and what was left of it."""
-    train = "of the training split, any window is a block; " if meta.mode == "stream" else ""
-    blocks, dropped = (
-        ", ".join(f"{split} {num:,}" for split, num in counts.items())
-        for counts in (meta.num_blocks, meta.num_dropped)
-    )
-    return (
-        f"blocks of {meta.length:,} tokens: {blocks}; {train}"
-        f"tokens at the end that fill no block, dropped: {dropped}"
-    )
-
-
-def unknown_line(meta: Meta) -> str:
-    """The characters that became unk and how often, for each split that has any."""
-    splits = (
-        f"{split} {meta.num_unknown[split]} ("
-        + ", ".join(f"{character!r} {count}" for character, count in counts.items())
-        + ")"
-        for split, counts in meta.unknown.items()
-        if counts
-    )
-    return "unknown characters became <unk>: " + "; ".join(splits)

@@ -1,6 +1,5 @@
 """One text without ends as windows: training on any of them, evaluation on neighbouring ones."""
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -57,9 +56,7 @@ def pack_stream(
                 kept = sizes[split] if split == "train" else sizes[split] // length * length
                 file.truncate(kept * packer.dtype.itemsize)
         meta = _described(tokenizer, packer.dtype.name, sizes, length)
-        partial_meta.write_text(json.dumps(meta.asdict(), indent=2) + "\n", encoding="utf-8")
-        # An earlier meta.json must not describe the new blocks for a moment.
-        (folder / "meta.json").unlink(missing_ok=True)
+        meta.write(folder, partial_meta)
     return meta
 
 

@@ -1,12 +1,18 @@
 """An export as a checkpoint of this project again."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 
-from pipeline.checkpoints.checkpoint import CONFIG, FIRST_METHOD, TOKENIZER, WEIGHTS, About
+from pipeline.checkpoints.checkpoint import (
+    CONFIG,
+    FIRST_METHOD,
+    TOKENIZER,
+    WEIGHTS,
+    About,
+    keys_of,
+)
 from pipeline.checkpoints.weights import read_safetensors
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import CheckpointError
@@ -24,15 +30,7 @@ def take_back(export: Path, folder: Path) -> None:
         DataError: the tokenizer is missing or damaged.
     """
     config = read_object(export / CONFIG)
-    names = [
-        # Those with metadata are not of every model.
-        *(
-            each.name
-            for each in fields(method_named(FIRST_METHOD).Config)
-            if not each.metadata or each.name in config
-        ),
-        *About.model_fields,
-    ]
+    names = [*keys_of(method_named(FIRST_METHOD), config), *About.model_fields]
     if missing := [name for name in (*names, "num_tokens") if name not in config]:
         raise CheckpointError(f"{export / CONFIG} lacks {', '.join(missing)}")
     mine = {name: config[name] for name in names} | {"vocab_size": config["num_tokens"]}
