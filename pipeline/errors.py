@@ -88,6 +88,22 @@ def reported(main: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+def typed(command: Callable[P, R]) -> Callable[P, R]:
+    """Let what is typed wrong, of which typer's `command` complains, be a PipelineError too."""
+    from typer.exceptions import TyperException
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except TyperException as error:
+            context = getattr(error, "ctx", None)
+            see = f" (see {context.command_path} --help)" if context else ""
+            raise PipelineError(f"{error.format_message()}{see}") from None
+
+    return wrapped
+
+
 def panicked(error: BaseException) -> bool:
     """Whether a library's Rust code panicked: that class, no Exception, cannot be imported."""
     return type(error).__name__ == "PanicException"

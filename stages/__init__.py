@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import Any
 
 if not all(importlib.util.find_spec(name) for name in ("dvc", "pydantic", "torch", "typer")):
@@ -23,6 +24,17 @@ except FileNotFoundError as error:
 
 TRAINED = threading.Event()
 """Set once no state of the training is left: it would be lost if the stage failed now."""
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run a stage; what is typed wrong ends as every other mistake does, with status 1."""
+    import typer
+
+    from pipeline.errors import reported, typed
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(main)
+    reported(typed(typer.main.get_command(app).main))(standalone_mode=False)
 
 
 def _interrupted(*_: Any) -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-import typer
 
 from pipeline.baseline.gpt2 import save_baseline
 from pipeline.baseline.run import settings_of, train
@@ -15,7 +14,7 @@ from pipeline.errors import reported
 from pipeline.files import write_json
 from pipeline.training.loop import write_losses
 from pipeline.training.state import hash_code, hash_files, training_state
-from stages import STARTED_BY, TRAINED
+from stages import STARTED_BY, TRAINED, run
 
 
 @reported
@@ -61,4 +60,4 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

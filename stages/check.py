@@ -3,13 +3,12 @@
 import re
 from pathlib import Path
 
-import typer
-
 from pipeline.config.identity import method_in_use, swept
 from pipeline.config.params import load_params
 from pipeline.environment import check_extra
 from pipeline.errors import reported
 from pipeline.files import write_json
+from stages import run
 
 ENDING = re.compile(r"(\.trace|\.timing)?\.jsonl?$")
 
@@ -40,4 +39,4 @@ def main(checked: Path, method: Path, asked: Path, zero_shot: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

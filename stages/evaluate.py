@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-import typer
 
 from pipeline.baseline.gpt2 import block_nats, check_baseline, load_baseline
 from pipeline.checkpoints.checkpoint import TOKENIZER, check_tokenizer, load_checkpoint
@@ -19,6 +18,7 @@ from pipeline.kernels.precision import products_in
 from pipeline.methods.estimates import Bound
 from pipeline.methods.registry import method_of
 from pipeline.progress import progress
+from stages import run
 
 
 @reported
@@ -81,4 +81,4 @@ def _each(blocks: Packed, size: Callable[[Iterable[int], Mode], int]) -> list[in
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import typer
-
 from pipeline.config.params import load_params
 from pipeline.data.labels import label_names
 from pipeline.errors import reported
 from pipeline.files import locked
 from pipeline.oxen.fetching import fetch, is_fetched
 from pipeline.table import shown
+from stages import run
 
 
 @reported
@@ -27,4 +26,4 @@ def main(data: Path, provenance: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

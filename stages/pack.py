@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-import typer
-
 from pipeline.config.params import Params, load_params
 from pipeline.data.labels import label_names, labelled, watching
 from pipeline.data.packed import Meta, blocks_line, check_comparable, unknown_line
@@ -16,6 +14,7 @@ from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError, reported
 from pipeline.methods.samplers import label_misuses
 from pipeline.table import shown
+from stages import run
 
 
 @reported
@@ -72,4 +71,4 @@ def _stream(params: Params, data: Path, tokenizer: TextTokenizer, packed: Path) 
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

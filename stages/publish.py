@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import typer
-
 from pipeline.config.params import load_params
 from pipeline.errors import reported
 from pipeline.publishing.experiment import provenance_of, publish
 from pipeline.publishing.exporting import publish_export
+from stages import run
 
 
 @reported
@@ -24,4 +23,4 @@ def main(artifacts: Path, reports: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import typer
 
 from pipeline.config.params import load_params
 from pipeline.data.packed import Packed, check_comparable
@@ -13,6 +12,7 @@ from pipeline.evaluation.mauve import mauve_of, real_halves
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scores import draw_weights, score, score_draws
 from pipeline.files import write_json
+from stages import run
 
 
 @reported
@@ -38,4 +38,4 @@ def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

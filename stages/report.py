@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import typer
-
 from pipeline.config.params import load_params
 from pipeline.errors import reported
 from pipeline.files import whole, write_json
 from pipeline.report.inputs import read_experiment
 from pipeline.report.metrics import headlines, results, write_by_steps
 from pipeline.report.page import render
+from stages import run
 
 
 @reported
@@ -32,4 +31,4 @@ def main(artifacts: Path, reports: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -17,6 +17,7 @@ from pipeline.kernels.precision import products_in
 from pipeline.methods.batches import Trace, sample_all
 from pipeline.methods.registry import method_of
 from pipeline.methods.samplers import each_combination
+from stages import run
 
 
 @reported
@@ -98,4 +99,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import typer
-
 from pipeline.config.params import load_params
 from pipeline.data.labels import labelled_by_column
 from pipeline.data.packed import Packed
@@ -15,6 +13,7 @@ from pipeline.evaluation.mauve import mauve_of, real_halves
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scores import by_sample, score, score_samples
 from pipeline.files import write_json
+from stages import run
 
 SPLITS: tuple[Split, Split] = ("test", "train")
 
@@ -44,4 +43,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import typer
-
 from pipeline.config.params import load_params
 from pipeline.data.byte_level import train_bpe_tokenizer
 from pipeline.data.gpt2 import fetch_gpt2_tokenizer
@@ -13,6 +11,7 @@ from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import reported
 from pipeline.files import whole
 from pipeline.progress import progress
+from stages import run
 
 
 @reported
@@ -38,4 +37,4 @@ def main(data: Path, tokenizer: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

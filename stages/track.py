@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from pipeline.config.params import load_params
 from pipeline.errors import reported
 from pipeline.files import read_object
@@ -15,6 +13,7 @@ from pipeline.table import shown
 from pipeline.tracking.mlflow import track
 from pipeline.tracking.record import Record, make_record, zero_shot_points
 from pipeline.zeroshot.references import line
+from stages import run
 
 
 @reported
@@ -46,4 +45,4 @@ def with_zero_shot(record: Record, sets: Mapping[str, Mapping[str, Any]]) -> Rec
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

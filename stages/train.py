@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-import typer
 
 from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.config.params import load_params
@@ -18,7 +17,7 @@ from pipeline.publishing.handing import pushing
 from pipeline.training.loop import write_losses
 from pipeline.training.run import init_sha256, settings_of, train
 from pipeline.training.state import hash_code, hash_files, training_state
-from stages import STARTED_BY, TRAINED
+from stages import STARTED_BY, TRAINED, run
 
 # With the method, all of the code that decides what training writes.
 CODE = ("methods/draws.py", "methods/estimates.py", "network", "kernels", "training")
@@ -80,4 +79,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import typer
 
 from pipeline.checkpoints.checkpoint import TOKENIZER, load_checkpoint, weights_sha256
 from pipeline.config.params import load_params
@@ -19,6 +18,7 @@ from pipeline.zeroshot.comparable import Set
 from pipeline.zeroshot.evaluation import Scored, pack, score
 from pipeline.zeroshot.scoring import Draws
 from pipeline.zeroshot.texts import read_texts
+from stages import run
 
 if TYPE_CHECKING:
     from pipeline.config.zero_shot import ZeroShot
@@ -72,4 +72,4 @@ def _against(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

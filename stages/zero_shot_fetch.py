@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import typer
-
 from pipeline.config.params import load_params
 from pipeline.errors import reported
 from pipeline.files import locked
 from pipeline.zeroshot.fetching import fetch_set
+from stages import run
 
 
 @reported
@@ -19,4 +18,4 @@ def main(name: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

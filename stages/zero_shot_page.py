@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import typer
-
 from pipeline.errors import reported
 from pipeline.files import read_object, whole
 from pipeline.zeroshot.page import render
+from stages import run
 
 
 @reported
@@ -18,4 +17,4 @@ def main(found: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -10,6 +10,7 @@ from tiny_project import PROJECT
 from pipeline.errors import ParamsError, PipelineError, RepositoryError, reported
 from pipeline.oxen.repository import named
 from pipeline.table import LONGEST, aligned, shown
+from stages import run, zero_shot_page
 
 
 def said(capsys, error: Exception) -> str:
@@ -89,6 +90,24 @@ def test_a_key_is_put_before_the_first_line(capsys):
 )
 def test_what_a_system_refuses_is_a_line(capsys, error, line):
     assert said(capsys, error) == f"error: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ([], "Missing argument 'found'."),
+        (["a", "b", "c"], "Got unexpected extra argument(s) (c)"),
+        (["a", "b", "--steps"], "No such option: --steps"),
+    ],
+)
+def test_what_a_stage_is_not_asked_is_a_line(capsys, monkeypatch, given, line):
+    monkeypatch.setattr(sys, "argv", ["stage", *given])
+    with pytest.raises(SystemExit) as ended:
+        run(zero_shot_page.main)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {line}")
+    assert said.count("\n") == 1
 
 
 def test_without_standard_error_nothing_of_it_goes_to_standard_output():

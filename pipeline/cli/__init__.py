@@ -5,7 +5,6 @@ from typing import Any
 
 import typer
 from typer.core import TyperGroup
-from typer.exceptions import TyperException
 
 from pipeline.cli import (
     doctor,
@@ -22,24 +21,19 @@ from pipeline.cli import (
     verify,
     zero_shot,
 )
-from pipeline.errors import PipelineError, reported
+from pipeline.errors import reported, typed
 
 
 class Commands(TyperGroup):
     """What is typed wrong ends as every other mistake does: with one message and status 1."""
 
     @reported
+    @typed
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command that is asked for, without any the help."""
         given = args[0] if args else options.pop("args", None)
         given = (sys.argv[1:] if given is None else given) or ["--help"]
-        try:
-            status = super().main(given, **options | {"standalone_mode": False})
-        except TyperException as error:
-            context = getattr(error, "ctx", None)
-            command = context.command_path if context else "sedd"
-            raise PipelineError(f"{error.format_message()} (see {command} --help)") from None
-        raise SystemExit(status or 0)
+        raise SystemExit(super().main(given, **options | {"standalone_mode": False}) or 0)
 
 
 app = typer.Typer(
