@@ -10,13 +10,13 @@ from benchmarks.flops import TRAINING, Shape
 from benchmarks.machine import Machine
 from benchmarks.measure import Facts, Measured, Side, Step, interleaved
 from benchmarks.plain_embedding import plain_loss, plain_model, plain_sample
+from benchmarks.plain_training import PlainTrainer
 from benchmarks.rows import Check, Plan, Row, at_least, floor_text, rate
 from benchmarks.shapes import perturbed
 from benchmarks.train import (
     BATCH,
     LARGE_VOCAB,
     PASSES,
-    PlainTrainer,
     beyond_gradients,
     our_steps,
     plain_steps,

@@ -14,9 +14,10 @@ import torch
 from benchmarks.machine import Machine
 from benchmarks.measure import Facts, Side, Step, interleaved
 from benchmarks.plain import plain_model
+from benchmarks.plain_training import PlainTrainer, plain_loss
 from benchmarks.rows import Check, Figure, Plan, Row, at_least
 from benchmarks.shapes import config_of
-from benchmarks.train import COMMON, PlainTrainer, plain_loss
+from benchmarks.train import COMMON
 from pipeline.data.corpus import read_documents
 from pipeline.data.packed import Packed
 from pipeline.data.packing import pack
