@@ -1,20 +1,22 @@
 """Sample at one step count."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 
 from pipeline.checkpoints.checkpoint import block_mode, check_tokenizer, load_checkpoint
 from pipeline.config.params import load_params
-from pipeline.data.tokenizer import TextTokenizer
+from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device, pick_precision
 from pipeline.errors import ParamsError, reported
 from pipeline.files import write_json, write_jsonl
 from pipeline.kernels.precision import products_in
 from pipeline.methods.batches import Trace, sample_all
+from pipeline.methods.draws import Samples
 from pipeline.methods.registry import method_of
 from pipeline.methods.samplers import each_combination
 from stages import run
@@ -72,18 +74,9 @@ def main(
     seconds = time.monotonic() - started
     drawn_by = {"num_steps": num_steps, "predictor": predictor, **how, "seed": settings.seed}
     drawn_by |= stepping.said()
-    drawn = enumerate(zip(samples.tokens.tolist(), samples.nfe.tolist(), strict=True))
-    said = [each.said() for each in conditionings]
-    rows = (
-        {"index": index, **drawn_by, **said[index % len(said)]}
-        | {"text": text.decode(ids, mode), "ids": ids, "nfe": nfe}
-        for index, (ids, nfe) in drawn
-    )
-    write_jsonl(out / f"{name}.jsonl", rows)
-    traced = [
-        [{"t": t, "text": text.show(states[row].tolist())} for t, states in trace.states]
-        for row in range(len(trace.states[0][1]))
-    ]
+    said = [drawn_by | each.said() for each in conditionings]
+    write_jsonl(out / f"{name}.jsonl", _rows(samples, said, text, mode))
+    traced = _traced(trace, text)
     write_json(out / f"{name}.trace.json", {"num_steps": num_steps, "samples": traced})
     timing = {
         "num_steps": num_steps,
@@ -96,6 +89,24 @@ def main(
         "calls": samples.calls,
     }
     write_json(out / f"{name}.timing.json", timing)
+
+
+def _rows(
+    samples: Samples, said: list[dict[str, Any]], text: TextTokenizer, mode: Mode
+) -> Iterator[dict[str, Any]]:
+    """Each sample behind what it was drawn by, which takes turns among `said`."""
+    drawn = zip(samples.tokens.tolist(), samples.nfe.tolist(), strict=True)
+    for index, (ids, nfe) in enumerate(drawn):
+        own = {"text": text.decode(ids, mode), "ids": ids, "nfe": nfe}
+        yield {"index": index} | said[index % len(said)] | own
+
+
+def _traced(trace: Trace, text: TextTokenizer) -> list[list[dict[str, Any]]]:
+    """The states of each sample that was traced."""
+    return [
+        [{"t": t, "text": text.show(states[row].tolist())} for t, states in trace.states]
+        for row in range(len(trace.states[0][1]))
+    ]
 
 
 if __name__ == "__main__":
