@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.config.params import Params
 
 
+NO_LABELS: Mapping[str, list[str]] = MappingProxyType({})
 WITH_LABELS = {"only_with": "labels"}
 """Metadata of fields of a configuration that checkpoints of models without labels lack."""
 
@@ -32,7 +33,7 @@ class Model(nn.Module):
     """Of its method's `Config`."""
     length: int
     network: Trunk
-    labels: Mapping[str, Sequence[str]] = MappingProxyType({})
+    labels: Mapping[str, Sequence[str]] = NO_LABELS
     """What values of labels are called, by column, of a model that was trained with K of them."""
 
 
@@ -100,7 +101,7 @@ class Method(Protocol):
         params: "Params",
         vocab_size: int,
         length: int,
-        labels: Mapping[str, list[str]] = MappingProxyType({}),
+        labels: Mapping[str, list[str]] = NO_LABELS,
     ) -> Any:
         """The configuration of the model that params.yaml asks for.
 

@@ -1,7 +1,6 @@
 """Embedding diffusion as everyone else knows it: the functions of `methods.protocol.Method`."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,7 @@ from pipeline.methods.embedding.bound import draw_bound, noised_vectors
 from pipeline.methods.embedding.loss import Denoising, squared_error
 from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
 from pipeline.methods.embedding.sampler import resolve, sample
-from pipeline.methods.protocol import Noised
+from pipeline.methods.protocol import NO_LABELS, Noised
 
 if TYPE_CHECKING:
     from pipeline.config.params import Params
@@ -29,7 +28,6 @@ ARCHITECTURE = {
     "dim": "dim of the recipe",
     "input": "input of the recipe",
 }
-NO_LABELS: Mapping[str, list[str]] = MappingProxyType({})
 Config, build, objective = EmbeddingConfig, EmbeddingDiffusion, Denoising
 
 

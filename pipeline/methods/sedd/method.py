@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pipeline.methods.draws import FREE
-from pipeline.methods.protocol import Noised
+from pipeline.methods.protocol import NO_LABELS, Noised
 from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.loss import ScoreEntropy, score_entropy
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
@@ -29,7 +28,6 @@ ARCHITECTURE = {
     "num_heads": "model.num_heads",
     "labels": "data.labels",
 }
-NO_LABELS: Mapping[str, list[str]] = MappingProxyType({})
 Config, build, objective = SEDDConfig, SEDD, ScoreEntropy
 
 
