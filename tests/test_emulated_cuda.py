@@ -19,6 +19,7 @@ import typer
 from emulated_cuda import DEVICE, NAME, emulated_cuda, waits
 from tiny_project import TINY, write_params
 from torch.utils.checkpoint import checkpoint
+from toy import SETTINGS as USUAL
 from toy import random_model
 from typer.testing import CliRunner
 
@@ -35,7 +36,7 @@ from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.sampler import sample
-from pipeline.training.loop import Settings, Trainer
+from pipeline.training.loop import Trainer
 from pipeline.training.run import held_out_loss
 from pipeline.training.schedule import Order
 from pipeline.training.state import TrainingState
@@ -63,25 +64,7 @@ MOST_WAITS = {
     ("euler", *UNIFORM): 0,
 }
 """How often a training step may wait for the device, and each network call of a sampler."""
-SETTINGS = Settings(
-    num_steps=30,
-    batch_size=8,
-    accumulate=1,
-    lr=0.01,
-    warmup_steps=5,
-    decay="linear",
-    weight_decay=0.01,
-    beta1=0.9,
-    beta2=0.99,
-    clip=1.0,
-    ema=0.9,
-    precision="float32",
-    deterministic=False,
-    seed=0,
-    log_every=7,
-    eval_every=10,
-    checkpoint_every=4,
-)
+SETTINGS = replace(USUAL, lr=0.01)
 BLOCKS = np.random.default_rng(0).integers(20, size=(64, 16)).astype(np.uint16)
 
 

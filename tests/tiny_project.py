@@ -64,6 +64,12 @@ def write_params(folder: Path, changes: dict[str, Any]) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(changed(shipped_params(), changes)))
 
 
+def set_params(changes: dict[str, Any]) -> None:
+    """Replace leaves of the working folder's params.yaml."""
+    path = Path("params.yaml")
+    path.write_text(yaml.safe_dump(changed(yaml.safe_load(path.read_text()), changes)))
+
+
 def readme_blocks() -> list[list[str]]:
     """Lines of each of the README's sh blocks, without comments."""
     blocks = re.findall(r"```sh\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)

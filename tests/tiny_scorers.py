@@ -8,6 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from pipeline.baseline.gpt2 import new_baseline, save_baseline
+from pipeline.config.params import load_params
 from pipeline.evaluation.causal import GPT2
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scorer import Scorer
@@ -31,6 +33,21 @@ def tiny_model(vocab_size, max_tokens, seed=0, width=16, scale=4.0):
     ).eval()
     for parameter in model.parameters():
         parameter.data.mul_(scale)
+    return model
+
+
+def write_baseline(folder, tokenizer, mode="pad"):
+    """A baseline as training begins with it, for the tiny project in `folder`."""
+    model = new_baseline(
+        load_params().baseline,
+        vocab_size=tokenizer.size,
+        length=16,
+        start_id=tokenizer.eos_id,
+        mode=mode,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    save_baseline(folder / "artifacts/baseline", model, tokenizer=folder / "artifacts/tokenizer")
     return model
 
 

@@ -13,6 +13,28 @@ from pipeline.data.tokenizer import TextTokenizer
 from pipeline.methods.protocol import Model
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.network.guidance import Guided
+from pipeline.training.loop import Settings
+
+SETTINGS = Settings(
+    num_steps=30,
+    batch_size=8,
+    accumulate=1,
+    lr=0.05,
+    warmup_steps=5,
+    decay="linear",
+    weight_decay=0.01,
+    beta1=0.9,
+    beta2=0.99,
+    clip=1.0,
+    ema=0.9,
+    precision="float32",
+    deterministic=False,
+    seed=0,
+    log_every=7,
+    eval_every=10,
+    checkpoint_every=4,
+)
+"""A training of a few steps."""
 
 
 def toy_config(graph: str, parameterization: str, **changes: object) -> SEDDConfig:

@@ -1,10 +1,12 @@
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from toy import SETTINGS
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.baseline.gpt2 import (
@@ -18,7 +20,7 @@ from pipeline.baseline.gpt2 import (
 )
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import CheckpointError
-from pipeline.training.loop import Settings, Watch, fit
+from pipeline.training.loop import Watch, fit
 
 PAD, EOS = 0, 1
 SIZES = SimpleNamespace(width=16, num_blocks=2, num_heads=2, dropout=0.0)
@@ -127,25 +129,8 @@ def test_training_reaches_the_entropy_of_the_data():
     letters = np.random.default_rng(0).integers(2, 6, (512, 3))
     blocks = np.column_stack([letters, np.full(512, EOS), np.full(512, PAD)])
     model = tiny(vocab_size=6, length=5, sharp=False)
-    settings = Settings(
-        num_steps=80,
-        batch_size=64,
-        accumulate=2,
-        lr=0.01,
-        warmup_steps=5,
-        decay="linear",
-        weight_decay=0.0,
-        beta1=0.9,
-        beta2=0.99,
-        clip=1.0,
-        ema=0.9,
-        precision="float32",
-        deterministic=False,
-        seed=0,
-        log_every=10,
-        eval_every=80,
-        checkpoint_every=80,
-    )
+    steps = {"num_steps": 80, "log_every": 10, "eval_every": 80, "checkpoint_every": 80}
+    settings = replace(SETTINGS, batch_size=64, accumulate=2, lr=0.01, weight_decay=0.0, **steps)
     fit(
         NextToken(model),
         blocks,

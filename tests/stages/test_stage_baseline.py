@@ -1,10 +1,9 @@
 import csv
 import json
-from pathlib import Path
 
 import pytest
 import typer
-import yaml
+from tiny_project import set_params
 from typer.testing import CliRunner
 
 import pipeline.baseline.run
@@ -23,16 +22,6 @@ ARGUMENTS = [
     "reports/baseline_loss.csv",
 ]
 OUTS = ["artifacts/baseline/model.safetensors", "reports/baseline_loss.csv"]
-
-
-def set_params(changes):
-    """Replace leaves of the working folder's params.yaml."""
-    path = Path("params.yaml")
-    values = yaml.safe_load(path.read_text())
-    for key, value in changes.items():
-        section, leaf = key.split(".")
-        values[section][leaf] = value
-    path.write_text(yaml.safe_dump(values))
 
 
 def run():

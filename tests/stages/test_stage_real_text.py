@@ -1,19 +1,17 @@
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
-import yaml
-from tiny_scorers import stand_in
+from tiny_project import set_params
+from tiny_scorers import stand_in, write_baseline
 from typer.testing import CliRunner
 
 import stages.real_text
-from pipeline.baseline.gpt2 import block_nats, load_baseline, new_baseline, save_baseline
-from pipeline.config.params import load_params
+from pipeline.baseline.gpt2 import block_nats, load_baseline
 from pipeline.data.packed import Packed
 from pipeline.data.packing import pack
 from pipeline.data.tokenizer import TextTokenizer
@@ -33,32 +31,13 @@ TEST = ["Ada", "Ben", "Cleo", "Dora", "Emil", "Fay", "Gus", "Hal", "Ida", "Joel"
 @pytest.fixture
 def project(tiny):
     tokenizer = TextTokenizer.load(tiny / "artifacts/tokenizer")
-    model = new_baseline(
-        load_params().baseline,
-        vocab_size=tokenizer.size,
-        length=16,
-        start_id=tokenizer.eos_id,
-        mode="pad",
-        seed=0,
-        device=pick_device("cpu"),
-    )
-    save_baseline(tiny / "artifacts/baseline", model, tokenizer=tiny / "artifacts/tokenizer")
+    write_baseline(tiny, tokenizer)
     (tiny / "artifacts/data").mkdir()
     for split, names in (("train", ["Ada", "Anna"]), ("test", TEST)):
         pq.write_table(pa.table({"Names": names}), tiny / f"artifacts/data/{split}.parquet")
     documents = {"train": ["Ada", "Anna"], "test": TEST}
     pack(tiny / "artifacts/packed", documents, tokenizer, mode="pad", length=16)
     return tiny
-
-
-def set_params(changes):
-    """Replace leaves of the working folder's params.yaml."""
-    path = Path("params.yaml")
-    values = yaml.safe_load(path.read_text())
-    for key, value in changes.items():
-        section, leaf = key.split(".")
-        values[section][leaf] = value
-    path.write_text(yaml.safe_dump(values))
 
 
 def run(**changes):
@@ -125,16 +104,7 @@ def test_running_text_is_scored_as_it_is_packed(project):
     tokenizer = TextTokenizer.load(project / "artifacts/tokenizer")
     documents = {"train": TEST, "test": TEST * 3}
     pack(packed, documents, tokenizer, mode="concat", length=16)
-    model = new_baseline(
-        load_params().baseline,
-        vocab_size=tokenizer.size,
-        length=16,
-        start_id=tokenizer.eos_id,
-        mode="concat",
-        seed=0,
-        device=pick_device("cpu"),
-    )
-    save_baseline(project / "artifacts/baseline", model, tokenizer=project / "artifacts/tokenizer")
+    model = write_baseline(project, tokenizer, mode="concat")
     blocks = Packed.open(packed).test
     assert run(sample__num=len(blocks)).exit_code == 0
     row = row_of(project)

@@ -1,18 +1,16 @@
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
-import yaml
 from reference_files import write_byte_level
-from tiny_scorers import cached_hub, stand_in
+from tiny_project import set_params
+from tiny_scorers import cached_hub, stand_in, write_baseline
 from typer.testing import CliRunner
 
 import stages.score
-from pipeline.baseline.gpt2 import block_nats, load_baseline, new_baseline, save_baseline
-from pipeline.config.params import load_params
+from pipeline.baseline.gpt2 import block_nats, load_baseline
 from pipeline.data.gpt2 import read_gpt2_tokenizer
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
@@ -47,30 +45,11 @@ def scored(tiny):
     """A folder with samples, a fresh baseline and data of two splits."""
     tokenizer = TextTokenizer.load(tiny / "artifacts/tokenizer")
     write_samples(tiny, TEXTS, tokenizer)
-    model = new_baseline(
-        load_params().baseline,
-        vocab_size=tokenizer.size,
-        length=16,
-        start_id=tokenizer.eos_id,
-        mode="pad",
-        seed=0,
-        device=pick_device("cpu"),
-    )
-    save_baseline(tiny / "artifacts/baseline", model, tokenizer=tiny / "artifacts/tokenizer")
+    write_baseline(tiny, tokenizer)
     (tiny / "artifacts/data").mkdir()
     for split, names in (("train", ["Ada", "Emil"]), ("test", ["Ben", "Emil"])):
         pq.write_table(pa.table({"Names": names}), tiny / f"artifacts/data/{split}.parquet")
     return tiny
-
-
-def set_params(changes):
-    """Replace leaves of the working folder's params.yaml."""
-    path = Path("params.yaml")
-    values = yaml.safe_load(path.read_text())
-    for key, value in changes.items():
-        section, leaf = key.split(".")
-        values[section][leaf] = value
-    path.write_text(yaml.safe_dump(values))
 
 
 def run(arguments=ARGUMENTS):
@@ -188,16 +167,7 @@ def test_invalid_utf8_is_counted_and_scored_by_its_ids(scored):
     """The whole way with a byte-level tokenizer: its baseline, and samples that are cut bytes."""
     tokenizer = read_gpt2_tokenizer(write_byte_level(scored / "bytes", num_merges=9))
     tokenizer.save(scored / "artifacts/tokenizer")
-    model = new_baseline(
-        load_params().baseline,
-        vocab_size=tokenizer.size,
-        length=16,
-        start_id=tokenizer.eos_id,
-        mode="pad",
-        seed=0,
-        device=pick_device("cpu"),
-    )
-    save_baseline(scored / "artifacts/baseline", model, tokenizer=scored / "artifacts/tokenizer")
+    write_baseline(scored, tokenizer)
     whole, cut = tokenizer.encode("é"), tokenizer.encode("é")[:1]
     rows = []
     for index, ids in enumerate((whole, cut, cut, tokenizer.encode("é�"))):

@@ -6,34 +6,16 @@ import pytest
 import torch
 from regression import BLOCKS, Regression
 from torch import nn
+from toy import SETTINGS
 
 from pipeline.errors import BusyError, CheckpointError, PipelineError, reported
 from pipeline.training.ema import Ema
 from pipeline.training.gradient import gradient_norm
-from pipeline.training.loop import Settings, Trainer, Watch, fit
+from pipeline.training.loop import Trainer, Watch, fit
 from pipeline.training.schedule import Order, learning_rate, step_seed
 from pipeline.training.state import TrainingState, training_state
 
 CPU = torch.device("cpu")
-SETTINGS = Settings(
-    num_steps=30,
-    batch_size=8,
-    accumulate=1,
-    lr=0.05,
-    warmup_steps=5,
-    decay="linear",
-    weight_decay=0.01,
-    beta1=0.9,
-    beta2=0.99,
-    clip=1.0,
-    ema=0.9,
-    precision="float32",
-    deterministic=False,
-    seed=0,
-    log_every=7,
-    eval_every=10,
-    checkpoint_every=4,
-)
 
 
 class Killed(BaseException):

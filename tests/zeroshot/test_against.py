@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from reference_files import write_byte_level
+from tiny_scorers import plain_nats
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.data.gpt2 import read_gpt2_tokenizer
@@ -40,17 +41,6 @@ def against(model, kind=GPT2):
     return Against("--against", "tiny", "00", kind(model, "float32"))
 
 
-def plain(model, context, targets):
-    """Nats of targets after a context, by one forward a token."""
-    nats, ids = 0.0, list(context)
-    for target in targets:
-        with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0, -1].double()
-        nats -= logits.log_softmax(-1)[target].item()
-        ids.append(target)
-    return nats
-
-
 @pytest.mark.parametrize("kind", [GPT2, CausalLM])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_nats_are_of_what_stands_after_a_start(name, kind):
@@ -58,7 +48,7 @@ def test_nats_are_of_what_stands_after_a_start(name, kind):
     blocks = cut([[3, 4, 5], [6, 7, 8, 9], [10]], protocol, length=4, eos_id=0, workers=1)
     rows = [row.tolist() for ids in blocks.by_length() for row in ids]
     plainly = [
-        plain(model, [0], row) if name == "exact" else plain(model, row[:1], row[1:])
+        plain_nats(model, [0], row) if name == "exact" else plain_nats(model, row[:1], row[1:])
         for row in rows
     ]
     found = block_nats(against(model, kind), blocks, protocol, 0)
