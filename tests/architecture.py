@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
+from matplotlib.transforms import Bbox
 
 PROJECT = Path(__file__).parents[1]
 PICTURE = PROJECT / "docs" / "architecture.svg"
@@ -89,16 +90,26 @@ def draw(path: Path) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _arrow(start: str, end: str, arrows: list[tuple[str, str]]) -> FancyArrowPatch:
+def curve(start: str, end: str, arrows: list[tuple[str, str]]) -> Curve:
+    """The way of one of the arrows, from the bottom of a room to the top of another."""
     x0 = _port(start, end, [b for a, b in arrows if a == start])
     x1 = x0 if end == "loose" else _port(end, start, [a for a, b in arrows if b == end])
     y0, y1 = PLACES[start][1] - HEIGHT / 2, PLACES[end][1] + HEIGHT / 2
     middle = (y0 + y1) / 2
-    curve = Curve(
+    return Curve(
         [(x0, y0), (x0, middle), (x1, middle), (x1, y1)], [Curve.MOVETO, *[Curve.CURVE4] * 3]
     )
+
+
+def box(room: str) -> Bbox:
+    """Where a room is."""
+    (x, y, _), width = PLACES[room], WIDTHS.get(room, WIDTH)
+    return Bbox.from_bounds(x - width / 2, y - HEIGHT / 2, width, HEIGHT)
+
+
+def _arrow(start: str, end: str, arrows: list[tuple[str, str]]) -> FancyArrowPatch:
     return FancyArrowPatch(
-        path=curve,
+        path=curve(start, end, arrows),
         arrowstyle="-|>",
         mutation_scale=10,
         color=COLOURS.get(start, GREY),
@@ -115,13 +126,12 @@ def _port(room: str, other: str, others: list[str]) -> float:
 
 
 def _add_box(axes: Axes, room: str) -> None:
-    x, y, what = PLACES[room]
-    width = WIDTHS.get(room, WIDTH)
+    (x, y, what), place = PLACES[room], box(room)
     axes.add_patch(
         FancyBboxPatch(
-            (x - width / 2, y - HEIGHT / 2),
-            width,
-            HEIGHT,
+            place.p0,
+            place.width,
+            place.height,
             boxstyle="round,pad=0,rounding_size=0.08",
             facecolor="#eef3f8",
             edgecolor=COLOURS.get(room, GREY),

@@ -33,6 +33,15 @@ def test_what_is_drawn_is_what_the_test_reads(tmp_path, monkeypatch):
     assert shown((tmp_path / "picture.svg").read_text()) == (set(architecture.PLACES), arrows)
 
 
+def test_arrows_go_down_and_pass_no_room():
+    arrows = sorted(architecture.drawn_arrows())
+    for start, end in arrows:
+        assert architecture.box(start).y0 > architecture.box(end).y1, (start, end)
+        way = architecture.curve(start, end, arrows)
+        for other in architecture.PLACES.keys() - {start, end}:
+            assert not way.intersects_bbox(architecture.box(other), filled=False), (start, other)
+
+
 def test_arrows_that_others_imply_are_left_out():
     arrows = [("a", "b"), ("b", "c"), ("a", "c"), ("c", "d"), ("a", "d"), ("b", "e")]
     assert architecture.reduced(arrows) == {("a", "b"), ("b", "c"), ("c", "d"), ("b", "e")}

@@ -97,10 +97,13 @@ def _is_published(repository: Repository, provenance: dict[str, Any], params: Pa
     published = repository.read(f"runs/{provenance['id']}.json")
     if published is None or json.loads(published)["metrics"] != provenance["metrics"]:
         return False
-    asked = ["checkpoints"] * params.publish.checkpoint
-    asked += ["huggingface"] * (bool(asked) and params.publish.huggingface is not None)
+    if not params.publish.checkpoint:
+        return True
+    names = ["checkpoints"]
+    if params.publish.huggingface is not None:
+        names.append("huggingface")
     weights = provenance["checkpoint_sha256"][:16]
-    return all(repository.read(f"{name}/{weights}/config.json") is not None for name in asked)
+    return all(repository.read(f"{name}/{weights}/config.json") is not None for name in names)
 
 
 def _samples(artifacts: Path, params: Params) -> list[dict[str, Any]]:
