@@ -32,6 +32,7 @@ NEW = [f"sweep_{stage}@{n}" for stage in ("sample", "score") for n in (2, 3)]
 WARM = ["temperature_sample@0.8", "temperature_score@0.8"]
 LOGGED = ["track", "publish"]
 METHOD = "artifacts/method.json"
+OUTS = ("outs", "metrics", "plots")
 
 # For every leaf key of params.yaml: another value, and the stages that this alone reruns, after
 # `check`, which any does.
@@ -179,6 +180,12 @@ def test_a_key_of_a_method_changes_what_check_writes_where_it_is_in_use(key, tmp
 def test_what_check_writes_is_read_where_models_are_made_and_written_down():
     readers = {name for name, stage in STAGES.items() if METHOD in stage["deps"]}
     assert readers == {"train", *LOGGED}
+
+
+def test_every_stage_but_check_waits_for_another_so_that_values_are_checked_first():
+    outs = [out for stage in STAGES.values() for kind in OUTS for out in stage.get(kind, [])]
+    made = {out if isinstance(out, str) else next(iter(out)) for out in outs}
+    assert {name for name, stage in STAGES.items() if not made & {*stage["deps"]}} == {"check"}
 
 
 @pytest.fixture(scope="module")

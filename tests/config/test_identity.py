@@ -103,6 +103,21 @@ def test_operational_parameters_and_unused_ones_keep_the_id(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("diffusion.graph", "uniform"),
+        ("diffusion.absorb.parameterization", "raw"),
+        ("embedding.simple.dim", 16),
+    ],
+)
+def test_keys_of_the_other_method_keep_the_id(samples: list[Path], key: str, value: Any) -> None:
+    method = ("method", "embedding")
+    assert experiment_id(params(method, (key, value)), "c", samples) == experiment_id(
+        params(method), "c", samples
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
         ("steps", 64),
         ("sweep", [1, 4, 16, 32]),
         ("data.revision", "other"),

@@ -193,6 +193,10 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ({"sample.hold": 0}, "sample.hold: Input should be greater than 0 (got 0)"),
         ({"sample.corrector": "cup"}, "sample.corrector: Input should be 'none', 'cap', "),
         (
+            {"sample.predictor": "cached", "method": "embedding"},
+            "sample.predictor must be auto, ddpm, ddim or draw with method embedding (got cached)",
+        ),
+        (
             {"sample.grid": "cosine", "method": "embedding"},
             "sample.grid must be uniform with method embedding (got cosine)",
         ),

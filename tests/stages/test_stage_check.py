@@ -48,6 +48,19 @@ def test_sweeps_that_are_not_asked_for_any_more_are_removed(tmp_path, monkeypatc
     assert not set(ASKED.parent.glob("*/*"))
 
 
+def test_a_sampler_that_the_method_has_not_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, {"method": "embedding", "sample.predictor": "cached"})
+    with pytest.raises(SystemExit) as ended:
+        check()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: params.yaml: sample.predictor must be auto, ddpm, ddim or draw with method "
+        "embedding (got cached)\n"
+    )
+    assert not list(tmp_path.glob("artifacts/**/*.json"))
+
+
 def test_an_extra_that_is_asked_for_and_not_here_is_said_before_all_else(
     tmp_path, monkeypatch, capsys
 ):
