@@ -113,10 +113,12 @@ def test_training_ends_with_its_outs_and_no_state(tiny):
 @pytest.mark.parametrize("method", ["sedd", pytest.param("embedding", marks=pytest.mark.slow)])
 def test_killed_training_ends_like_uninterrupted_training(tiny, method):
     """Kills inside a checkpoint write, between checkpoints, and inside the copy to the outs."""
-    write_params(tiny, TINY | {"method": method})
+    # Of embedding diffusion with the clock that learns.
+    values = TINY | {"method": method, "embedding.bound.clock": "nats"}
+    write_params(tiny, values)
     finish()
     expected = results()
-    write_params(tiny, TINY | {"method": method, "train.checkpoint_every": 1})
+    write_params(tiny, values | {"train.checkpoint_every": 1})
     assert kill_when(writing_checkpoint)
     assert kill_when(lambda: bool(states()))
     # The copy takes milliseconds: a run that wins the race ends, and the next one is tried.

@@ -95,6 +95,7 @@ def test_embedding_diffusion_does_so_too(tiny, changes):
     recipe = config["loss"] == "mse_cross_entropy"
     assert recipe == ("embedding.recipe" in changes)
     values = read_object(Path("likelihood.json"))
+    assert values["terms"].keys() == {"integral", "prior", "reconstruction"}
     assert 0.5 < values["bound_nats_per_char"] < 20
     assert all(math.isfinite(nats) for nats in values["terms"].values())
     assert ("two passes" in values.get("bound_of", "")) == (config["self_condition"] > 0)

@@ -86,10 +86,12 @@ def assert_same_gradients(ours, wanted, bar=1e-6):
 
 @every_loss
 @both_inputs
-@pytest.mark.parametrize("norm", ["l2", "layernorm"])
-def test_loss_and_gradient_are_those_of_the_formulas(loss, input, norm):
+@pytest.mark.parametrize(("norm", "clock"), [("l2", "nats"), ("layernorm", "decoding")])
+def test_loss_and_gradient_are_those_of_the_formulas(loss, input, norm, clock):
     """With known positions, and an estimate in some rows; every parameter has a gradient."""
-    objective = objective_of(loss=loss, input=input, norm=norm, self_condition=0.5)
+    how = {"norm": norm, "clock": clock, "self_condition": 0.5}
+    objective = objective_of(loss=loss, input=input, **how)
+    objective.module.clock.rms.copy_(torch.linspace(0.1, 3, 100))
     drawn = drawn_for(objective)
     estimated = drawn[4]
     assert 0 < estimated.sum() < ROWS
@@ -99,6 +101,27 @@ def test_loss_and_gradient_are_those_of_the_formulas(loss, input, norm):
     found = gradients(objective.module, ours)
     assert_same_gradients(found, gradients(objective.module, wanted))
     assert found.keys() == dict(objective.module.named_parameters()).keys()
+
+
+@both_inputs
+def test_gradient_is_that_of_finite_differences(input):
+    """Along a direction in all weights, without estimates, which are none of their functions."""
+    objective = objective_of(loss="half", input=input, self_condition=0.0)
+    drawn, weights = drawn_for(objective), [*objective.module.parameters()]
+    total = objective.loss(*drawn)
+    generator, step = seeded(), 1e-5
+    direction = [torch.randn(each.shape, dtype=each.dtype, generator=generator) for each in weights]
+    slopes = torch.autograd.grad(total, weights)
+    slope = sum((x * y).sum() for x, y in zip(slopes, direction, strict=True))
+
+    @torch.no_grad()
+    def moved_by(size):
+        for each, along in zip(weights, direction, strict=True):
+            each += size * along
+        return objective.loss(*drawn)
+
+    found = (moved_by(step) - moved_by(-2 * step)) / (2 * step)
+    torch.testing.assert_close(found, slope, rtol=1e-6, atol=0)
 
 
 @every_loss

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from embedding_toy import embedding_config, free, random_model, seeded
 
 from pipeline.kernels.precision import products_in
@@ -85,7 +86,7 @@ def test_an_input_of_evidence_is_the_mean_of_its_table_under_it():
     known[:, 1] = 3
     vectors, table = model.network.vectors(), model.network.input.vocab_embed.embedding
     p = ((by_row(level.evidence, z) * z) @ vectors.T).softmax(-1)
-    p[:, 1] = torch.nn.functional.one_hot(torch.tensor(3), 7).double()
+    p[:, 1] = F.one_hot(torch.tensor(3), 7).double()
     torch.testing.assert_close(model.network.input(z, level, known, vectors), p @ table)
 
 
@@ -148,6 +149,39 @@ def test_what_z_alone_says_takes_two_passes_with_self_conditioning_and_one_witho
     assert torch.equal(found.mean, second.mean if share else first.mean)
     assert torch.equal(found.nats, second.nats if share else first.nats)
     assert torch.equal(first.mean, second.mean) == (share == 0)
+
+
+@torch.no_grad()
+@both_inputs
+def test_blocks_are_given_the_sum_of_input_estimate_and_position_and_the_level_if_needed(input):
+    """A shorter text has the first positions."""
+    model, given = random_model(input=input), []
+    network = model.network
+    network.through = lambda x, cond, at: (given.append((x, cond)), x)[1]
+    z, estimate, known = numbers(model)[:, :3], numbers(model, 1)[:, :3], free(ROWS, 3)
+    known[:, 1] = 2
+    network.hidden(z, G, known, estimate)
+    ((x, cond),) = given
+    wanted = network.input(z, model.level(G), known, network.vectors())
+    wanted = wanted + network.position_embed.embedding[:3]
+    wanted[:, [0, 2]] += estimate[:, [0, 2]] @ network.estimate_map.weight.T
+    torch.testing.assert_close(x, wanted)
+    assert (cond is None) == (input == "evidence")
+    if cond is not None:
+        torch.testing.assert_close(cond, F.silu(network.level_map(G.float())))
+
+
+@torch.no_grad()
+@both_inputs
+def test_a_new_network_makes_nothing_of_estimates_and_of_the_vectors_of_known_tokens(input):
+    torch.manual_seed(0)
+    model = EmbeddingDiffusion(embedding_config(input=input)).eval()
+    z, known = numbers(model), free(ROWS, model.length)
+    known[:, 1] = 2
+    found = model.network.hidden(z, G, known)
+    assert torch.equal(model.network.hidden(z, G, known, numbers(model, 1)), found)
+    known[:, 1] = 4
+    assert torch.equal(model.network.hidden(z, G, known), found) == (input == "vector")
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from toy import check_law, follows_law, index_of, total_variation, toy_distribut
 from pipeline.methods.embedding import sampler
 from pipeline.methods.embedding.sampler import PREDICTORS, moved, resolve, sample
 from pipeline.methods.embedding.vectors import Level
+from pipeline.methods.embedding.vectors import gaussian as standard_normal
 
 P0 = toy_distribution(3, 2)
 NUM = 20_000
@@ -101,6 +102,20 @@ def test_one_ddpm_step_from_noise_to_data_is_around_what_is_expected():
     alpha, sigma = last.alpha.item(), last.sigma.item()
     assert after.mean().item() == pytest.approx(3 * alpha, abs=4 * sigma / 100_000**0.5 + 1e-4)
     assert after.std().item() == pytest.approx(sigma, rel=4 / 200_000**0.5)
+
+
+def test_a_ddpm_step_diverges_from_the_posterior_by_the_nats_of_the_bound():
+    """Half of the squared error times what it loses of the signal to noise, to 1e-6."""
+    now, after = (Level.at(torch.tensor([g], dtype=torch.float64), 1) for g in (1.0, 0.3))
+    shape, zeros = (1, 50, 1), torch.zeros(1, 50, 1, dtype=torch.float64)
+    truth, mean = (torch.randn(shape, generator=seeded(i), dtype=torch.float64) for i in (1, 2))
+    of_truth, of_mean, noise = (
+        moved(zeros, x, now, after, "ddpm", seeded()) for x in (truth, mean, zeros)
+    )
+    spread = noise / standard_normal(shape, seeded())
+    divergence = ((of_truth - of_mean) / spread).square() / 2
+    wanted = (after.snr - now.snr) / 2 * (truth - mean).square()
+    torch.testing.assert_close(divergence, wanted, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("num_steps", [10_000, 10_000_000])

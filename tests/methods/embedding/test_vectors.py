@@ -22,6 +22,15 @@ def vectors(norm, scale=1.0):
     return made
 
 
+def test_weights_begin_as_normal_numbers():
+    """Powers of 30,000 of them have the moments of these, within 4 standard errors."""
+    torch.manual_seed(0)
+    weight = Vectors(1000, 30, "l2").weight.detach()
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (4, 3, 96)):
+        found = weight.pow(power).mean().item()
+        assert found == pytest.approx(moment, abs=4 * math.sqrt(variance / 30_000))
+
+
 @both_norms
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_all_have_the_squared_length_d_whatever_their_weights(norm, scale):
