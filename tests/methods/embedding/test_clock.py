@@ -6,14 +6,7 @@ import pytest
 import torch
 from embedding_toy import seeded
 
-from pipeline.methods.embedding.clock import (
-    DECAY,
-    FLOOR,
-    NUM_BINS,
-    Clock,
-    cosine_times,
-    decoding_times,
-)
+from pipeline.methods.embedding.clock import NUM_BINS, Clock, cosine_times, decoding_times
 
 G_MIN, G_MAX, DIM = -5.0, 6.0, 4
 WIDTH = (G_MAX - G_MIN) / NUM_BINS
@@ -28,9 +21,8 @@ def clock(kind="nats", vocab_size=55):
 def learned(integrand, times=1, made=None):
     """A clock that saw each bin's integrand [NUM_BINS] so many times."""
     made = made or clock()
-    for _ in range(times):
-        made.observe(CENTRES, integrand)
-        made.learn()
+    made.observe(CENTRES.repeat(times), integrand.repeat(times))
+    made.learn()
     return made
 
 
@@ -51,6 +43,15 @@ def test_time_goes_from_one_end_to_the_other_at_its_slope(kind, by_nats):
     torch.testing.assert_close((g.diff() / step)[inside], middle[inside])
     assert inside.double().mean() > 0.9
     assert by_nats or torch.equal(g, made.g(t))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_levels_at_which_nothing_changes_are_passed_too(kind):
+    """There neither fixed clock's own time moves at all, as float64 has it."""
+    g, slope = Clock(kind, -40.0, 40.0, 55, DIM).g_and_slope(torch.linspace(0, 1, 1001).double())
+    assert g[[0, -1]].tolist() == pytest.approx([-40, 40])
+    assert g.diff().min() > 0
+    assert 0 < slope.min() <= slope.max() < math.inf
 
 
 @pytest.mark.parametrize("kind", ["decoding", "cosine"])
@@ -85,34 +86,35 @@ def test_decoding_times_are_the_share_of_wrong_tokens(vocab_size):
 
 
 def test_levels_are_uniform_where_nothing_or_a_constant_was_learned():
-    t = torch.linspace(0, 1, 12, dtype=torch.float64)
-    for made in clock(), learned(torch.full((NUM_BINS,), 7.0), 500):
+    t, without_cost = torch.linspace(0, 1, 12, dtype=torch.float64), clock()
+    without_cost.rms.zero_()
+    for made in clock(), learned(torch.full((NUM_BINS,), 7.0), 500), without_cost:
         torch.testing.assert_close(made.g(t), G_MIN + (G_MAX - G_MIN) * t)
 
 
-def test_time_passes_as_nats_are_paid_but_for_the_floor():
+def test_time_passes_as_nats_are_paid_but_for_a_twentieth_that_all_bins_share():
     integrand = torch.where(CENTRES < 0, 0.0, 3.0)
     made = learned(integrand, 6000)
     paid = integrand > 0
-    wanted = torch.where(paid, (1 - FLOOR) / paid.sum(), 0.0) + FLOOR / NUM_BINS
+    wanted = torch.where(paid, 0.95 / paid.sum(), 0.0) + 0.05 / NUM_BINS
     torch.testing.assert_close(made.shares(), wanted.double(), rtol=1e-5, atol=1e-9)
-    assert made.shares().min() >= FLOOR / NUM_BINS
+    assert made.shares().min() >= 0.05 / NUM_BINS
     torch.testing.assert_close(made.shares().sum().item(), 1.0)
     for nothing in torch.zeros(NUM_BINS), 1e30 * BUMP:
         extreme = learned(nothing, 6000)
         slope = extreme.g_and_slope(torch.rand(100, generator=seeded()))[1]
-        assert slope.max() <= WIDTH * NUM_BINS / FLOOR * 1.001
+        assert slope.max() <= WIDTH * NUM_BINS / 0.05 * 1.001
 
 
 def test_each_visit_of_a_bin_counts_alike():
-    """n of them at once move its mean square as far as one after the other of theirs."""
+    """n of them at once move its mean square as far as one after the other, 0.5 % each."""
     made, seen = clock(), torch.tensor([2.0, 4.0, 9.0])
     made.observe(CENTRES[3].expand(3), seen)
     made.observe(CENTRES[8:9], torch.tensor([11.0]))
     made.learn()
     wanted = torch.ones(NUM_BINS)
-    wanted[3] = (DECAY**3 + (1 - DECAY**3) * seen.square().mean()) ** 0.5
-    wanted[8] = (DECAY + (1 - DECAY) * 11**2) ** 0.5
+    wanted[3] = (0.995**3 + (1 - 0.995**3) * seen.square().mean()) ** 0.5
+    wanted[8] = (0.995 + 0.005 * 11**2) ** 0.5
     torch.testing.assert_close(made.rms, wanted)
     made.learn()
     torch.testing.assert_close(made.rms, wanted)
