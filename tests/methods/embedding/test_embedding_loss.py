@@ -230,6 +230,20 @@ def test_other_losses_have_stratified_times_and_count_all_rows_alike(loss):
     assert noise.shape == (ROWS, 5, 4)
 
 
+def test_noise_is_normal_and_each_numbers_own():
+    """By its moments and products of neighbours, within 4 standard errors of 20,000 numbers."""
+    noise = drawn_for(objective_of(), 1000)[5]
+    products = [noise * noise.roll(1, axis) for axis in range(3)]
+    for found, mean, variance in (
+        (noise, 0, 1),
+        (noise**2, 1, 2),
+        (noise**4, 3, 96),
+        *((each, 0, 1) for each in products),
+    ):
+        bar = 4 * math.sqrt(variance / noise.numel())
+        assert found.mean().item() == pytest.approx(mean, abs=bar)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_share_of_rows_gets_an_estimate_first(share):
     """Within 4 standard errors, of 4,000 rows."""

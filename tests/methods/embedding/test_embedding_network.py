@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from embedding_toy import embedding_config, free, random_model, seeded
 
 from pipeline.kernels.precision import products_in
+from pipeline.methods.embedding.clock import Clock
 from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.embedding.vectors import by_row
 
@@ -190,6 +191,24 @@ def test_positions_are_told_apart():
     z = numbers(model)[:, :1].expand(-1, model.length, -1)
     hidden = model.network.hidden(z, G, free(ROWS, model.length))
     assert (hidden[:, 1:] - hidden[:, :1]).abs().amax((0, 2)).min() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["decoding", "cosine"])
+def test_a_model_has_the_clock_of_its_vocabulary_and_vectors(kind):
+    model = random_model(clock=kind, vocab_size=55, dim=8, g_min=-4.0, g_max=3.0)
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    assert torch.equal(model.clock.g(t), Clock(kind, -4.0, 3.0, 55, 8).g(t))
+
+
+@torch.no_grad()
+def test_dropout_is_of_training_alone():
+    model = random_model(dropout=0.5)
+    z, known = numbers(model), free(ROWS, model.length)
+    evaluated, trained = (
+        [model.train(mode).network.hidden(z, G, known) for _ in range(2)] for mode in (False, True)
+    )
+    assert torch.equal(*evaluated)
+    assert not torch.allclose(*trained)
 
 
 @torch.no_grad()
