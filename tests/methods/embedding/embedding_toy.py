@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.methods.draws import FREE
+from pipeline.methods.embedding.loss import Denoising
 from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
 from pipeline.methods.embedding.network import picked
 from pipeline.methods.embedding.vectors import Level, by_row
@@ -84,3 +85,15 @@ def free(num: int, length: int) -> Tensor:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def objective_of(**changes: object) -> Denoising:
+    """What is trained of a model with random weights, in float64."""
+    return Denoising(random_model(**changes).double().train())
+
+
+def drawn_for(objective: Denoising, rows: int = 24, seed: int = 0) -> tuple[Tensor, ...]:
+    """What a step draws for so many random texts."""
+    config, generator = objective.module.config, seeded(seed)
+    x0 = torch.randint(config.vocab_size, (rows, config.length), generator=generator)
+    return objective.draw(x0, generator)
