@@ -82,9 +82,9 @@ def test_loss_and_gradient_are_those_of_the_formulas(loss, input, norm, clock):
     how = {"norm": norm, "clock": clock, "self_condition": 0.5}
     objective = objective_of(loss=loss, input=input, **how)
     objective.module.clock.rms.copy_(torch.linspace(0.1, 3, 100))
-    drawn = drawn_for(objective)
-    estimated = drawn[4]
+    *first, scale, estimated, noise = drawn_for(objective)
     assert 0 < estimated.sum() < ROWS
+    drawn = (*first, scale * torch.linspace(0.5, 2, ROWS), estimated, noise)
     ours, wanted = objective.loss(*drawn), plain_loss(objective.module, *drawn).sum()
     torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=0)
     assert torch.equal(objective.loss(*objective.located(*drawn)), ours)

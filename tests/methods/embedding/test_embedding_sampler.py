@@ -118,9 +118,9 @@ def test_a_ddpm_step_diverges_from_the_posterior_by_the_nats_of_the_bound():
     torch.testing.assert_close(divergence, wanted, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("num_steps", [10_000, 10_000_000])
+@pytest.mark.parametrize("num_steps", [10_000, 130_000_000])
 def test_small_steps_lose_no_noise_in_float32(num_steps):
-    """c is computed before it is rounded: 1 less a ratio would be off by more than 5 %."""
+    """c is computed before it is rounded: of the larger number 1 less a ratio is 30 % too small."""
     now, after = (
         Level.at(torch.tensor([g], dtype=torch.float64), 32) for g in (-4.0, -4.0 - 11 / num_steps)
     )
