@@ -12,6 +12,7 @@ from pipeline.methods.embedding import sampler
 from pipeline.methods.embedding.sampler import PREDICTORS, moved, resolve, sample
 from pipeline.methods.embedding.vectors import Level
 from pipeline.methods.embedding.vectors import gaussian as standard_normal
+from pipeline.methods.samplers import Conditioning, Stepping
 
 P0 = toy_distribution(3, 2)
 NUM = 20_000
@@ -105,13 +106,14 @@ def test_one_ddpm_step_from_noise_to_data_is_around_what_is_expected():
 
 
 def test_a_ddpm_step_diverges_from_the_posterior_by_the_nats_of_the_bound():
-    """Half of the squared error times what it loses of the signal to noise, to 1e-6."""
+    """Half of the squared error times what it loses of the signal to noise; `draw`'s is alike."""
     now, after = (Level.at(torch.tensor([g], dtype=torch.float64), 1) for g in (1.0, 0.3))
     shape, zeros = (1, 50, 1), torch.zeros(1, 50, 1, dtype=torch.float64)
     truth, mean = (torch.randn(shape, generator=seeded(i), dtype=torch.float64) for i in (1, 2))
     of_truth, of_mean, noise = (
         moved(zeros, x, now, after, "ddpm", seeded()) for x in (truth, mean, zeros)
     )
+    assert torch.equal(moved(zeros, truth, now, after, "draw", seeded()), of_truth)
     spread = noise / standard_normal(shape, seeded())
     divergence = ((of_truth - of_mean) / spread).square() / 2
     wanted = (after.snr - now.snr) / 2 * (truth - mean).square()
@@ -298,6 +300,8 @@ def test_auto_is_ddpm():
         ({"temperature": 0.0}, r"above 0 \(got 0\.0\)"),
         ({"temperature": math.inf}, r"\(got inf"),
         ({"top_p": 1.5}, r"at most 1 \(got 1\.5\)"),
+        ({"stepping": Stepping(grid="cosine")}, r"grid must be uniform .*\(got cosine\)"),
+        ({"conditioning": Conditioning({"Sex": "F"})}, r"not \(got Sex=F, guidance 1\)"),
     ],
 )
 def test_impossible_requests_are_refused(options, message):
