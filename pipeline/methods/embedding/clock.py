@@ -70,11 +70,12 @@ class Clock(nn.Module):
 
     def _placed(self, t: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         ends = shares.cumsum(0)
+        # The last is 1, or rounding could leave t = 1 without a bin.
         ends = ends / ends[-1]
-        bins = torch.searchsorted(ends, t.double().contiguous()).clamp(max=NUM_BINS - 1)
+        bins = torch.searchsorted(ends, t.double().contiguous())
         share = shares[bins]
         g = self.g_min + self.width * (bins + 1 - (ends[bins] - t) / share)
-        return g.clamp(self.g_min, self.g_max), self.width / share
+        return g, self.width / share
 
     def observe(self, g: Tensor, nats: Tensor) -> None:
         """Note the bound's integrand at levels g [B], in nats a unit of g [B]."""

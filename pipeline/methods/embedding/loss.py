@@ -19,8 +19,8 @@ ROWS_A_RECONSTRUCTION = 16
 def draw_known(x0: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Tokens that are known [B, L], FREE elsewhere, in a share of the rows of x0 [B, L].
 
-    In each such row their number is uniform in 1..L - 1; by halves they are one run of positions,
-    or scattered.
+    In each such row their number is uniform in 1..L - 1, of one token 0; by halves they are one run
+    of positions, or scattered.
     """
     num, length = x0.shape
 
@@ -58,7 +58,7 @@ class Denoising:
             reconstruction, what each row's loss is multiplied by [B], which rows get an estimate
             first [B], and noise [B, L, d].
         """
-        config, (num, length) = self.module.config, x0.shape
+        config, num = self.module.config, len(x0)
         if config.loss == "likelihood":
             first = -(-num // ROWS_A_RECONSTRUCTION)
             t = F.pad(stratified_times(num - first, 0.0, generator), (first, 0))
@@ -66,7 +66,7 @@ class Denoising:
         else:
             t = stratified_times(num, 0.0, generator)
             scale = torch.ones(num, device=x0.device)
-        known = draw_known(x0, config.known if length > 1 else 0.0, generator)
+        known = draw_known(x0, config.known, generator)
         # All free positions count alike, and not all rows: on names the bound is the better for it.
         scale = scale * (x0.numel() / (known == FREE).sum())
         estimated = torch.rand(num, device=x0.device, generator=generator) < config.self_condition
@@ -138,7 +138,7 @@ class Denoising:
         """
         if self.module.passes == 1 or not len(rows):
             return None
-        z, estimate = z.detach(), torch.zeros_like(z)
+        estimate = torch.zeros_like(z)
         z, g, known = (each.index_select(0, rows) for each in (z, g, known))
         hidden = self.module.network.hidden(z, g, known, at=at)
         first = self.module.network.expect(hidden, z, g, known.clamp(min=0), at).mean

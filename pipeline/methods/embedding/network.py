@@ -64,7 +64,7 @@ class VectorInput(nn.Module):
         """As `EvidenceInput.forward`."""
         is_free = (known < 0)[..., None]
         known_vectors = F.embedding(known.clamp(min=0), vectors)
-        x = torch.where(is_free, self.vector_map(z * is_free), self.known_map(known_vectors))
+        x = torch.where(is_free, self.vector_map(z), self.known_map(known_vectors))
         return widened(x)
 
 

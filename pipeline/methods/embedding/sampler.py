@@ -200,7 +200,7 @@ def expect(
                 tokens[here] = categorical(p, u.flatten()[here])
             if shows:
                 likeliest = p.max(-1)
-                unsure = likeliest.values < SHOWN * p.sum(-1)
+                unsure = likeliest.values < SHOWN
                 shown[here] = likeliest.indices.masked_fill(unsure, model.config.vocab_size)
             first += len(piece)
     shown = torch.where(known == FREE, shown.view(known.shape), known)

@@ -83,8 +83,8 @@ class Level:
 
 
 def by_row(values: Tensor, like: Tensor) -> Tensor:
-    """Values [B] of rows, as [B, 1, 1] in the type of `like`, but never narrower than float32."""
-    return values.to(torch.promote_types(like.dtype, torch.float32))[:, None, None]
+    """Values [B] of rows, as [B, 1, 1] in the type of `like`."""
+    return values.to(like.dtype)[:, None, None]
 
 
 def gaussian(shape: Sequence[int], generator: torch.Generator) -> Tensor:
