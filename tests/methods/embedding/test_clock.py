@@ -118,6 +118,10 @@ def test_each_visit_of_a_bin_counts_alike():
     torch.testing.assert_close(made.rms, wanted)
     made.learn()
     torch.testing.assert_close(made.rms, wanted)
+    made.observe(CENTRES[3:4], torch.tensor([5.0]))
+    made.learn()
+    wanted[3] = (0.995 * wanted[3] ** 2 + 0.005 * 5**2) ** 0.5
+    torch.testing.assert_close(made.rms, wanted)
 
 
 def test_the_ends_belong_to_the_outermost_bins():
