@@ -9,7 +9,6 @@ from pipeline.checkpoints.checkpoint import save_checkpoint, warm_start
 from pipeline.config.params import load_params
 from pipeline.errors import CheckpointError
 from pipeline.methods.embedding import method
-from pipeline.methods.embedding.model import EmbeddingDiffusion
 
 
 @pytest.mark.parametrize(("recipe", "cond_dim"), [("bound", None), ("simple", 128)])
@@ -32,8 +31,7 @@ def test_a_warm_start_needs_the_same_network_and_leaves_the_rest_as_asked_for(tm
     source.clock.rms.copy_(torch.linspace(0.1, 3, 100))
     save_checkpoint(given, source, tokenizer=tokenizer, tokenizer_sha256="0" * 64)
     asked = embedding_config(clock="decoding", loss="likelihood", g_max=7.0, known=0.0)
-    model = EmbeddingDiffusion(asked)
-    warm_start(model, given)
+    model = warm_start(asked, given, torch.device("cpu"))
     assert model.config == asked
     for name, value in source.network.state_dict().items():
         assert torch.equal(model.network.state_dict()[name], value), name
@@ -42,7 +40,7 @@ def test_a_warm_start_needs_the_same_network_and_leaves_the_rest_as_asked_for(tm
         ({"input": "vector"}, "input of the recipe is vector here and evidence there"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            warm_start(EmbeddingDiffusion(embedding_config(**changes)), given)
+            warm_start(embedding_config(**changes), given, torch.device("cpu"))
 
 
 def test_a_guess_is_not_twice_the_same():
