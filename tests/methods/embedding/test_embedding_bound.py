@@ -236,6 +236,7 @@ def test_a_draw_takes_one_call_and_with_self_conditioning_two(share, calls):
     assert seen == ([5] * 2 * calls + [2] * 2 * calls + [5] * calls + [2] * calls) * 3
     assert len(told) == 3
     assert found.integral.shape == found.reconstruction.shape == (3, 7)
+    assert not found.total.requires_grad
     assert (found.of is None) == (share == 0)
 
 
