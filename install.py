@@ -28,7 +28,10 @@ def main(extras: list[str]) -> int:
     what = ["--quiet", "--constraint", LOCK, "--editable", project]
     if _run([*PIP, "install", "--quiet", "--constraint", LOCK, "uv"]) == 0:
         settings = pip_settings()
-        command = [sys.executable, "-m", "uv", "pip", "install", *uv_options(settings), *what]
+        # As pip does: where Python may write none itself, as in many containers, each start of it
+        # would compile for seconds.
+        options = ["--compile-bytecode", *uv_options(settings)]
+        command = [sys.executable, "-m", "uv", "pip", "install", *options, *what]
         if _run(command, uv_environment(settings)) == 0:
             return 0
     print("uv cannot install here (see above): pip does, which takes longer", file=sys.stderr)
