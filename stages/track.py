@@ -10,6 +10,7 @@ from pipeline.config.params import load_params
 from pipeline.errors import reported
 from pipeline.files import read_object
 from pipeline.table import shown
+from pipeline.tracking.logged_model import MOST_BYTES, Checkpoint, Logged, checkpoint_at, is_wanted
 from pipeline.tracking.mlflow import track
 from pipeline.tracking.record import Record, make_record, zero_shot_points
 from pipeline.zeroshot.references import line
@@ -25,12 +26,29 @@ def main(artifacts: Path, reports: Path) -> None:
         for name in params.zero_shot.names
     }
     record = with_zero_shot(make_record(params, artifacts, reports), sets)
-    tracked = track(record, uri=params.tracking.uri, experiment=params.tracking.experiment)
+    tracking, found = params.tracking, checkpoint_at(artifacts / "checkpoint", params)
+    tracked = track(
+        record,
+        uri=tracking.uri,
+        experiment=tracking.experiment,
+        checkpoint=found if is_wanted(tracking.log_model, found.num_bytes) else None,
+    )
     said = (
         f"{'created' if tracked.created else 'updated'} run {tracked.name} ({tracked.run_id}) "
         f"in experiment {tracked.experiment} at {tracked.uri}"
     )
     print(shown(said), file=sys.stderr)
+    print(model_line(tracked.model, found, tracking.log_model), file=sys.stderr)
+
+
+def model_line(model: Logged | None, checkpoint: Checkpoint, setting: str) -> str:
+    """What became of the checkpoint, and how large it is."""
+    if model is None:
+        limit = f", up to {MOST_BYTES / 1e6:g} MB" if setting == "auto" else ""
+        asked = f"tracking.log_model is {setting}{limit}"
+        return f"no model logged: {asked}; the checkpoint has {checkpoint.size}"
+    what = "logged" if model.new else "was there"
+    return f"models:/{model.model_id} {what}, a checkpoint of {checkpoint.size}"
 
 
 def with_zero_shot(record: Record, sets: Mapping[str, Mapping[str, Any]]) -> Record:

@@ -106,6 +106,7 @@ TABLE = {
     "report.num_samples": (96, ["report", "track"]),
     "tracking.uri": ("http://127.0.0.1:1", ["track"]),
     "tracking.experiment": ("other", ["track"]),
+    "tracking.log_model": ("never", ["track"]),
     "publish.repo": ("elsewhere", LOGGED),
     "publish.checkpoint": (True, LOGGED),
     "publish.during_training": (True, LOGGED),

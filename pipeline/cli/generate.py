@@ -140,10 +140,7 @@ def infill(
         note(reason)
     num_invalid = 0
     for layout, ids in zip(layouts, sampling.fill(layouts), strict=True):
-        # All of the template, whatever the model put into its gaps, then the rest up to its eos.
-        rest = ids[layout.end :]
-        end = rest.index(tokenizer.eos_id) if tokenizer.eos_id in rest else len(rest)
-        print(one_line(tokenizer.decode_all(ids[: layout.end + end])), flush=True)
+        print(one_line(tokenizer.decode_all(layout.text_of(ids, tokenizer.eos_id))), flush=True)
         num_invalid += tokenizer.is_invalid_utf8(ids)
     _tell_invalid(num_invalid, num)
 

@@ -55,8 +55,15 @@ class Sampling:
         Raises:
             PipelineError: the device or the model cannot be used, or not with what is chosen.
         """
-        device = pick_device(chosen.device)
-        model, tokenizer = load_model(folder, device)
+        return cls.of(*load_model(folder, pick_device(chosen.device)), folder, chosen)
+
+    @classmethod
+    def of(cls, model: Model, tokenizer: TextTokenizer, folder: Path, chosen: Chosen) -> "Sampling":
+        """A model that was loaded from `folder`.
+
+        Raises:
+            PipelineError: it cannot be used with what is chosen.
+        """
         try:
             predictor = method_of(model).resolve(
                 model,
@@ -72,7 +79,7 @@ class Sampling:
             model=model,
             tokenizer=tokenizer,
             chosen=replace(chosen, predictor=predictor),
-            generator=torch.Generator(device).manual_seed(chosen.seed),
+            generator=torch.Generator(next(model.parameters()).device).manual_seed(chosen.seed),
             batch_size=chosen.batch_size or default_batch_size(model),
             text_lengths=checkpoint_config(folder)["text_lengths"],
             mode=block_mode(folder),

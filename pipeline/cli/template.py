@@ -30,6 +30,11 @@ class Layout:
     fixed: tuple[int, ...]
     end: int
 
+    def text_of(self, ids: list[int], eos_id: int | None) -> list[int]:
+        """All of the template, whatever the model put into its gaps, then the rest up to eos."""
+        rest = ids[self.end :]
+        return ids[: self.end + (rest.index(eos_id) if eos_id in rest else len(rest))]
+
 
 def parse_template(template: str) -> list[str | Gap]:
     """Split at the gaps; `[[` is a bracket of the text.

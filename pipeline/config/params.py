@@ -68,6 +68,7 @@ class Tracking(Section):
 
     uri: Text
     experiment: Text
+    log_model: Literal["auto", "always", "never"]
 
 
 class Params(Section):

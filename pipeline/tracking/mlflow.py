@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.tracking.logged_model import Checkpoint, Logged, log_model
 from pipeline.tracking.record import Point, Record
 from pipeline.tracking.store import (
     artifact_root,
@@ -42,16 +43,19 @@ METRICS_TAG = "metric_keys"
 
 @dataclass(frozen=True)
 class Tracked:
-    """The run that holds an experiment; `uri` without its password."""
+    """The run that holds an experiment; `uri` without its password, `model` if it was asked for."""
 
     run_id: str
     name: str
     experiment: str
     uri: str
     created: bool
+    model: Logged | None
 
 
-def track(record: Record, *, uri: str, experiment: str) -> Tracked:
+def track(
+    record: Record, *, uri: str, experiment: str, checkpoint: Checkpoint | None = None
+) -> Tracked:
     """Bring the run of `record` to exactly what `record` says; safe to kill and to repeat.
 
     A run that a killed process left behind is taken up again. Parameters, tags and artifacts are
@@ -62,6 +66,7 @@ def track(record: Record, *, uri: str, experiment: str) -> Tracked:
         record: what the run holds.
         uri: `tracking.uri` of params.yaml; MLFLOW_TRACKING_URI wins.
         experiment: MLflow's experiment, created if missing.
+        checkpoint: what to log as a model, if anything; one that the run has stays.
     Raises:
         PipelineError: the store cannot be used.
     """
@@ -78,9 +83,9 @@ def track(record: Record, *, uri: str, experiment: str) -> Tracked:
                 tags = {"fingerprint": record.fingerprint}
                 name = run_name(record.tags)
                 run = client.create_run(experiment_id, tags=tags, run_name=name)
-            _complete(client, run, record)
+            model = _complete(client, run, record, checkpoint)
             name = client.get_run(run.info.run_id).info.run_name
-    return Tracked(run.info.run_id, name, experiment, redact(uri), created)
+    return Tracked(run.info.run_id, name, experiment, redact(uri), created, model)
 
 
 def run_name(tags: dict[str, str]) -> str:
@@ -137,7 +142,9 @@ def _find(client: Any, experiment_id: str, fingerprint: str) -> Any | None:
     return runs[0] if runs else None
 
 
-def _complete(client: Any, run: Any, record: Record) -> None:
+def _complete(
+    client: Any, run: Any, record: Record, checkpoint: Checkpoint | None
+) -> Logged | None:
     from mlflow.entities import Param, RunTag
 
     run_id = run.info.run_id
@@ -158,7 +165,9 @@ def _complete(client: Any, run: Any, record: Record) -> None:
         client.log_batch(run_id, metrics=part)
     client.log_inputs(run_id, datasets=[dataset_input(record.provenance)])
     _log_artifacts(client, run_id, record)
+    model = log_model(client, run, checkpoint) if checkpoint else None
     client.set_terminated(run_id, status="FINISHED")
+    return model
 
 
 def _new_name(run: Any, record: Record) -> str:

@@ -36,6 +36,7 @@ OPERATIONAL = {
     "report.num_samples",
     "tracking.uri",
     "tracking.experiment",
+    "tracking.log_model",
     "publish.repo",
     "publish.checkpoint",
     "publish.during_training",

@@ -18,6 +18,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from pipeline.tracking.logged_model import MOST_BYTES
 from pipeline.tracking.store import create_database, local_uri, locked
 from stages import track
 
@@ -213,6 +214,26 @@ def test_what_decides_no_result_makes_no_other_run(project: Path) -> None:
     assert len(all_runs()) == 2
 
 
+def test_what_became_of_the_checkpoint_is_said(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("artifacts/checkpoint/model.safetensors").write_bytes(bytes(1_300_000))
+    assert MOST_BYTES == 200_000_000
+    monkeypatch.setattr("pipeline.tracking.logged_model.MOST_BYTES", 1_300_000)
+    said = []
+    for setting in ("never", "auto", "always", "auto"):
+        set_params(lambda values, to=setting: values["tracking"].update(log_model=to))
+        run_stage()
+        said.append(capsys.readouterr().err.splitlines()[-1])
+    (output,) = only_run().outputs.model_outputs
+    assert said == [
+        "no model logged: tracking.log_model is never; the checkpoint has 1.3 MB",
+        "no model logged: tracking.log_model is auto, up to 200 MB; the checkpoint has 1.3 MB",
+        f"models:/{output.model_id} logged, a checkpoint of 1.3 MB",
+        "no model logged: tracking.log_model is auto, up to 200 MB; the checkpoint has 1.3 MB",
+    ]
+
+
 def zero_shot(**changes: Any) -> dict[str, Any]:
     """WikiText-103 under `sedd` as the stage writes it, but for what is not tracked."""
     figures = {"perplexity_per_token": 40.7123, "perplexity_per_token_stderr": 0.4511}
@@ -324,7 +345,7 @@ def test_two_at_once_make_one_run(fresh_project: Path) -> None:
     errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     # One may have said before that it waits for the other.
-    said = [error.splitlines()[-1].split()[0] for error in errors]
+    said = [error.splitlines()[-2].split()[0] for error in errors]
     assert sorted(said) == ["created", "updated"]
     assert_complete(only_run())
 

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_project import shipped_params
+from toy import random_model, write_model
 
+from pipeline.config.params import params_of
+from pipeline.data.tokenizer import train_char_tokenizer
+from pipeline.tracking.logged_model import Checkpoint, checkpoint_at
 from pipeline.tracking.record import Point, Record
 from pipeline.tracking.store import create_database, local_uri, locked
 
@@ -80,3 +85,12 @@ def record(tmp_path: Path) -> Callable[..., Record]:
         return Record(**(parts | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A model of random weights."""
+    tokenizer, length = train_char_tokenizer(["abcdefghi"]), 8
+    model = random_model("absorb", "conditional", vocab_size=tokenizer.size, length=length)
+    folder = write_model(tmp_path_factory.mktemp("trained"), model, tokenizer, [1] * length)
+    return checkpoint_at(folder, params_of(shipped_params(), "params.yaml"))

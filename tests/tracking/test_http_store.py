@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from infills import check_predictions
 from mlflow import MlflowClient
 
 from pipeline.tracking.compare import runs
+from pipeline.tracking.logged_model import Checkpoint
 from pipeline.tracking.mlflow import track
 from pipeline.tracking.record import Point, Record
 
@@ -103,3 +105,21 @@ def test_one_run_complete_and_updated(
     assert [path.name for path in tmp_path.glob("project/.store/mlflow/*")] == []
     assert "s3cret" not in "".join(capfd.readouterr())
     assert "s3cret" not in str(run.to_dictionary())
+
+
+def test_a_checkpoint_goes_there_once_and_comes_back_as_a_model(
+    server: str,
+    record: Callable[..., Record],
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    uri = f"http://me:s3cret@{server}"
+    where = {"uri": uri, "experiment": "models"}
+    made, again = (track(record(), checkpoint=checkpoint, **where) for _ in range(2))
+    assert made.model is not None
+    assert again.model is not None
+    assert (made.model.new, again.model.new) == (True, False)
+    assert again.model.model_id == made.model.model_id
+    check_predictions(f"runs:/{made.run_id}/model", uri, checkpoint)
