@@ -28,6 +28,8 @@ PROJECT = Path(__file__).parents[1]
 ROOMS = tuple(f"{PROJECT / room}/" for room in ("pipeline", "stages", "benchmarks"))
 DEVICE = torch.device("cuda:0")
 NAME = "an emulated GPU"
+PLACE = "cpu"
+"""Where its tensors really are; on `meta` they have sizes alone, and nothing to wait for."""
 aten = torch.ops.aten
 
 WAITS = {
@@ -71,6 +73,14 @@ WIDE = {
 WIDEST = {"addcmul", "addcdiv", "dot", "index_put", "scatter_add"}
 """What autocast casts on CUDA, where PyTorch's own table is not reached: the part in use."""
 
+KERNELS: dict[Any, Callable[..., Any]] = {
+    F.scaled_dot_product_attention: lambda query, key, value: (
+        aten._scaled_dot_product_flash_attention(query, key, value)[0]
+    ),
+    F.dropout: lambda x, p, training, inplace: aten.native_dropout(x, p, training)[0],
+}
+"""What a GPU takes for functions that choose by device."""
+
 waits: Counter[str] = Counter()
 """How often the host waited for the device, by line of the project's code and by why."""
 
@@ -80,8 +90,8 @@ _run_backward = torch.autograd._engine_run_backward
 
 
 @contextmanager
-def emulated_cuda() -> Iterator[None]:
-    """Let `cuda` be a device meanwhile, with no waits for it at first."""
+def emulated_cuda(place: str = "cpu") -> Iterator[None]:
+    """Let `cuda` be a device meanwhile, with no waits for it at first; see PLACE."""
     answers = {
         "is_available": True,
         "device_count": 1,
@@ -95,6 +105,7 @@ def emulated_cuda() -> Iterator[None]:
         "max_memory_allocated": 0,
     }
     patched: list[tuple[Any, str, Any]] = [
+        (sys.modules[__name__], "PLACE", place),
         *((torch.cuda, name, Mock(return_value=answer)) for name, answer in answers.items()),
         (torch.cuda, "synchronize", lambda *_: _count("synchronize")),
         (torch.cuda, "device", lambda *_: nullcontext()),
@@ -146,6 +157,10 @@ class Emulated(Tensor):
         if func is F.one_hot:
             # On a CPU alone it asks for the least id and the largest.
             return cls.of(func(args[0].elem, *args[1:], **kwargs))
+        if PLACE == "meta" and func in KERNELS:
+            # The meta device has others, which keep more.
+            args, kwargs = _autocast(func.__name__, args, kwargs)
+            func = KERNELS[func]
         if torch.is_autocast_enabled("cuda") and "out" not in kwargs:
             args, kwargs = _autocast(func.__name__, args, kwargs)
         with torch._C.DisableTorchFunctionSubclass():
@@ -307,7 +322,7 @@ class _Factories(TorchFunctionMode):
         if on_gpu and func in (torch.tensor, torch.as_tensor):
             _count("copy to the device")
         args = tree_map(lambda leaf: leaf.elem if isinstance(leaf, Emulated) else leaf, args)
-        made = func(*args, **kwargs | {"device": "cpu" if on_gpu else device})
+        made = func(*args, **kwargs | {"device": PLACE if on_gpu else device})
         return Emulated.of(made.detach()).requires_grad_(made.requires_grad) if on_gpu else made
 
 
@@ -316,7 +331,9 @@ class _Move(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.elem.clone() if isinstance(x, Emulated) else Emulated.of(x.detach().clone())
+        if isinstance(x, Emulated):
+            return x.elem.clone()
+        return Emulated.of(x.detach().to(PLACE, copy=True))
 
     @staticmethod
     def backward(ctx: Any, by_copy: Tensor) -> Tensor:

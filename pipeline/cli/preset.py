@@ -1,7 +1,7 @@
 """`sedd preset`: the values of a known recipe, written into params.yaml."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -83,14 +83,12 @@ def _costs(params: "Params", vocab_size: int) -> list[str]:
     method, train, length = method_named(params.method), params.train, params.pack.length
     with torch.device("meta"):
         model = method.build(method.config_of(params, vocab_size, length))
-    network: Any = model.network
-    num_params = sum(each.numel() for each in network.parameters())
+    model.network.activation_checkpointing = train.activation_checkpointing
+    num_params = sum(each.numel() for each in model.network.parameters())
     held = training_bytes(
-        num_params=num_params,
-        width=params.model.width,
-        num_blocks=params.model.num_blocks,
-        num_tokens=train.batch_size // train.accumulate * length,
-        with_sigma=network.blocks[0].adaLN_modulation is not None,
+        model.network,
+        train.batch_size // train.accumulate * length,
+        everywhere=params.diffusion.graph == "uniform",
     )
     return [
         f"parameters: {num_params:,}",

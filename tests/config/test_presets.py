@@ -10,7 +10,6 @@ from pipeline.config.params import params_of
 from pipeline.config.presets import applied, changes, leaves, preset, presets, values_of
 from pipeline.config.strict_yaml import parse
 from pipeline.data.packed import Meta
-from pipeline.device import training_bytes
 from pipeline.errors import PipelineError
 from pipeline.methods.registry import method_of
 from pipeline.training.loop import Watch, fit
@@ -103,29 +102,6 @@ def test_a_recipe_that_does_not_go_with_the_rest_is_refused():
     text = edited(SHIPPED, {"sweep": [2]}).replace("temperatures: []", "temperatures: [0.5, 0.5]")
     with pytest.raises(PipelineError, match=r"mine: temperatures: values must differ"):
         applied(text, {"steps": 3}, "mine")
-
-
-@pytest.mark.parametrize(
-    ("size", "batch", "conditional", "raw"),
-    [
-        ((163, 768, 12), 32, 16, 21),
-        ((163, 768, 12), 64, 28, 38),
-        ((406, 1024, 24), 32, 41, 54),
-        ((406, 1024, 24), 64, 73, 99),
-    ],
-)
-def test_memory_is_that_of_the_table(size, batch, conditional, raw):
-    """docs/gpu.md, where 15.3 and 20.4 GB were measured of the first row."""
-    million, width, num_blocks = size
-    for with_sigma, expected in ((False, conditional), (True, raw)):
-        held = training_bytes(
-            num_params=million * 10**6,
-            width=width,
-            num_blocks=num_blocks,
-            num_tokens=batch * 1024,
-            with_sigma=with_sigma,
-        )
-        assert round(held / 1e9) == expected
 
 
 @pytest.mark.parametrize(
