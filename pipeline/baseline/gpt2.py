@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,14 @@ class NextToken:
         return (x0,)
 
     def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:
-        """The blocks x0 [b, L]."""
-        return drawn
+        """The blocks x0 [b, L], and what `in_parts` makes of them."""
+        (x0,) = drawn
+        return x0, *in_parts(self.module, x0)
 
     def loss(self, *drawn: Tensor) -> Tensor:
         """Nats, a scalar: the sum over the scored tokens of x0 [b, L]."""
-        (x0,) = drawn
-        return _nats(self.module, x0).sum()
+        x0, *parts = drawn
+        return _nats(self.module, parts or in_parts(self.module, x0)).sum()
 
     def finish_step(self) -> None:
         """Clear the gradients of the weights."""
@@ -121,7 +122,8 @@ def block_nats(
     order = num_scored.argsort(stable=True, descending=True)
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
-        nats[batch] = _nats(model, x0[batch].to(model.device), torch.float64).cpu()
+        parts = [each.to(model.device) for each in in_parts(model, x0[batch])]
+        nats[batch] = _nats(model, parts, torch.float64).cpu()
         on_blocks(len(batch))
     return nats.numpy(), num_scored.numpy()
 
@@ -133,6 +135,25 @@ def scored_tokens(model: GPT2LMHeadModel, x0: Tensor) -> Tensor:
         return torch.full((len(x0),), length, device=x0.device)
     is_eos = x0.eq(_setting(model, "eos_token_id"))
     return torch.where(is_eos.any(dim=1), is_eos.int().argmax(dim=1) + 1, length)
+
+
+def in_parts(model: GPT2LMHeadModel, x0: Tensor) -> tuple[Tensor, ...]:
+    """Blocks x0 [B, L] by length, in parts, each cut at its longest.
+
+    A GPU would have to be waited for to learn how long that is: find it on the CPU.
+
+    Returns:
+        which block comes at each place [B]; then of each part its tokens [b, l], and the places [N]
+        among b * l that are scored.
+    """
+    num_scored = scored_tokens(model, x0)
+    order = num_scored.argsort(stable=True)
+    parts = [order]
+    for rows in order.chunk(NUM_PARTS):
+        longest = int(num_scored[rows].max())
+        scored = torch.arange(longest, device=x0.device) < num_scored[rows, None]
+        parts += [x0[rows, :longest], scored.flatten().nonzero().squeeze(-1)]
+    return tuple(parts)
 
 
 def save_baseline(folder: Path, model: GPT2LMHeadModel, *, tokenizer: Path) -> str:
@@ -205,27 +226,24 @@ def check_baseline(folder: Path, *, tokenizer_sha256: str, length: int) -> None:
         )
 
 
-def _nats(model: GPT2LMHeadModel, x0: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Nats [b] of blocks x0 [b, L], summed in `dtype`."""
-    num_scored = scored_tokens(model, x0)
-    order = num_scored.argsort(stable=True)
-    parts = [
-        _part_nats(model, x0[rows], num_scored[rows], dtype) for rows in order.chunk(NUM_PARTS)
-    ]
-    return torch.cat(parts)[order.argsort()]
-
-
-def _part_nats(
-    model: GPT2LMHeadModel, x0: Tensor, num_scored: Tensor, dtype: torch.dtype
+def _nats(
+    model: GPT2LMHeadModel, parts: Sequence[Tensor], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Nats [b] of the first `num_scored` [b] tokens of x0 [b, L]; later ones are not computed."""
-    x0 = x0[:, : int(num_scored.max())]
+    """Nats [b] of blocks `in_parts`, summed in `dtype`, each where it stood before."""
+    order, *rest = parts
+    nats = [_part_nats(model, x0, at, dtype) for x0, at in zip(rest[::2], rest[1::2], strict=True)]
+    return torch.cat(nats)[order.argsort()]
+
+
+def _part_nats(model: GPT2LMHeadModel, x0: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
+    """Nats [b] of the tokens of x0 [b, l] at the places [N] among b * l."""
     starts = torch.full_like(x0[:, :1], _setting(model, "eos_token_id"))
     inputs = torch.cat([starts, x0[:, :-1]], dim=1)
     hidden = model.transformer(inputs, use_cache=False).last_hidden_state
-    scored = torch.arange(x0.shape[1], device=x0.device) < num_scored[:, None]
-    nll = F.cross_entropy(model.lm_head(hidden[scored]).float(), x0[scored], reduction="none")
-    return x0.new_zeros(x0.shape, dtype=dtype).masked_scatter(scored, nll.to(dtype)).sum(dim=1)
+    logits = model.lm_head(hidden.flatten(0, 1).index_select(0, at))
+    nll = F.cross_entropy(logits.float(), x0.flatten().index_select(0, at), reduction="none")
+    by_token = nll.new_zeros(x0.numel(), dtype=dtype).index_copy(0, at, nll.to(dtype))
+    return by_token.view(x0.shape).sum(dim=1)
 
 
 def _on(device: torch.device, model: GPT2LMHeadModel) -> GPT2LMHeadModel:

@@ -103,7 +103,9 @@ def test_what_comes_after_eos_has_no_part():
 def test_loss_and_gradient_are_those_of_the_plain_formulation():
     model, x0 = tiny(), torch.from_numpy(random_blocks(20))
     method = NextToken(model)
-    loss = method.loss(*method.draw(x0, torch.Generator()))
+    drawn = method.draw(x0, torch.Generator())
+    loss = method.loss(*drawn)
+    assert torch.equal(method.loss(*method.located(*drawn)), loss)
     (loss / 20).backward()
     gradient = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
