@@ -11,7 +11,6 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from benchmarks.plain import plain_draw, plain_weights
 from benchmarks.plain_training import PlainTrainer, plain_loss
 from benchmarks.shapes import Parameterization, config_of, perturbed, shape_of
 from benchmarks.train import settings_of
+from pipeline.device import is_of_memory
 from pipeline.kernels.precision import Precision, products_in
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD
@@ -155,7 +155,9 @@ def ours(
     return Training(day, size, parameterization, compiled, **settings).step
 
 
-def plain(day: Day, size: str, parameterization: Parameterization, compiled: bool = False) -> Step:
+def plain(
+    day: Day, size: str, parameterization: Parameterization, compiled: bool | str = False
+) -> Step:
     """A plain training step: the head everywhere, scores kept, SDPA, bfloat16 by autocast."""
     config = config_of(size, parameterization)
     model = day.model(config, plain=True).train()
@@ -168,29 +170,39 @@ def plain(day: Day, size: str, parameterization: Parameterization, compiled: boo
 
 
 def training(day: Day) -> None:
-    """Training steps of ours and of the plain formulation, there and back."""
-    size = day.small
-    kinds: list[tuple[str, Callable[[], Step], Parameterization]] = [
-        ("ours conditional", lambda: ours(day, size, "conditional"), "conditional"),
-        ("plain raw", lambda: plain(day, size, "raw"), "raw"),
-        ("ours raw", lambda: ours(day, size, "raw"), "raw"),
-    ]
+    """Training steps of ours and of the plain formulation, there and back, and at medium size."""
+    kinds: list[tuple[str, Parameterization, bool | str]] = [
+        ("ours", "conditional", False), ("plain", "raw", False), ("ours", "raw", False),
+    ]  # fmt: skip
     if not day.tiny:
-        kinds += [
-            ("plain raw compiled", lambda: plain(day, size, "raw", True), "raw"),
-            ("ours conditional compiled", lambda: ours(day, size, "conditional", True),
-             "conditional"),
-            ("ours conditional graphs", lambda: ours(day, size, "conditional", "graphs"),
-             "conditional"),
-            ("ours raw compiled", lambda: ours(day, size, "raw", True), "raw"),
-            ("plain raw again", lambda: plain(day, size, "raw"), "raw"),
-        ]  # fmt: skip
-    for name, make, parameterization in kinds:
-        shape = shape_of(config_of(size, parameterization))
-        tokens = day.batch * shape.length
-        # Half of the positions are masked, whatever they are computed at.
-        flops = TRAINING * shape.forward(day.batch, tokens / 2)
-        measure(day, "training", name, make, tokens, flops)
+        kinds += [("plain", "raw", True), ("ours", "conditional", True)]
+        kinds += [("ours", "conditional", "graphs"), ("ours", "raw", True), ("plain", "raw", False)]
+    for kind in kinds:
+        _measure_training(day, day.small, *kind)
+    for kind in kinds[:2]:
+        _measure_training(day, day.medium, *kind, label="medium ")
+
+
+def _measure_training(
+    day: Day, size: str, side: str, parameterization: Parameterization, compiled: bool | str,
+    label: str = "",
+) -> None:  # fmt: skip
+    config = config_of(size, parameterization)
+    tokens = day.batch * config.length
+    how = {False: "", True: " compiled", "graphs": " graphs"}[compiled]
+    name = f"{side} {label}{parameterization}{how}"
+    # Half of the positions are masked, whatever they are computed at.
+    flops = TRAINING * shape_of(config).forward(day.batch, tokens / 2)
+    make = {"ours": ours, "plain": plain}[side]
+    try:
+        measure(
+            day, "training", name, lambda: make(day, size, parameterization, compiled), tokens,
+            flops,
+        )  # fmt: skip
+    except RuntimeError as error:
+        if not is_of_memory(error):
+            raise
+        day.write("training", name=name, skipped="out of memory")
 
 
 def sampling(day: Day) -> None:

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from benchmarks import gpu_day
 
 PROJECT = Path(__file__).parents[2]
 # What a machine that was lent for measuring has not.
@@ -44,13 +47,25 @@ def test_all_of_it_runs_with_pytorch_alone(tmp_path):
     assert all(line["worst_error"] < 1e-5 for line in errors if line["precision"] == "float32")
     assert all(line["worst_error"] < 0.03 for line in errors)
     table = (tmp_path / "gpu_day.md").read_text()
-    assert "| ours conditional |" in table
+    for name in ("ours conditional", "plain raw", "ours medium conditional", "plain medium raw"):
+        assert f"| {name} |" in table
     assert "| plain raw bfloat16 |" in table
     assert table in done.stdout
 
 
-def test_without_a_gpu_it_says_so(monkeypatch):
-    torch = pytest.importorskip("torch")
+def test_what_does_not_fit_takes_no_other_with_it(monkeypatch, tmp_path):
+    def measure(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu_day, "measure", measure)
+    day = gpu_day.Day(torch.device("cpu"), tiny=True, out=tmp_path)
+    gpu_day._measure_training(day, "tiny", "plain", "raw", False, label="medium ")
+    day._file.close()
+    said = {"section": "training", "name": "plain medium raw", "skipped": "out of memory"}
+    assert day.results == [said]
+
+
+def test_without_a_gpu_it_says_so():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     done = run()
