@@ -178,15 +178,20 @@ def device_label(device: torch.device) -> str:
 
 
 @contextmanager
-def memory_for(parameter: str) -> Iterator[None]:
-    """Turn running out of memory into a message that names the parameter or option to lower."""
+def memory_for(parameter: str, pieces: str | None = None) -> Iterator[None]:
+    """Turn running out of memory into a message that names the parameter or option to lower.
+
+    Args:
+        pieces: the parameter that computes the same in more pieces, if there is one.
+    """
     where = "" if parameter.startswith("--") else " in params.yaml"
+    advice = f"lower {parameter}" if pieces is None else f"raise {pieces} or lower {parameter}"
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
             raise
-        raise PipelineError(f"out of memory: lower {parameter}{where} ({error})") from error
+        raise PipelineError(f"out of memory: {advice}{where} ({error})") from error
 
 
 def is_of_memory(error: Exception) -> bool:

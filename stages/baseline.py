@@ -34,7 +34,7 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
     }
     with (
         training_state("baseline", identity, STARTED_BY) as state,
-        memory_for("baseline.batch_size"),
+        memory_for("baseline.batch_size", "baseline.accumulate"),
     ):
         model, fitted = train(params.baseline, settings, blocks, device=device, state=state)
         sha256 = save_baseline(baseline, model, tokenizer=tokenizer)

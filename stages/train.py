@@ -46,7 +46,10 @@ def main(
         "torch": torch.__version__,
     }
     request = {"repo": publish.repo, "patience": params.oxen.model_dump()}
-    with training_state("train", identity, STARTED_BY) as state, memory_for("train.batch_size"):
+    with (
+        training_state("train", identity, STARTED_BY) as state,
+        memory_for("train.batch_size", "train.accumulate"),
+    ):
         with pushing(publish.during_training, state.folder, request) as push:
             model, fitted = train(params, blocks, text, state, push)
         sha256 = save_checkpoint(

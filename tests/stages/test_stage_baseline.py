@@ -119,7 +119,8 @@ def test_out_of_memory_names_the_parameter(tiny, monkeypatch):
     monkeypatch.setattr(pipeline.baseline.run, "fit", full)
     result = run()
     assert result.exit_code == 1
-    assert "lower baseline.batch_size in params.yaml" in result.stderr
+    advice = "raise baseline.accumulate or lower baseline.batch_size in params.yaml"
+    assert f"error: out of memory: {advice} (" in result.stderr
     assert not (tiny / "artifacts/baseline").exists()
 
 
