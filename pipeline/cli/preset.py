@@ -94,6 +94,6 @@ def _costs(params: "Params", vocab_size: int) -> list[str]:
         f"parameters: {num_params:,}",
         f"tokens: {train.num_steps * train.batch_size * length:,} in {train.num_steps:,} steps of "
         f"{train.batch_size} blocks of {length}",
-        f"memory of training on a GPU: {held / 1e9:.1f} GB with train.accumulate "
+        f"memory of training on a GPU: {held / 1e9:.3g} GB with train.accumulate "
         f"{train.accumulate}, calculated (docs/gpu.md)",
     ]
