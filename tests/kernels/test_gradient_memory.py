@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 import torch
-from test_tiled import LENGTH, VOCAB, drawn_for, every_variant, random_model
+from test_tiled import LENGTH, VOCAB, a_model, drawn_for, every_variant
 from torch import nn
 
 from benchmarks.train import settings_of
@@ -48,7 +48,7 @@ def spoil(model):
 @every_variant
 @pytest.mark.parametrize(("pieces", "precision"), [(1, "float32"), (2, "float32"), (1, "bfloat16")])
 def test_gradients_stand_in_the_memory_of_the_last_step(graph, parameterization, pieces, precision):
-    model = random_model(graph, parameterization, torch.float32)
+    model = a_model(graph, parameterization, torch.float32)
     drawn = drawn_for(model)
     accumulate_gradient(ScoreEntropy(model), pieces_of(drawn, pieces), precision)
     fresh = {name: weight.grad.clone() for name, weight in model.named_parameters()}
@@ -66,7 +66,7 @@ def test_gradients_stand_in_the_memory_of_the_last_step(graph, parameterization,
 
 
 def test_two_gradients_of_a_step_share_no_memory():
-    model = random_model("absorb", "raw", torch.float32)
+    model = a_model("absorb", "raw", torch.float32)
     drawn = drawn_for(model)
     accumulate_gradient(ScoreEntropy(model), pieces_of(drawn, 1))
     clear_gradients(model.parameters())
@@ -100,7 +100,7 @@ def test_looking_up_has_pytorchs_gradient(dtype):
 
 
 def test_memory_is_held_for_weights_that_ask_alone_and_while_they_live():
-    model, other = random_model("absorb", "raw", torch.float32), nn.Linear(2, 2)
+    model, other = a_model("absorb", "raw", torch.float32), nn.Linear(2, 2)
     accumulate_gradient(ScoreEntropy(model), pieces_of(drawn_for(model), 1))
     other(torch.ones(1, 2)).sum().backward()
     clear_gradients([*model.parameters(), *other.parameters()])
@@ -112,7 +112,7 @@ def test_memory_is_held_for_weights_that_ask_alone_and_while_they_live():
 
 
 def test_training_steps_hand_it_on():
-    model = random_model("absorb", "raw", torch.float32)
+    model = a_model("absorb", "raw", torch.float32)
     settings = settings_of("char", batch_size=4)
     trainer = Trainer(ScoreEntropy(model), settings, torch.device("cpu"))
     blocks = np.random.default_rng(0).integers(VOCAB, size=(8, LENGTH), dtype=np.uint16)
@@ -125,7 +125,7 @@ def test_training_steps_hand_it_on():
 
 
 def test_memory_of_another_type_is_not_used():
-    model = random_model("absorb", "raw", torch.float32)
+    model = a_model("absorb", "raw", torch.float32)
     accumulate_gradient(ScoreEntropy(model), pieces_of(drawn_for(model), 1))
     clear_gradients(model.parameters())
     model.double()

@@ -10,12 +10,12 @@ from test_tiled import (
     ROWS,
     VOCAB,
     Largest,
+    a_model,
     assert_same_gradients,
     drawn_for,
     every_variant,
     gradients,
     plain_total,
-    random_model,
 )
 from torch import nn
 
@@ -59,7 +59,7 @@ def products_seen(monkeypatch):
 def test_loss_and_gradient_are_those_of_the_plain_formulation(
     graph, parameterization, dtype, bar, monkeypatch
 ):
-    model = random_model(graph, parameterization, dtype)
+    model = a_model(graph, parameterization, dtype)
     drawn, seen = drawn_for(model), products_seen(monkeypatch)
     ours, plain = ScoreEntropy(model).loss(*drawn), plain_total(model, *drawn)
     torch.testing.assert_close(ours, plain, rtol=bar, atol=0)
@@ -73,7 +73,7 @@ def test_loss_and_gradient_are_those_of_the_plain_formulation(
 
 @every_variant
 def test_the_padding_stays_zero_and_rows_are_aligned(graph, parameterization, monkeypatch):
-    model = random_model(graph, parameterization, torch.float32)
+    model = a_model(graph, parameterization, torch.float32)
     seen = products_seen(monkeypatch)
     ScoreEntropy(model).loss(*drawn_for(model))
     for gradient in seen:
@@ -86,7 +86,7 @@ def test_the_padding_stays_zero_and_rows_are_aligned(graph, parameterization, mo
 
 @every_variant
 def test_bfloat16_products_leave_loss_and_gradient_near(graph, parameterization):
-    model = random_model(graph, parameterization, torch.float32)
+    model = a_model(graph, parameterization, torch.float32)
     drawn = drawn_for(model)
     exact = ScoreEntropy(model).loss(*drawn)
     by_exact = gradients(model, exact)
@@ -111,7 +111,7 @@ def test_fused_it_is_the_same_and_is_compiled_once(graph, parameterization, monk
         pytest.skip(reason)
     torch.compiler.reset()
     row_tiles.fused.cache_clear()
-    model = random_model(graph, parameterization, torch.float32)
+    model = a_model(graph, parameterization, torch.float32)
     drawn = drawn_for(model)
     plain = ScoreEntropy(model).loss(*drawn)
     by_plain, positions = gradients(model, plain), score_entropy(model, *drawn).positions
@@ -191,7 +191,7 @@ def test_without_a_gradient_none_is_written():
 
 @every_variant
 def test_no_tensor_is_larger_than_a_tile_or_the_head(graph, parameterization, monkeypatch):
-    model, seen = random_model(graph, parameterization, torch.float32), Largest()
+    model, seen = a_model(graph, parameterization, torch.float32), Largest()
     way = nats_by_row_tiles
 
     def watched(*arguments):
