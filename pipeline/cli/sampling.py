@@ -18,6 +18,7 @@ from pipeline.errors import DataError, ParamsError
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
 from pipeline.progress import progress
+from pipeline.table import shown
 
 # States at positions that are drawn together: larger batches gain little, and a text shows late.
 MAX_ENTRIES = 2**27
@@ -93,7 +94,7 @@ class Sampling:
             note(f"temperature {how.temperature:g}, top-p {how.top_p:g}: not the model's own law")
         if asked := how.conditioning.labels:
             labels = ", ".join(f"{column}={value}" for column, value in asked.items())
-            note(f"{labels}, guidance {how.conditioning.guidance:g}")
+            note(shown(f"{labels}, guidance {how.conditioning.guidance:g}"))
         if said := how.stepping.said():
             own = "" if how.stepping.keeps_law else ": not the model's own law"
             note(", ".join(f"{name} {value}" for name, value in said.items()) + own)

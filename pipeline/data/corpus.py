@@ -228,17 +228,20 @@ def _check_columns(path: Path, schema: Any, columns: Columns) -> None:
     import pyarrow as pa
 
     _check_names(path, schema.names, columns)
-    column = next(iter(columns))
-    kind = schema.field(column).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if not any(is_text(kind) for is_text in texts):
-        raise DataError(f"{path}: column {column!r} (data.column) holds {kind}, not text")
+    types = pa.types
+    texts = (types.is_string, types.is_large_string, types.is_string_view)
+    # Others have values that Python cannot hold, such as dates of the year 10,000.
+    plain = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null)
+    for place, (column, key) in enumerate(columns.items()):
+        kind = schema.field(column).type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if not any(is_so(kind) for is_so in (texts + plain if place else texts)):
+            asked = "text or numbers" if place else "text"
+            raise DataError(f"{path}: column {column!r} ({key}) holds {kind}, not {asked}")
 
 
 def _jsonl(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
-    text_column = next(iter(columns))
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -253,12 +256,12 @@ def _jsonl(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
                 raise DataError(
                     f"{path}: line {number} has no key {column!r} ({key}); its keys: {_listed(row)}"
                 )
-        text = row[text_column]
-        if isinstance(text, str) and b"\\u" in line and not _is_whole(text):
-            raise DataError(
-                f"{path}: line {number} holds half a surrogate pair in column {text_column!r}: "
-                f"{_short(text)}"
-            )
+            value = row[column]
+            if isinstance(value, str) and b"\\u" in line and not _is_whole(value):
+                raise DataError(
+                    f"{path}: line {number} holds half a surrogate pair in column {column!r}: "
+                    f"{_short(value)}"
+                )
         yield tuple([row[column] for column in columns])
 
 

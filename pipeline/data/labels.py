@@ -12,6 +12,8 @@ from pipeline.errors import DataError
 
 MOST_VALUES = 1000
 """Different values of a column: more are no categories."""
+LONGEST = 200
+"""Characters of what a value is called: it stands with each sample, and in the report."""
 
 
 def label_names(folder: Path, data: Data) -> dict[str, list[str]]:
@@ -76,13 +78,13 @@ def name_of(label: Label, value: Any) -> str | None:
         return None
     if not label.edges:
         if isinstance(value, str | int | float):
-            return str(value)
+            return _short_enough(label.column, str(value))
         raise DataError(
             f"data.labels: column {label.column!r} must hold text or numbers (got {value!r:.80})"
         )
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if number != number:
         raise DataError(
@@ -90,6 +92,15 @@ def name_of(label: Label, value: Any) -> str | None:
             f"(got {value!r:.80})"
         )
     return ranges(label.edges)[bisect_right(label.edges, number)]
+
+
+def _short_enough(column: str, name: str) -> str:
+    if len(name) > LONGEST:
+        raise DataError(
+            f"data.labels: column {column!r} must hold values of at most {LONGEST} characters "
+            f"(got {len(name):,}: {name!r:.80})"
+        )
+    return name
 
 
 def ranges(edges: Sequence[float]) -> list[str]:

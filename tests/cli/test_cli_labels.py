@@ -42,6 +42,12 @@ def test_draws_what_the_sampler_draws_given_the_labels(sedd, elsewhere, labelled
     assert result.stdout != lines(sedd, "sample", labelled).stdout
 
 
+def test_a_terminal_obeys_no_label(sedd, elsewhere, make_model):
+    folder = make_model(labels={"Sex": ["\x1b[2J\nerror: M"]})
+    said = lines(sedd, "sample", folder, "--label", "Sex=\x1b[2J\nerror: M").stderr
+    assert r"Sex=\x1b[2J\nerror: M, guidance 1" in said
+
+
 def test_infilling_is_asked_for_labels_too(sedd, elsewhere, labelled):
     filled = [
         lines(sedd, "infill", labelled, "--prefix", "ab", "--gap", 4, *more).stdout
