@@ -182,6 +182,28 @@ def test_a_section_that_holds_itself(tmp_path):
     assert "hyper_parameters.config: " in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["noise.type", "model.hidden_size", "seed", "model"])
+def test_a_value_that_holds_one_twice_and_so_on_is_not_written_out(tmp_path, place):
+    value = ()
+    for _ in range(40):
+        value = (value, value)
+    write_lightning(tmp_path / "it.ckpt", changed(lightning_config(), place, value))
+    if place == "seed":
+        assert read_published(tmp_path).config.width == TINY["hidden_size"]
+    else:
+        assert "an object" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", [5, ("a", "b"), None])
+def test_a_name_of_a_key_that_is_no_text(tmp_path, name):
+    config = lightning_config()
+    config["model"][name] = 1
+    write_lightning(tmp_path / "it.ckpt", config)
+    assert "model: Input should be a valid dictionary" in refusal(tmp_path)
+    write_lightning(tmp_path / "it.ckpt", {name: config})
+    assert "it.ckpt has no hyper_parameters.config" in refusal(tmp_path)
+
+
 class Harm:
     def __init__(self, marker):
         self.marker = marker

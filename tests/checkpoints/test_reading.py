@@ -311,6 +311,11 @@ HOSTILE = {
     "size": (b"ctorch\nSize\n(X\x01\x00\x00\x00atR", "it asks for torch.Size"),
     "sparse": (b"ctorch._utils\n_rebuild_sparse_tensor\n)R", "_rebuild_sparse_tensor"),
     "storage of nothing": (b"}X\x01\x00\x00\x00aK\x01Qs", "checkpoint.pth"),
+    # As large as it says, although nothing is stored.
+    "storage": (
+        b"ctorch.storage\nUntypedStorage\n\x8a\x05%b\x85R" % bytes([0, 0, 0, 0, 1]),
+        "damaged",
+    ),
     "key of a storage": (b"(X\x07\x00\x00\x00storage}tQ", "damaged"),
 }
 
@@ -356,6 +361,15 @@ def test_a_legacy_pickle_with_a_zip_behind_it_is_looked_at(tmp_path):
     torch.save(stored, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes() + archive)
     assert "it asks for posix.mkdir" in refusal(tmp_path)
+
+
+def test_a_zip_with_another_before_it_is_refused(tmp_path):
+    """torch takes the entries of the first, zipfile those of the last."""
+    write_published(tmp_path, "pth", CONFIG)
+    path = tmp_path / "checkpoint.pth"
+    archive = path.read_bytes()
+    path.write_bytes(archive + archive)
+    assert "something stands before its first entry" in refusal(tmp_path)
 
 
 def test_a_tensor_that_repeats_what_is_stored_once_is_named(tmp_path):

@@ -154,24 +154,32 @@ def _sedd_config(found: Flat | Nested, num_states: int) -> SEDDConfig:
 
 def _content(node: Any) -> dict[str, Any] | None:
     """Keys of a configuration, whose sections are keys of their own; None where it is none."""
-    keys = _keys(node)
-    if keys is None:
+    sections = _keys(node)
+    if sections is None:
         return None
-    sections = {key: _keys(value) for key, value in keys.items()}
-    return {key: keys[key] if inner is None else inner for key, inner in sections.items()}
+    return {
+        key: _value(value) if (inner := _keys(value)) is None else _values(inner)
+        for key, value in sections.items()
+    }
 
 
 def _keys(node: Any) -> dict[str, Any] | None:
-    """One level of a plain or an OmegaConf dictionary."""
+    """One level of a plain or an OmegaConf dictionary; None where a key is no text."""
     if isinstance(node, Kept) and isinstance(node.state, dict):
         node = node.state.get("_content")
-    if not isinstance(node, dict):
-        return None
-    return {str(key): _value(value) for key, value in node.items()}
+    is_one = isinstance(node, dict) and all(isinstance(key, str) for key in node)
+    return node if is_one else None
+
+
+def _values(keys: dict[str, Any]) -> dict[str, Any]:
+    return {key: _value(value) for key, value in keys.items()}
 
 
 def _value(node: Any) -> Any:
-    """A value, out of what OmegaConf keeps it in."""
-    if isinstance(node, Kept) and isinstance(node.state, dict) and "_val" in node.state:
-        return node.state["_val"]
-    return node
+    """A plain value, out of what OmegaConf keeps it in; of others an object without any.
+
+    Of a tuple that holds one twice, and so on, a few bytes would make a message without end.
+    """
+    if isinstance(node, Kept) and isinstance(node.state, dict):
+        node = node.state.get("_val", node)
+    return node if isinstance(node, str | int | float | None) else Kept()
