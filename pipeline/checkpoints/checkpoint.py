@@ -19,6 +19,8 @@ from pipeline.methods.registry import method_named, method_of
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
+MOST_BYTES = 2**25
+"""Of a config.json: with numbers of texts of the longest block it has less."""
 # The method of a configuration that names none.
 FIRST_METHOD = "sedd"
 
@@ -81,7 +83,7 @@ def checkpoint_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"no checkpoint in {folder}: {CONFIG} is missing; `dvc repro` trains one"
         )
-    config = _read(path)
+    config = read_keys(path)
     method = _method_of(config, path)
     types = get_type_hints(method.Config)
     keys = keys_of(method, config)
@@ -119,12 +121,22 @@ def keys_of(method: Method, config: dict[str, Any]) -> list[str]:
 def is_checkpoint(folder: Path) -> bool:
     """Whether `folder` has a config.json that is meant for this project."""
     try:
-        return _read(folder / CONFIG).keys() >= About.model_fields.keys()
+        return read_keys(folder / CONFIG).keys() >= About.model_fields.keys()
     except CheckpointError:
         return False
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_keys(path: Path) -> dict[str, Any]:
+    """What a config.json holds, of whatever model.
+
+    Raises:
+        CheckpointError: it is missing, no small file, or holds no keys.
+    """
+    # A pipe has no end.
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    if path.stat().st_size > MOST_BYTES:
+        raise CheckpointError(f"{path} is no config: it has more than {MOST_BYTES:,} bytes")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

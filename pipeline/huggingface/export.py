@@ -1,6 +1,5 @@
 """A checkpoint as a folder that transformers loads, without this project."""
 
-import json
 import shutil
 from itertools import count
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from pipeline.checkpoints.checkpoint import read_keys
 from pipeline.checkpoints.weights import check_weights, read_safetensors
 from pipeline.errors import CheckpointError, ParamsError
 from pipeline.files import read_object, whole, write_json
@@ -64,10 +64,9 @@ def write_export(source: Path, destination: Path, card: Card, *, replace: bool =
 def is_export(folder: Path) -> bool:
     """Whether `folder` is what `write_export` writes."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_keys(folder / "config.json").get("model_type") == "sedd"
+    except CheckpointError:
         return False
-    return isinstance(config, dict) and config.get("model_type") == "sedd"
 
 
 def _is_empty(folder: Path) -> bool:

@@ -12,11 +12,12 @@ from pipeline.checkpoints.checkpoint import (
     WEIGHTS,
     About,
     keys_of,
+    read_keys,
 )
-from pipeline.checkpoints.weights import read_safetensors
+from pipeline.checkpoints.weights import check_weights, read_safetensors
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import CheckpointError
-from pipeline.files import read_object, whole, write_json
+from pipeline.files import whole, write_json
 from pipeline.methods.registry import method_named
 
 
@@ -26,16 +27,21 @@ def take_back(export: Path, folder: Path) -> None:
     Weights in half precision become float32. Whether all fits together is for who loads it.
 
     Raises:
-        CheckpointError: config.json lacks a key of the model's, or the weights are damaged.
+        CheckpointError: config.json lacks a key of the model's, or it or the weights are damaged.
         DataError: the tokenizer is missing or damaged.
     """
-    config = read_object(export / CONFIG)
+    config = read_keys(export / CONFIG)
     names = [*keys_of(method_named(FIRST_METHOD), config), *About.model_fields]
     if missing := [name for name in (*names, "num_tokens") if name not in config]:
         raise CheckpointError(f"{export / CONFIG} lacks {', '.join(missing)}")
     mine = {name: config[name] for name in names} | {"vocab_size": config["num_tokens"]}
     weights = read_safetensors(export / WEIGHTS, torch.device("cpu"))
+    # Of themselves: what is no number, or a complex one, would become one in float32.
+    check_weights(export / WEIGHTS, weights, weights)
     TextTokenizer.load(export).save(folder / TOKENIZER)
-    write_json(folder / CONFIG, mine)
+    try:
+        write_json(folder / CONFIG, mine)
+    except ValueError as error:
+        raise CheckpointError(f"{export / CONFIG}: {error}") from None
     with whole(folder / WEIGHTS) as partial:
         partial.write_bytes(save({name: value.float() for name, value in weights.items()}))

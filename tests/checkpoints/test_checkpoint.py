@@ -3,6 +3,7 @@ import math
 import os
 import resource
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from pipeline.checkpoints.checkpoint import (
     weights_sha256,
 )
 from pipeline.errors import CheckpointError
+from pipeline.huggingface.export import is_export
 from pipeline.methods.sedd.model import SEDD
 
 CPU = torch.device("cpu")
@@ -220,3 +222,16 @@ def test_a_pipe_in_place_of_weights_is_not_waited_for(checkpoint):
         load_checkpoint(folder, CPU)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
         weights_sha256(folder)
+
+
+def test_a_config_that_is_no_small_file_is_none(tmp_path):
+    path = tmp_path / "config.json"
+    for make in (Path.mkdir, os.mkfifo, lambda it: it.symlink_to("/dev/zero")):
+        make(path)
+        assert not is_checkpoint(tmp_path)
+        assert not is_export(tmp_path)
+        path.rmdir() if path.is_dir() else path.unlink()
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    assert not is_checkpoint(tmp_path)
+    assert not is_export(tmp_path)

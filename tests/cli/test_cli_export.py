@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hub_server import TOKEN, receiving
+from safetensors.torch import load_file, save_file
 from tiny_project import PROJECT
 
 from pipeline.checkpoints.checkpoint import weights_sha256
@@ -136,6 +139,7 @@ def test_an_export_that_does_not_fit_together_is_refused(sedd, refusal, model, e
     for values, said in (
         ({"width": 16}, "does not fit its config"),
         ({"tokenizer_sha256": "0" * 64}, "was trained with tokenizer 000000000000, this one is"),
+        ({"eps": math.nan}, f"{out}/config.json: Out of range float values"),
         ({"num_tokens": 7}, f"{out}/model.safetensors does not fit its config"),
     ):
         changed(out / "config.json", **values)
@@ -151,6 +155,18 @@ def test_an_export_that_does_not_fit_together_is_refused(sedd, refusal, model, e
     assert said == f"--tokenizer: the export in {out} has its own"
     assert not Path("back").exists()
     assert {path.name for path in elsewhere.iterdir()} == {"out"}
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8, torch.float8_e4m3fn])
+def test_weights_of_an_export_must_be_numbers(sedd, refusal, model, elsewhere, dtype):
+    assert sedd("export", model, "out", "--license", "mit").exit_code == 0
+    weights = load_file("out/model.safetensors")
+    weights["vocab_embed.embedding"] = weights["vocab_embed.embedding"].to(dtype)
+    save_file(weights, "out/model.safetensors")
+    said = refusal("import", "out", "back")
+    name = str(dtype).removeprefix("torch.")
+    assert f"vocab_embed.embedding is {name}, expected float32" in said
+    assert not Path("back").exists()
 
 
 # The hub.
