@@ -187,7 +187,8 @@ def _parquet_file(path: Path) -> "Iterator[ParquetFile]":
         try:
             with pq.ParquetFile(source, **READ_AT_ONCE) as file:
                 yield file
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        # The last two: times and texts that Python has none of.
+        except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
             raise DataError(f"{path} is damaged or not parquet: {_said(error)}") from error
 
 
@@ -242,6 +243,7 @@ def _check_columns(path: Path, schema: Any, columns: Columns) -> None:
 
 
 def _jsonl(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
+    spelled = {column: _spelled(column) for column in columns}
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -256,6 +258,8 @@ def _jsonl(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
                 raise DataError(
                     f"{path}: line {number} has no key {column!r} ({key}); its keys: {_listed(row)}"
                 )
+            if sum(map(line.count, spelled[column])) > 1 and _is_twice(column, line):
+                raise DataError(f"{path}: line {number} has the key {column!r} ({key}) twice")
             value = row[column]
             if isinstance(value, str) and b"\\u" in line and not _is_whole(value):
                 raise DataError(
@@ -271,6 +275,17 @@ READERS: dict[str, Callable[[Path, Columns], Iterator[tuple[Any, ...]]]] = {
     ".jsonl": _jsonl,
     ".parquet": _parquet,
 }
+
+
+def _spelled(name: str) -> set[bytes]:
+    """How files write a name: as it is, or in ASCII."""
+    return {json.dumps(name, ensure_ascii=ascii).encode() for ascii in (False, True)}
+
+
+def _is_twice(key: str, line: bytes) -> bool:
+    """Whether the object in a line of JSON has a key more than once, not the objects inside."""
+    pairs = json.loads(line.decode("utf-8-sig"), object_pairs_hook=list)
+    return [name for name, _ in pairs].count(key) > 1
 
 
 def _is_whole(text: str) -> bool:

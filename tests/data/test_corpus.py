@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.corpus import read_documents
+from pipeline.data.corpus import read_documents, read_rows
 from pipeline.errors import DataError
 
 NAMES = ["Ann", "", "Zoë\n👩", "<eos>"]
@@ -127,8 +127,21 @@ def test_half_a_surrogate_pair_is_refused_by_line_where_it_is_read(tmp_path):
     for half in (b"\\ud83d", b"\\udc69\\ud83d", b"\xed\xa0\xbd"):
         path.write_bytes(b'{"Names": "Ann"}\n{"Names": "Ada%b"}\n' % half)
         assert "line 2 " in refusal(path)
-    path.write_bytes(b'{"Names": "\\ud83d\\udc69", "more\\ud83d": "\\ud83d"}\n')
+    path.write_bytes(b'{"Names": "\\ud83d\\udc69", "more\\ud83d": "\\ud83d", "b": "\\ud83d"}\n')
     assert list(read_documents(path, "Names")) == ["👩"]
+    with pytest.raises(DataError, match="line 1 holds half a surrogate pair in column 'b'"):
+        list(read_rows(path, "Names", ["b"]))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.date32(), pa.timestamp("us"), pa.timestamp("us", "Europe/Nowhere")], ids=str
+)
+def test_a_label_that_is_no_time_of_ours_is_one_line(tmp_path, kind):
+    times = pa.array([2**31 - 1 if kind == pa.date32() else 2**62]).cast(pa.int64())
+    column = (times.cast(pa.int32()) if kind == pa.date32() else times).cast(kind)
+    pq.write_table(pa.table({"Names": ["Ann"], "Born": column}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet is damaged or not parquet: "):
+        list(read_rows(tmp_path / "a.parquet", "Names", ["Born"]))
 
 
 def test_a_mark_of_byte_order_is_no_part_of_a_line(tmp_path):
@@ -148,6 +161,16 @@ def test_two_columns_of_the_name_are_said(tmp_path):
     table = pa.table(columns, names=["Names", "Names", "Count"])
     pq.write_table(table, tmp_path / "a.parquet")
     assert "more than one column 'Names' (data.column)" in refusal(tmp_path / "a.parquet")
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"Names": "Names", "more": {"Names": 1, "é": 1, "\\u00e9": 2}, "é": "Zoë"}\n')
+    assert list(read_documents(path, "Names")) == ["Names"]
+    assert list(read_documents(path, "é")) == ["Zoë"]
+    for column in ("Names", "é", "\\u00e9"):
+        path.write_text(f'{{"{column}": "Ann", "Count": 1, "{column}": "Bea"}}\n')
+        column = column.replace("\\u00e9", "é")
+        assert refusal(path, column).endswith(
+            f": line 1 has the key {column!r} (data.column) twice"
+        )
 
 
 def test_a_dotted_name_is_the_column_and_no_field_of_another(tmp_path):
