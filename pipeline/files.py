@@ -201,7 +201,9 @@ def locked(what: Path | str) -> Iterator[None]:
 
 def from_root(path: str) -> Path:
     """Resolve a path of params.yaml: relative ones hang off the project, not the working folder."""
-    return (Path(os.environ.get("DVC_ROOT", ".")).resolve() / expanded(path)).resolve()
+    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    # Path.resolve ends with a RuntimeError where links lead in a circle.
+    return Path(os.path.realpath(root / expanded(path)))
 
 
 def expanded(path: str) -> Path:

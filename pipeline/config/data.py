@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.sections import Positive, Real, RepositoryPath, Section, Text
+from pipeline.config.sections import Place, Positive, Real, RepositoryPath, Section, Text
 
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 Edge = Annotated[int | float, Field(allow_inf_nan=False)]
@@ -48,7 +48,7 @@ class Label(Section):
 class Data(Section):
     """Where the documents come from."""
 
-    repo: Text
+    repo: Place
     revision: Text
     files: DataFiles
     holdout: Annotated[Real, Field(gt=0, lt=1)]
@@ -98,7 +98,7 @@ class Tokenizer(Section):
 
     kind: Literal["char", "bpe", "sentencepiece", "gpt2"]
     vocab_size: Annotated[int, Field(lt=2**31)]
-    source: Text
+    source: Place
     char: Section
     bpe: Section
     sentencepiece: SentencePiece

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, model_validator
 
-from pipeline.config.sections import Section, Text
+from pipeline.config.sections import Place, Section, kept
 from pipeline.hub import HUB_ID
 
 NAME = re.compile(r"\w[\w.-]{0,95}")
@@ -17,7 +17,9 @@ LICENSES = (
 
 
 def _folder_or_hub_id(where: str) -> str:
-    if not (where.startswith((".", "/", "~")) or HUB_ID.fullmatch(where)):
+    if where.startswith((".", "/", "~")):
+        return kept(where)
+    if not HUB_ID.fullmatch(where):
         raise ValueError("must be null, a folder (./NAME or /PATH) or a hub id (ORG/NAME)")
     return where
 
@@ -31,7 +33,7 @@ def _license(name: str) -> str:
 class Publish(Section):
     """The Oxen repository that samples go to, and where the model goes for transformers."""
 
-    repo: Text
+    repo: Place
     checkpoint: bool
     during_training: bool
     strict: bool

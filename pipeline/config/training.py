@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.config.sections import (
     Count,
     Fraction,
+    Place,
     Positive,
     Precision,
     Real,
@@ -15,10 +16,6 @@ from pipeline.config.sections import (
     Steps,
     Text,
 )
-from pipeline.files import from_root
-
-CHECKPOINT = "artifacts/checkpoint"
-"""What training writes, in dvc.yaml."""
 
 
 class Transformer(Section):
@@ -78,7 +75,7 @@ class Optimizing(Section):
 class Train(Optimizing):
     """Training of the score network."""
 
-    init: Text | None
+    init: Place | None
     init_revision: Text | None
     num_steps: Annotated[int, Field(ge=0, lt=2**31)]
     label_dropout: Fraction
@@ -87,16 +84,6 @@ class Train(Optimizing):
     sample_every: Count
     sample_num: Count
     sample_steps: Steps
-
-    @field_validator("init")
-    @classmethod
-    def _is_no_output(cls, init: str | None) -> str | None:
-        if init is not None and from_root(init).is_relative_to(from_root(CHECKPOINT)):
-            raise ValueError(
-                f"must be another folder than {CHECKPOINT}, which DVC empties before training: "
-                "copy that one elsewhere"
-            )
-        return init
 
     @model_validator(mode="after")
     def _trains(self) -> Self:

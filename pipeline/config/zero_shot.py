@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.sections import Count, Precision, RepositoryPath, Section, Seed, Text
+from pipeline.config.sections import Count, Place, Precision, RepositoryPath, Section, Seed, Text
 
 Name = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_]*\z")]
 """Of a set: part of a stage's name, and of a path."""
@@ -16,7 +16,7 @@ Of = Literal["lambada", "wikitext2", "wikitext103", "ptb", "lm1b", "ag_news", "p
 class ZeroShotSet(Section):
     """A file of an Oxen repository, what it is, and how it is scored."""
 
-    repo: Text
+    repo: Place
     revision: Text
     file: RepositoryPath
     column: Text

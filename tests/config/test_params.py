@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ from tiny_project import PROJECT, shipped_params, write_params
 
 from pipeline.config.params import load_params
 from pipeline.config.sections import Section
-from pipeline.errors import ParamsError, PipelineError
+from pipeline.errors import ParamsError
 
 
 def load(tmp_path, changes):
@@ -304,21 +305,33 @@ def test_a_section_that_was_called_otherwise_is_named_with_its_new_name(tmp_path
     assert str(said.value) == f"{path}: network: this section is called oxen now: rename it"
 
 
-@pytest.mark.parametrize(
-    "init",
-    ["artifacts/checkpoint", "./artifacts//checkpoint/", "artifacts/x/../checkpoint/tokenizer"],
-)
-def test_training_starts_from_no_folder_that_dvc_empties_before(tmp_path, monkeypatch, init):
+PLACES = ("train.init", "tokenizer.source", "data.repo", "publish.repo", "publish.huggingface")
+
+
+def test_no_place_is_one_that_dvc_empties(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
-    assert "artifacts/checkpoint" in stages["train"]["outs"]
-    for written in (init, str(tmp_path / init)):
-        with pytest.raises(ParamsError, match=r"train\.init: must be another folder"):
-            load(tmp_path, {"train.init": written})
-    for written in ("artifacts/checkpoint2", "models/artifacts/checkpoint"):
-        assert load(tmp_path, {"train.init": written}).train.init == written
+    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+    assert {out.partition("/")[0] for out in outs} == {"artifacts", "reports"}
+    assert all(Path(out).suffix for out in outs if out.startswith("reports"))  # never a folder
+    (tmp_path / "link").symlink_to("artifacts")
+    for place in ("./artifacts//checkpoint/", "./x/../artifacts/data/model", "./link/checkpoint"):
+        for written in (place, str(tmp_path / place)):
+            with pytest.raises(ParamsError) as error:
+                load(tmp_path, dict.fromkeys(PLACES, written) | {"publish.license": "mit"})
+            assert len(error.value.args) == len(PLACES)
+            for line, key in zip(sorted(error.value.args), sorted(PLACES), strict=True):
+                assert f"{key}: must be outside artifacts, which DVC empties" in line
+                assert " (got '" in line
+    (tmp_path / "circle").symlink_to("circle")
+    for place in ("./artifacts2/x", "./models/artifacts", "./circle"):
+        params = load(tmp_path, dict.fromkeys(PLACES, place) | {"publish.license": "mit"})
+        assert params.train.init == params.publish.huggingface == place
+    for repo in ("bundled", "https://artifacts/checkpoint/x"):
+        assert load(tmp_path, {"data.repo": repo}).data.repo == repo
 
 
 def test_a_folder_of_nobody_is_said(tmp_path):
-    with pytest.raises(PipelineError, match="~nosuchuser/x: there is no such user's folder"):
-        load(tmp_path, {"train.init": "~nosuchuser/x"})
+    for key in PLACES[:-1]:
+        with pytest.raises(ParamsError, match=f"{key}: ~nosuchuser/x: there is no such user's"):
+            load(tmp_path, {key: "~nosuchuser/x"})
