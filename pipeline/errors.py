@@ -5,7 +5,8 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from pipeline.table import LONGEST, shown
@@ -107,6 +108,21 @@ def typed(command: Callable[P, R]) -> Callable[P, R]:
 def panicked(error: BaseException) -> bool:
     """Whether a library's Rust code panicked: that class, no Exception, cannot be imported."""
     return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def read_by_library(said: str) -> Iterator[None]:
+    """Let whatever a library makes of a damaged file be a CheckpointError, `said` and its words.
+
+    Libraries that look at nothing they read raise any error, and some panic.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and not panicked(error):
+            raise
+        words = " ".join(str(error).split())
+        raise CheckpointError(f"{said}: {words or type(error).__name__}") from error
 
 
 def _message(lines: Sequence[str]) -> str:

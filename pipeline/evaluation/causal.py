@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, read_by_library
 from pipeline.kernels.precision import Precision, products_in
 
 LOGITS = 2**22
@@ -159,14 +159,13 @@ def load_causal(folder: Path, device: torch.device, precision: Precision) -> Cau
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not fit the config.
     """
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     quiet: Any = logging.disable_progress_bar
     quiet()
     load: Any = AutoModelForCausalLM.from_pretrained
-    try:
+    with read_by_library(f"the model in {folder} is damaged"):
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
         if getattr(config, "activation_function", None) == "gelu_new":
             # The same function, in one kernel.
@@ -179,8 +178,6 @@ def load_causal(folder: Path, device: torch.device, precision: Precision) -> Cau
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"the model in {folder} is damaged: {error}") from error
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"]))
         raise CheckpointError(f"the model in {folder} is damaged: its weights lack {missing}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.data.tokenizer import parsed
-from pipeline.errors import CheckpointError, PipelineError
+from pipeline.errors import CheckpointError, PipelineError, read_by_library
 from pipeline.evaluation.causal import CausalLM, load_causal
 from pipeline.files import check_revision, folder_revision, from_root
 from pipeline.files import sha256 as file_sha256
@@ -209,9 +209,5 @@ def _check_tokenizer(folder: Path, tokenizer_sha256: str) -> None:
 def _load_tokenizer(name: str, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    with read_by_library(f"score.scorer: no tokenizer can be loaded from {folder} (got {name})"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"score.scorer: no tokenizer can be loaded from {folder} (got {name}): {error}"
-        ) from error

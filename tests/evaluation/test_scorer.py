@@ -1,4 +1,6 @@
 import hashlib
+import json
+from functools import partial
 
 import pytest
 import torch
@@ -138,6 +140,10 @@ def drop_tensor(path):
     save_file(weights, path, metadata={"format": "pt"})
 
 
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
@@ -146,6 +152,13 @@ def drop_tensor(path):
         ("model.safetensors", lambda path: path.unlink(), "holds no transformers model"),
         ("config.json", lambda path: path.write_text("{}"), "score.scorer|is damaged"),
         ("tokenizer.json", lambda path: path.write_text("{}"), "no tokenizer can be loaded"),
+        ("tokenizer.json", lambda path: path.write_text("null"), "no tokenizer can be loaded"),
+        ("tokenizer_config.json", lambda path: path.write_text("null"), "no tokenizer can be load"),
+        ("config.json", lambda path: path.write_text("null"), "score.scorer|is damaged"),
+        ("config.json", lambda path: path.write_text("[" * 100_000), "score.scorer|is damaged"),
+        ("config.json", partial(change, vocab_size="x"), "score.scorer|is damaged"),
+        ("tokenizer_config.json", partial(change, eos_token=5), "no tokenizer can be loaded"),
+        ("tokenizer_config.json", partial(change, tokenizer_class=5), "no tokenizer can be loaded"),
     ],
 )
 def test_damaged_folder_is_one_clear_error(model_folder, name, damage, message):
