@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 from pipeline.config.params import Transformer
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, read_by_library
 from pipeline.files import sha256, whole
 
 CONFIG = "config.json"
@@ -187,16 +187,14 @@ def load_baseline(folder: Path, device: torch.device) -> GPT2LMHeadModel:
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not fit the config.
     """
-    try:
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"no baseline in {folder}: {WEIGHTS} is missing")
+    with read_by_library(f"the baseline in {folder} is damaged"):
         config = GPT2Config.from_pretrained(folder, local_files_only=True)
         if not hasattr(config, "block_mode"):
             raise ValueError(f"{CONFIG} has no block_mode, it is not one of this project")
         model = GPT2LMHeadModel(config)
         load_model(model, folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no baseline in {folder}: {error}") from None
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"the baseline in {folder} is damaged: {error}") from error
     return _on(device, model)
 
 
@@ -209,11 +207,9 @@ def check_baseline(folder: Path, *, tokenizer_sha256: str, length: int) -> None:
     Raises:
         CheckpointError: the baseline is missing, or of another tokenizer or length.
     """
-    try:
+    with read_by_library(f"no baseline in {folder}"):
         own = sha256(folder / "tokenizer.json")
         config = GPT2Config.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"no baseline in {folder}: {error}") from None
     if own != tokenizer_sha256:
         raise CheckpointError(
             f"the baseline in {folder} was trained with tokenizer {own[:12]}, this one is "

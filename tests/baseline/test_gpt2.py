@@ -210,6 +210,8 @@ def drop_tensor(path):
             lambda path: path.write_text(path.read_text().replace("block_mode", "other")),
             "no block_mode",
         ),
+        ("config.json", lambda path: path.write_text("null"), "is damaged"),
+        ("config.json", lambda path: path.write_text("[" * 100_000), "is damaged"),
     ],
 )
 def test_damaged_folder_is_one_clear_error(saved, name, damage, message):
@@ -228,6 +230,9 @@ def test_other_tokenizer_or_length_is_refused(saved, tmp_path):
         check_baseline(folder, tokenizer_sha256=tokenizer.sha256, length=8)
     with pytest.raises(CheckpointError, match="no baseline in"):
         check_baseline(tmp_path / "none", tokenizer_sha256=tokenizer.sha256, length=4)
+    (folder / "config.json").write_text("null")
+    with pytest.raises(CheckpointError, match="no baseline in"):
+        check_baseline(folder, tokenizer_sha256=tokenizer.sha256, length=8)
 
 
 @pytest.mark.gpu
