@@ -19,7 +19,11 @@ DIGITS = list("0123456789")
 SPELLED = r"<(?=/?s>|pad>|unk>|0x[0-9A-F]{2}>)"
 """The < that begins the name of a special piece, or of a byte."""
 LONGEST = 2**30
-"""Bytes of a document; of a longer one the library would learn nothing."""
+"""Bytes of what is learned from together; of more the library would learn nothing."""
+PART = 2**12
+"""Characters of a long text that are learned from together, where it can be cut: of what repeats
+itself the library's unigram takes the square."""
+BEFORE_WORD = re.compile("(?<=[^ ])(?= )")
 # Sums of a unigram model depend on their number, so it is not the machine's.
 NUM_THREADS = 16
 ERRORS_ONLY = 2
@@ -37,7 +41,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, params: SentenceP
     model, failed = io.BytesIO(), list[BaseException]()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=_watched(texts, failed),
+            sentence_iterator=_watched(_pieces(texts), failed),
             model_writer=model,
             model_type=params.model_type,
             vocab_size=vocab_size,
@@ -90,6 +94,18 @@ def sentencepiece_tokenizer(model: bytes, model_type: ModelType) -> TextTokenize
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens(special)
     return TextTokenizer(tokenizer.to_str(pretty=True), pad=pad, eos=eos, unk=unk)
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, long ones cut before a word, or after 2 * `PART` characters where none begins."""
+    for text in texts:
+        start = 0
+        while len(text) - start > 2 * PART:
+            cut = BEFORE_WORD.search(text, start + PART, start + 2 * PART)
+            end = cut.start() if cut else start + 2 * PART
+            yield text[start:end]
+            start = end
+        yield text[start:]
 
 
 def _watched(texts: Iterable[str], failed: list[BaseException]) -> Iterator[str]:

@@ -3,6 +3,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from tiny_project import PROJECT
 from transformers import AutoTokenizer
 
 from pipeline.config.params import SentencePiece
+from pipeline.data import sentencepiece
 from pipeline.data.encoding import Encoder
 from pipeline.data.sentencepiece import sentencepiece_tokenizer, train_sentencepiece
 from pipeline.data.tokenizer import TextTokenizer
@@ -140,6 +143,27 @@ def test_the_same_texts_give_the_same_bytes_on_any_number_of_cores():
     )
     here = [hashlib.sha256(train(kind, iter(TEXTS))).hexdigest() for kind in KINDS]
     assert (done.stdout.split(), done.stderr) == (here, "")
+
+
+@pytest.mark.parametrize("model_type", KINDS)
+def test_long_texts_are_learned_from_in_pieces(model_type, monkeypatch):
+    texts = ["  ".join(TEXTS), "ab"]
+    whole = train(model_type, texts)
+    monkeypatch.setattr(sentencepiece, "PART", 40)
+    pieces = list(sentencepiece._pieces([*texts, "x" * 200]))
+    assert "".join(pieces) == "".join([*texts, "x" * 200])
+    assert len(pieces) > 20
+    assert max(map(len, pieces)) <= 80
+    if model_type == "bpe":  # a unigram may count a word's end that is a cut's
+        assert train(model_type, texts) == whole
+
+
+@pytest.mark.parametrize("letters", ["a", " ", "a ", "ACGT"])
+def test_a_text_that_repeats_itself_is_learned_from_in_seconds(letters):
+    started = time.monotonic()
+    with suppress(DataError):  # the texts allow fewer pieces
+        train("unigram", ["the cat", letters * (150_000 // len(letters))], 290)
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("model_type", KINDS)
