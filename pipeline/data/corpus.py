@@ -187,8 +187,7 @@ def _parquet_file(path: Path) -> "Iterator[ParquetFile]":
         try:
             with pq.ParquetFile(source, **READ_AT_ONCE) as file:
                 yield file
-        # The last two: times and texts that Python has none of.
-        except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is damaged or not parquet: {_said(error)}") from error
 
 

@@ -133,14 +133,10 @@ def test_half_a_surrogate_pair_is_refused_by_line_where_it_is_read(tmp_path):
         list(read_rows(path, "Names", ["b"]))
 
 
-@pytest.mark.parametrize(
-    "kind", [pa.date32(), pa.timestamp("us"), pa.timestamp("us", "Europe/Nowhere")], ids=str
-)
-def test_a_label_that_is_no_time_of_ours_is_one_line(tmp_path, kind):
-    times = pa.array([2**31 - 1 if kind == pa.date32() else 2**62]).cast(pa.int64())
-    column = (times.cast(pa.int32()) if kind == pa.date32() else times).cast(kind)
-    pq.write_table(pa.table({"Names": ["Ann"], "Born": column}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet is damaged or not parquet: "):
+def test_a_time_is_no_label(tmp_path):
+    beyond_python = pa.array([2**62]).cast(pa.timestamp("us", "Europe/Nowhere"))
+    pq.write_table(pa.table({"Names": ["Ann"], "Born": beyond_python}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"holds timestamp.*, not text or numbers"):
         list(read_rows(tmp_path / "a.parquet", "Names", ["Born"]))
 
 
