@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from pipeline.table import LONGEST, shown
@@ -70,6 +71,7 @@ def reported(main: Callable[P, R]) -> Callable[P, R]:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
+            Path.cwd()  # Where the working folder is gone libraries end the process.
             return main(*args, **kwargs)
         except PipelineError as error:
             lines = error.args

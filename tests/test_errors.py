@@ -110,6 +110,16 @@ def test_what_a_stage_is_not_asked_is_a_line(capsys, monkeypatch, given, line):
     assert said.count("\n") == 1
 
 
+def test_a_working_folder_that_is_gone_is_a_line(tmp_path):
+    code = "import os; from pipeline.errors import reported; "
+    code += "os.rmdir(os.getcwd()); reported(print)(1)"
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"error: the working folder: No such file or directory\n"
+
+
 def test_without_standard_error_nothing_of_it_goes_to_standard_output():
     code = "import sys; from pipeline.errors import *; "
     code += "reported(lambda: (print('note', file=sys.stderr), print('text')))()"

@@ -12,6 +12,7 @@ from pipeline.device import pick_device
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.methods.draws import FREE
 from pipeline.methods.registry import method_of
+from pipeline.table import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,8 @@ class Infilling:
                 for template, num in Counter(templates).items()
             }
         except PipelineError as error:
-            raise MlflowException.invalid_parameter_value(str(error)) from None
+            said = "\n".join(map(shown, error.args))
+            raise MlflowException.invalid_parameter_value(said) from None
         texts = [next(filled[template]) for template in templates]
         return pd.DataFrame({"text": texts}, index=model_input.index)
 

@@ -87,6 +87,7 @@ def test_what_cannot_condition_is_refused_but_for_templates_that_give_nothing(
         (["a", None], {}, r"a row's template must be a text \(got (nan|None)\)"),
         (["a"], {"steps": 0}, r"--steps must be from 1 to 1000000 \(got 0\)"),
         (["a"], {"predictor": "ddim"}, r"predictor must be auto, .* \(got ddim\)"),
+        (["a"], {"predictor": "\x1b[2J"}, r"\(got \\x1b\[2J\)"),
         (["a"], {"grid": "x"}, r"grid must be uniform or cosine .* \(got x\)"),
     ],
 )
