@@ -89,9 +89,12 @@ def fetch(params: Data, patience: Patience, data: Path, provenance: Path) -> Non
                     f"data.files.{split}: {', '.join(paths)} has no rows, "
                     "and an empty dataset trains nothing"
                 )
-        overlap = _overlap(folder, params)
-        if params.labels:
-            label_names(folder, params)
+        with _named_as_there(folder):
+            held_out, in_train = count_overlap(folder, params)
+            if params.labels:
+                label_names(folder, params)
+        overlap = Overlap(num_held_out=held_out, num_in_train=in_train)
+        overlap.check(params.max_overlap)
     fetched = Provenance(
         repo=params.repo,
         host=address.host if isinstance(address, Address) else None,
@@ -180,15 +183,13 @@ def _drop_all_but(paths: list[str], folder: Path) -> None:
             path.unlink()
 
 
-def _overlap(folder: Path, params: Data) -> Overlap:
+@contextmanager
+def _named_as_there(folder: Path) -> Iterator[None]:
+    """Let a DataError call files as the repository does, and not by where they are fetched to."""
     try:
-        held_out, in_train = count_overlap(folder, params)
+        yield
     except DataError as error:
-        # Files have their own names in the repository.
         raise DataError(*(line.replace(f"{folder}/", "") for line in error.args)) from None
-    overlap = Overlap(num_held_out=held_out, num_in_train=in_train)
-    overlap.check(params.max_overlap)
-    return overlap
 
 
 def _described(folder: Path, path: str, split: str) -> Fetched:

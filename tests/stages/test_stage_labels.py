@@ -1,14 +1,17 @@
 """Labels from a table to the report, by params.yaml alone."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_project import TINY, write_params
 
-from pipeline.data.labels import watching
+from pipeline.config.params import Label
+from pipeline.data.labels import name_of, watching
 from pipeline.data.packed import Packed
+from pipeline.errors import DataError
 from pipeline.files import read_jsonl, read_object, write_jsonl
 from stages import baseline, evaluate, fetch, pack, sample, score, tokenizer, train
 
@@ -146,3 +149,12 @@ def test_fetch_looks_at_labels_of_files_that_it_has(empty_project, capsys):
     fetch.main(DATA, PROVENANCE)
     write_params(empty_project, TINY | {"data.labels": ["Sex", "Years"]})
     assert "no column 'Years' (data.labels)" in refused(capsys, fetch.main, DATA, PROVENANCE)
+    PROVENANCE.unlink()
+    said = refused(capsys, fetch.main, DATA, PROVENANCE)
+    assert said.startswith("error: train.parquet has no column 'Years' (data.labels)")
+
+
+@pytest.mark.parametrize("value", ["many", [1], 10**400, float("nan"), date(1999, 1, 1)])
+def test_what_is_no_number_is_cut_at_no_edge(value):
+    with pytest.raises(DataError, match=r"'year' must hold numbers to cut at edges \(got "):
+        name_of(Label(column="year", edges=[1990]), value)
