@@ -70,4 +70,9 @@ def _wrong_values(value: Tensor) -> str | None:
         return f"is {str(value.dtype).removeprefix('torch.')}, expected float32"
     if value.untyped_storage().nbytes() < value.nbytes:
         return "repeats its values, expected each stored"
-    return None if value.float().isfinite().all() else "holds values that are no finite numbers"
+    if not value.float().isfinite().all():
+        return "holds values that are no finite numbers"
+    # A flipped bit makes such of a weight; every sum of products with it is infinite, or nothing.
+    if not value.float().square().isfinite().all():
+        return "holds values too large to be multiplied"
+    return None

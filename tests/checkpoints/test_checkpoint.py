@@ -195,6 +195,16 @@ def test_a_weight_that_is_no_finite_number_is_named(checkpoint, value):
         load_checkpoint(folder, CPU)
 
 
+@pytest.mark.parametrize("value", [3e38, -2e19])
+def test_a_weight_too_large_to_be_multiplied_is_named(checkpoint, value):
+    _, folder = checkpoint
+    weights = load_file(folder / "model.safetensors")
+    weights["blocks.1.norm2.weight"][-1] = value
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.norm2\.weight holds values too large"):
+        load_checkpoint(folder, CPU)
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.complex64])
 def test_a_weight_that_is_no_real_number_is_named(checkpoint, dtype):
     _, folder = checkpoint
