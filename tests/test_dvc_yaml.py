@@ -20,7 +20,7 @@ EXEMPT = {
     *(f"pipeline/{name}.py" for name in ("device", "environment", "errors", "files", "hub")),
     *(f"pipeline/{name}.py" for name in ("progress", "table")),
     *(f"pipeline/config/{path.name}" for path in (PROJECT / "pipeline/config").glob("*.py")),
-    "pipeline/checkpoints/weights.py",
+    *(f"pipeline/checkpoints/{name}.py" for name in ("keys", "weights")),
     "pipeline/methods/samplers.py",
     "pipeline/publishing/handing.py",
     "stages/__init__.py",

@@ -1,6 +1,5 @@
 """Checkpoints of models: safetensors, a config and the tokenizer, in one folder."""
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -9,6 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from safetensors.torch import save
 
+from pipeline.checkpoints.keys import read_keys
 from pipeline.checkpoints.weights import check_num_blocks, check_weights, read_safetensors
 from pipeline.config.mistakes import mistakes
 from pipeline.errors import CheckpointError
@@ -19,8 +19,6 @@ from pipeline.methods.registry import method_named, method_of
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
-MOST_BYTES = 2**25
-"""Of a config.json: with numbers of texts of the longest block it has less."""
 # The method of a configuration that names none.
 FIRST_METHOD = "sedd"
 
@@ -124,26 +122,6 @@ def is_checkpoint(folder: Path) -> bool:
         return read_keys(folder / CONFIG).keys() >= About.model_fields.keys()
     except CheckpointError:
         return False
-
-
-def read_keys(path: Path) -> dict[str, Any]:
-    """What a config.json holds, of whatever model.
-
-    Raises:
-        CheckpointError: it is missing, no small file, or holds no keys.
-    """
-    # A pipe has no end.
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
-    if path.stat().st_size > MOST_BYTES:
-        raise CheckpointError(f"{path} is no config: it has more than {MOST_BYTES:,} bytes")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} is not a config of this project: it holds no keys")
-    return config
 
 
 def _method_of(config: dict[str, Any], path: Path) -> Method:

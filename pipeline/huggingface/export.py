@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from pipeline.checkpoints.checkpoint import read_keys
+from pipeline.checkpoints.keys import read_keys
 from pipeline.checkpoints.weights import check_weights, read_safetensors
 from pipeline.errors import CheckpointError, ParamsError
 from pipeline.files import read_object, whole, write_json

@@ -12,8 +12,8 @@ from pipeline.checkpoints.checkpoint import (
     WEIGHTS,
     About,
     keys_of,
-    read_keys,
 )
+from pipeline.checkpoints.keys import read_keys
 from pipeline.checkpoints.weights import check_weights, read_safetensors
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import CheckpointError
