@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def label_names(folder: Path, data: Data) -> dict[str, list[str]]:
         if not names:
             raise DataError(f"data.labels: column {column!r} says nothing of the training split")
     return {
-        label.column: ranges(label.edges) if label.edges else sorted(found[label.column])
+        label.column: [*ranges(*label.edges)] if label.edges else sorted(found[label.column])
         for label in data.labels
     }
 
@@ -91,7 +92,7 @@ def name_of(label: Label, value: Any) -> str | None:
             f"data.labels: column {label.column!r} must hold numbers to cut at edges "
             f"(got {value!r:.80})"
         )
-    return ranges(label.edges)[bisect_right(label.edges, number)]
+    return ranges(*label.edges)[bisect_right(label.edges, number)]
 
 
 def _short_enough(column: str, name: str) -> str:
@@ -103,13 +104,14 @@ def _short_enough(column: str, name: str) -> str:
     return name
 
 
-def ranges(edges: Sequence[float]) -> list[str]:
+@cache  # Each document asks.
+def ranges(*edges: float) -> tuple[str, ...]:
     """What the ranges between edges are called; an edge begins one. Decades have their own name."""
     between = [
         f"{a:g}s" if a % 10 == 0 and b - a == 10 and a >= 1000 else f"{a:g}-{b:g}"
         for a, b in pairwise(edges)
     ]
-    return [f"below {edges[0]:g}", *between, f"from {edges[-1]:g}"]
+    return (f"below {edges[0]:g}", *between, f"from {edges[-1]:g}")
 
 
 def watching(
