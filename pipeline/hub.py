@@ -56,7 +56,8 @@ def to_hub(folder: Path, name: str, *, key: str) -> str:
     try:
         address = str(api.create_repo(name, exist_ok=True))
         api.upload_folder(repo_id=name, folder_path=folder, commit_message=f"Export of {name}")
-    except (OSError, ValueError, http_error, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
+    # A large file that ends in the middle is a RuntimeError of the client, whose cause says why.
+    except (OSError, ValueError, RuntimeError, http_error, HFValidationError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise PipelineError(f"{key}: {name} cannot be sent to the hub ({reason})") from error
     return address

@@ -20,6 +20,7 @@ class Receiver(http.server.BaseHTTPRequestHandler):
     folder: Path
     objects: dict[str, bytes]
     made: list[str]
+    drops: bool = False
 
     def log_message(self, *_: object) -> None:
         pass
@@ -47,6 +48,9 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         return self.answer(404, {"error": path})
 
     def do_PUT(self) -> None:
+        if self.drops:
+            self.close_connection = True
+            return
         content = self.rfile.read(int(self.headers["Content-Length"]))
         self.objects[hashlib.sha256(content).hexdigest()] = content
         self.answer(200, {})
@@ -85,10 +89,14 @@ def how(file: dict[str, str]) -> dict[str, object]:
 
 
 @contextmanager
-def receiving(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """The address of a hub whose commits land in `folder`, and the models made there."""
+def receiving(folder: Path, *, drops: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """The address of a hub whose commits land in `folder`, and the models made there.
+
+    One that drops ends large files in the middle.
+    """
     folder.mkdir()
-    handler = type("Hub", (Receiver,), {"folder": folder, "objects": {}, "made": []})
+    own = {"folder": folder, "objects": {}, "made": [], "drops": drops}
+    handler = type("Hub", (Receiver,), own)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hub_server import TOKEN, receiving
 from test_stage_publish import write_experiment
 from toy import toy_config
 
@@ -70,6 +71,47 @@ def test_a_folder_and_the_same_beside_the_samples(project):
     with pytest.raises(SystemExit):
         publish()
     assert [path.name for path in folder.iterdir()] == ["mine"]
+
+
+# Of the hub's client.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def to_hub(monkeypatch):
+    """Publishing to the hub that answers at an address."""
+
+    def sent(endpoint: str) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        change(huggingface="org/names", license="mit", checkpoint=True)
+        publish()
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    return sent
+
+
+def test_the_hub_gets_what_oxen_has(project, to_hub, capsys):
+    with receiving(project / "sent") as (endpoint, made):
+        to_hub(endpoint)
+    assert f"sent the model to {endpoint}/org/names\n" in capsys.readouterr().out
+    assert made == ["org/names"]
+    sent = {path.name: path.read_bytes() for path in (project / "sent").iterdir()}
+    (published,) = (project / "published/huggingface").iterdir()
+    assert sent == {path.name: path.read_bytes() for path in published.iterdir()}
+
+
+@pytest.mark.slow  # Its client tries again, with waits.
+def test_a_hub_that_ends_in_the_middle_or_is_gone(project, to_hub, capsys):
+    with receiving(project / "sent", drops=True) as (endpoint, _):
+        for _ in range(2):
+            with pytest.raises(SystemExit) as ended:
+                to_hub(endpoint)
+            assert ended.value.code == 1
+            said = capsys.readouterr().err
+            assert "error: publish.huggingface: org/names cannot be sent to the hub (" in said
+            assert len(list((project / "published/huggingface").iterdir())) == 1
+            endpoint = "http://127.0.0.1:9"
 
 
 def test_by_default_there_is_none(project):
