@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,10 +16,8 @@ from pipeline.hub import HUB_ID, from_hub
 from pipeline.table import shown
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pipeline.data.tokenizer import TextTokenizer
-    from pipeline.methods.sedd.model import SEDDConfig
+    from pipeline.methods.protocol import Model
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
 OWN = re.compile(r"checkpoints/[0-9a-f]{16}/")
@@ -108,15 +106,16 @@ def _convert(folder: Path, tokenizer: str | None, destination: Path) -> str:
             f"the tokenizer has {text.size} tokens, and the model was trained on {vocab_size}: "
             "give its own with --tokenizer"
         )
+    model = build(published, torch.device("cpu"))
     with scratch_folder() as scratch, in_place_of(destination) as partial:
         text.save(scratch)
         save_checkpoint(
             partial,
-            build(published, torch.device("cpu")),
+            model,
             tokenizer=scratch,
             tokenizer_sha256=text.sha256,
         )
-    return _about(published.config, published.weights)
+    return _about(model)
 
 
 def _copy_own(folder: Path, destination: Path) -> str:
@@ -129,7 +128,7 @@ def _copy_own(folder: Path, destination: Path) -> str:
     model, _ = load_model(folder, torch.device("cpu"))
     with in_place_of(destination) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True)
-    return _about(model.config, model.state_dict())
+    return _about(model)
 
 
 def _take_back(folder: Path, destination: Path) -> str:
@@ -147,11 +146,11 @@ def _take_back(folder: Path, destination: Path) -> str:
         except (CheckpointError, DataError) as error:
             # Who reads it knows the export, not what is being made of it.
             raise CheckpointError(str(error).replace(str(partial), str(folder))) from None
-    return _about(model.config, model.state_dict())
+    return _about(model)
 
 
-def _about(config: "SEDDConfig", weights: "Mapping[str, Tensor]") -> str:
-    num_weights = sum(value.numel() for value in weights.values())
+def _about(model: "Model") -> str:
+    config, num_weights = model.config, sum(p.numel() for p in model.network.parameters())
     return (
         f"{config.graph}, {config.noise}, {num_weights:,} weights, "
         f"{config.vocab_size:,} tokens, texts of up to {config.length:,}"

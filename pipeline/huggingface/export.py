@@ -54,6 +54,8 @@ def write_export(source: Path, destination: Path, card: Card, *, replace: bool =
         special = _write_tokenizer(source / "tokenizer", partial, config)
         write_json(partial / "config.json", _described(config) | special)
         save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+        # safetensors makes it for its owner alone.
+        shutil.copymode(partial / "config.json", partial / "model.safetensors")
         shutil.copyfile(MODELLING, partial / MODELLING.name)
         with whole(partial / "README.md") as text:
             text.write_text(render(card, config, _size(weights)), encoding="utf-8")

@@ -40,6 +40,7 @@ def test_the_folder(sedd, model, elsewhere):
     assert result.exit_code == 0, result.output
     folder = elsewhere / "to/names"
     assert {path.name for path in folder.iterdir()} == FILES
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     size = sum(path.stat().st_size for path in folder.iterdir())
     assert result.stdout == f"exported {model} to {folder}: {size:,} bytes\n"
     card = (folder / "README.md").read_text()
