@@ -150,10 +150,11 @@ def _take_back(folder: Path, destination: Path) -> str:
 
 
 def _about(model: "Model") -> str:
-    config, num_weights = model.config, sum(p.numel() for p in model.network.parameters())
+    config, num_weights = model.config.asdict(), sum(p.numel() for p in model.network.parameters())
+    kind = ", ".join(config[key] for key in ("method", "graph", "noise") if key in config)
     return (
-        f"{config.graph}, {config.noise}, {num_weights:,} weights, "
-        f"{config.vocab_size:,} tokens, texts of up to {config.length:,}"
+        f"{kind}, {num_weights:,} weights, {config['vocab_size']:,} tokens, "
+        f"texts of up to {config['length']:,}"
     )
 
 

@@ -115,8 +115,11 @@ def own(folder):
     return checkpoint_files(folder, weights_sha256(folder))
 
 
-@pytest.mark.parametrize("where", ["server", "folder"])
-def test_an_own_checkpoint(sedd, publish, make_model, model, tmp_path, where):
+@pytest.mark.parametrize(
+    ("where", "said"), [("server", "absorb, loglinear, "), ("folder", "embedding, ")]
+)
+def test_an_own_checkpoint(sedd, publish, model, make_embedding, tmp_path, where, said):
+    model = make_embedding() if where == "folder" else model
     files = own(model) | {"runs/a.json": model / "config.json"}
     if where == "server":
         repository = publish("own", files)
@@ -125,6 +128,7 @@ def test_an_own_checkpoint(sedd, publish, make_model, model, tmp_path, where):
         open_repository(str(repository), PATIENCE, create=True).commit(files, "files")
     result = sedd("import", repository, tmp_path / "it")
     assert result.exit_code == 0, result.output
+    assert f"to {tmp_path / 'it'}: {said}" in result.stdout
     assert tree(tmp_path / "it") == tree(model)
     shown = sedd("sample", "--model", tmp_path / "it", "--steps", 2, "--num", 1, "--seed", 0)
     assert shown.exit_code == 0, shown.output
