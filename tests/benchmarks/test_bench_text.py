@@ -17,6 +17,7 @@ from pipeline.data.packing import pack
 GPT2 = Path(__file__).parents[3] / "shared" / "data" / "gpt2"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GPT2.is_dir(), reason=f"no GPT-2 tokenizer in {GPT2}")
 @pytest.mark.filterwarnings("default")
 def test_both_pack_the_same_blocks(tmp_path):

@@ -219,6 +219,7 @@ def test_truncated_weights(tmp_path, layout, share):
     assert str(path) in refusal(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_pickle_of_the_old_kind(tmp_path):
     """Cut anywhere, or with any byte turned: an error of ours or tensors of the right shapes."""
     model = write_published(tmp_path, "bare", CONFIG)

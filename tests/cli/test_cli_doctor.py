@@ -257,6 +257,7 @@ def test_a_dead_place_to_publish(strict, mark):
     assert status == strict
 
 
+@pytest.mark.slow
 def test_with_every_host_dead_it_takes_15_seconds_at_most():
     """They accept, and never answer: what takes longest."""
     with serving(lambda request: request.stall()) as server:

@@ -188,6 +188,7 @@ def export_to(endpoint, tmp_path, model, name, **environment):
     )
 
 
+@pytest.mark.slow
 def test_the_hub_gets_every_file(model, tmp_path):
     with receiving(tmp_path / "sent") as (endpoint, made):
         result = export_to(endpoint, tmp_path, model, "one", HF_TOKEN=TOKEN)

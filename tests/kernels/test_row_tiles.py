@@ -103,6 +103,7 @@ def test_bfloat16_products_leave_loss_and_gradient_near(graph, parameterization)
         assert error <= 1.5 * plain_error + 0.01, name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Of torch.compile's own.
 @every_variant
 def test_fused_it_is_the_same_and_is_compiled_once(graph, parameterization, monkeypatch):

@@ -71,6 +71,7 @@ process.main()
 """
 
 
+@pytest.mark.slow
 def test_after_kills_the_next_commit_succeeds_with_one_copy(
     project, tmp_path, messages, run_oxen: Callable[..., str]
 ):

@@ -190,6 +190,7 @@ def messages(server, url: str) -> list[str]:
     return [commit["message"] for commit in log["commits"]][-2::-1]
 
 
+@pytest.mark.slow
 def test_processes_commit_at_once_and_all_stays(oxen_server, url, sources):
     one, other = sources({"one.txt": b"1", "shared.txt": b"s"}), sources({"other.txt": b"2"})
     for turn in range(3):
@@ -281,6 +282,7 @@ def test_killed_at_any_request_then_committed_once(oxen_server, url, tmp_path, d
     assert oxen_server.get(f"/repos/{url.split('/', 3)[3]}/workspaces")["workspaces"] == []
 
 
+@pytest.mark.slow
 def test_the_server_is_killed_while_it_sends(own_oxen_server, tmp_path):
     url = own_oxen_server.url("ns", "name")
     files = {f"f{n}.bin": tmp_path / f"f{n}.bin" for n in range(6)}
@@ -306,6 +308,7 @@ def test_the_server_is_killed_while_it_sends(own_oxen_server, tmp_path):
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
 
 
+@pytest.mark.slow
 def test_the_server_is_killed_while_it_receives(own_oxen_server, tmp_path):
     url = own_oxen_server.url("ns", "name")
     repository = open_repository(url, PATIENCE, create=True)

@@ -141,6 +141,7 @@ def test_what_waited_is_sent_in_order_and_once_when_the_server_is_back(
     assert len([text for text in messages if text.startswith("Samples")]) == 3
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_gets_all_of_it_once_after_its_restart(
     project, own_oxen_server
 ):

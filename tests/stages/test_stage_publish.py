@@ -120,6 +120,7 @@ def test_it_is_published_once_and_again_when_its_metrics_change(project, capfd):
     assert not any(b"secret" in content for content in everything)
 
 
+@pytest.mark.slow
 def test_two_experiments_publish_at_once(project):
     folders = [project / "one", project / "two"]
     for seed, folder in enumerate(folders):
@@ -176,6 +177,7 @@ def killed_while_spooling(project: Path, seed: int) -> None:
     assert len(commits()) == len(before) + 1
 
 
+@pytest.mark.slow
 def test_a_killed_publisher_is_followed_by_exactly_one_copy(project):
     killed_and_published(project, seed=0, within=0.1)
     killed_and_published(project, seed=1, within=0.4)

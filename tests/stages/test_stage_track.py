@@ -324,6 +324,7 @@ def test_a_dead_server_is_one_message(project: Path, capfd: pytest.CaptureFixtur
     assert "s3cret" not in error
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_next_pass_completes_the_run(fresh_project: Path) -> None:
     kill = (
         "import os, mlflow\n"
@@ -340,6 +341,7 @@ def test_killed_in_the_middle_the_next_pass_completes_the_run(fresh_project: Pat
     assert_complete(only_run())
 
 
+@pytest.mark.slow
 def test_two_at_once_make_one_run(fresh_project: Path) -> None:
     both = [start(), start()]
     errors = [process.communicate()[1] for process in both]

@@ -97,6 +97,7 @@ def test_each_step_is_there_once_after_a_kill_and_a_resume(tiny):
     assert waiting_spools() == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_said_once_and_nothing_is_lost(tiny):
     url = f"http://127.0.0.1:{free_port()}/ns/snapshots"
     write_params(tiny, PUSHING | {"publish.repo": url})
@@ -107,6 +108,7 @@ def test_a_server_that_is_away_is_said_once_and_nothing_is_lost(tiny):
     assert [item.message.split()[3] for item in spool.items()] == ["20", "40"]
 
 
+@pytest.mark.slow
 def test_a_repository_that_cannot_be_is_said_and_training_goes_on(tiny):
     write_params(tiny, PUSHING | {"publish.repo": "bundled"})
     errors = train()
@@ -126,6 +128,7 @@ def test_snapshots_reach_a_server(tiny, oxen_server):
     assert paths == [f"snapshots/{fingerprint}/{step}.parquet" for step in (20, 40)]
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_ends_training_in_bounded_time(tiny, monkeypatch):
     """It accepts, and says nothing: the last flush is given up, and the rows wait."""
     import socket
