@@ -1,14 +1,17 @@
 """Published figures, and ours beside them: a table for each protocol, with no other in it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pipeline.config.sections import Positive, Section, Text
 from pipeline.table import aligned
+
+if TYPE_CHECKING:
+    from pipeline.zeroshot.trained import Mine
 
 REFERENCES = Path(__file__).with_name("references.yaml")
 
@@ -49,15 +52,20 @@ def published() -> tuple[Table, ...]:
     return tuple(Table.model_validate(each) for each in values)
 
 
-def beside(results: Mapping[str, Mapping[str, Any]]) -> str:
+def beside(results: Mapping[str, Mapping[str, Any]], trained: "Sequence[Mine]" = ()) -> str:
     """The published tables, each with our figures that may stand in it, and below what may not.
 
     Args:
         results: our name of a set -> protocol -> what `evaluation.score` found.
+        trained: figures of the last run, for tables of models that were trained on the same text.
     """
     ours = [(name, each) for name, by in results.items() for each in by.values()]
     parts = [
-        _shown(table, [each for each in ours if table_of(each[1]) is table])
+        _shown(
+            table,
+            [each for each in ours if table_of(each[1]) is table],
+            [each for each in trained if each.protocol == table.protocol and not each.differs],
+        )
         for table in published()
     ]
     others = [
@@ -65,6 +73,11 @@ def beside(results: Mapping[str, Mapping[str, Any]]) -> str:
         + "; ".join(result["differs"])
         for name, result in ours
         if result["comparable_with"] is None
+    ]
+    others += [
+        f"{each.data}, {each.name}: {', '.join(each.cells)}, in no table: {'; '.join(each.differs)}"
+        for each in trained
+        if each.differs
     ]
     return "\n\n".join([*parts, "\n".join(others)] if others else parts)
 
@@ -92,11 +105,14 @@ def table_of(result: Mapping[str, Any]) -> Table | None:
     return next(table for table in published() if table.protocol == result["protocol"])
 
 
-def _shown(table: Table, ours: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+def _shown(
+    table: Table, ours: Iterable[tuple[str, Mapping[str, Any]]], trained: "Iterable[Mine]"
+) -> str:
     lines = [["", "size", *table.sets, "source"]]
     for row in table.rows:
         lines.append([row.model, row.size, *row.shown, row.source])
     for name, result in ours:
         cells = [figure(result) if result["of"] == each else "" for each in table.sets]
         lines.append([f"ours, {name}", "", *cells, "this run"])
+    lines += [[f"ours, of {each.data}", "", *each.cells, "this run"] for each in trained]
     return f"{table.metric} · protocol {table.protocol}\n{aligned(lines)}"

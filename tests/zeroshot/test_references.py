@@ -11,6 +11,7 @@ from pipeline.zeroshot.detokenizers import DETOKENIZERS
 from pipeline.zeroshot.page import render
 from pipeline.zeroshot.protocols import PROTOCOLS
 from pipeline.zeroshot.references import beside, published
+from pipeline.zeroshot.trained import GEN_PPL, TEXT8, Trained, figures_of
 
 RESULT = {
     "protocol": "sedd",
@@ -113,3 +114,80 @@ def test_ours_stand_in_the_table_of_their_protocol_or_below_all():
     assert row.index("≤ 40.71 ± 0.45") == header.index("wikitext103")
     assert tables[-1] == "small, protocol sedd: ≤ 40.71 ± 0.45, in no table: 8 of 264 blocks"
     assert len(beside({}).split("\n\n")) == len(published())
+
+
+# Models that were trained on the papers' own text.
+
+OF_TEXT8 = {
+    "data": "ada/text8",
+    "mode": "stream",
+    "length": 256,
+    "vocab_size": 27,
+    "num_blocks": 19_531,
+    "num_texts": 19_531,
+    "bits_per_char": 1.4213,
+    "stderr": 0.0012,
+    "num_steps": 1024,
+    "drawn_by": {"temperature": 1.0, "top_p": 1.0},
+    "num_samples": 1024,
+    "scorer": "gpt2-large",
+    "scores": {
+        "gen_ppl_mdlm": 104.2,
+        "gen_ppl_sedd": 86.3,
+        "entropy_per_sample": 5.61,
+        "entropy_per_sample_bits": 8.09,
+    },
+}
+OF_WEB_TEXT = OF_TEXT8 | {"mode": "concat", "length": 1024, "vocab_size": 50_257}
+
+
+def test_each_figure_of_a_run_has_a_table_of_as_many_columns():
+    tables = {table.protocol: table for table in published()}
+    for figure in figures_of(Trained(**OF_TEXT8)):
+        assert len(tables[figure.protocol].sets) == len(figure.cells)
+
+
+def test_a_run_stands_in_the_table_of_what_it_was_trained_on():
+    text = beside({}, figures_of(Trained(**OF_TEXT8)))
+    [mine] = [table for table in text.split("\n\n") if "ours, of ada/text8" in table]
+    assert TEXT8 in mine
+    assert mine.splitlines()[-1].split() == [
+        *("ours,", "of", "ada/text8", "≤", "1.421", "±", "0.001", "this", "run")
+    ]
+    text = beside({}, figures_of(Trained(**OF_WEB_TEXT)))
+    mine = [table.splitlines()[-1] for table in text.split("\n\n") if "ours, of" in table]
+    assert [line.split()[3:5] for line in mine] == [["104.20", "5.61"], ["86.30", "8.09"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "protocols", "said"),
+    [
+        ({"mode": "concat"}, [TEXT8], "pack.mode concat, the table's is stream"),
+        ({"length": 128}, [TEXT8], "blocks of 128 tokens, the table's have 256"),
+        ({"vocab_size": 30}, [TEXT8], "30 tokens, the table's are 27 characters"),
+        ({"num_texts": 64}, [TEXT8], "64 of them bounded"),
+        ({"num_steps": 128}, GEN_PPL, "128 steps, the table's 1,024"),
+        ({"num_samples": 1_000}, ["gen_ppl_sedd"], "1,000 samples, the table's are 1,024"),
+        ({"scorer": "gpt2"}, GEN_PPL, "scored by gpt2, the table's by gpt2-large"),
+        ({"drawn_by": {"top_p": 0.9}}, GEN_PPL, "top_p 0.9, the table's 1"),
+        ({"drawn_by": {"corrector": "cap"}}, GEN_PPL, "corrector cap, the table's none"),
+    ],
+)
+def test_what_differs_of_a_run_is_said(changes, protocols, said):
+    base = OF_TEXT8 if protocols == [TEXT8] else OF_WEB_TEXT
+    found = {each.protocol: each.differs for each in figures_of(Trained(**base | changes))}
+    names = [GEN_PPL[each][0] if each in GEN_PPL else each for each in protocols]
+    for protocol, differs in found.items():
+        if protocol in names:
+            assert differs == [said]
+        elif protocol != TEXT8 and TEXT8 not in names:
+            assert differs == []
+
+
+def test_a_perplexity_that_was_not_measured_says_why():
+    scores = dict.fromkeys(OF_TEXT8["scores"], None)
+    found = figures_of(Trained(**OF_WEB_TEXT | {"scores": scores}))[1]
+    assert (found.cells, found.differs) == (
+        ["not measured", "not measured"],
+        ["it is of running text in GPT-2's tokens alone"],
+    )
