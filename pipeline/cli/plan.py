@@ -1,0 +1,144 @@
+"""`sedd plan`: what the experiment of params.yaml would take on GPUs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.options import check_range
+from pipeline.errors import ParamsError, reported
+from pipeline.files import read_object
+
+if TYPE_CHECKING:
+    from pipeline.config.costs import Corpus, Network
+    from pipeline.config.params import Params
+
+    Packed = dict[str, Any] | None
+
+PARAMS = Path("params.yaml")
+META = Path("artifacts/packed/meta.json")
+GPT2 = 50_257
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+@reported
+def plan(
+    gpu: Annotated[str, typer.Option(help="a100, h100 or h200.")] = "h100",
+    gpus: Annotated[int, typer.Option(help="How many train.")] = 1,
+    cores: Annotated[int, typer.Option(help="How many pack.")] = 16,
+    preset: Annotated[
+        str | None, typer.Option(help="Of this recipe, in place of params.yaml as it is.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Of the text.", show_default="those packed here")
+    ] = None,
+    gigabytes: Annotated[
+        float | None, typer.Option(help="Of documents: how long they take to pack.")
+    ] = None,
+) -> None:
+    """Print time, memory and disk of each stage on GPUs, by arithmetic from stated rates.
+
+    Nothing is run, and no GPU is needed. OpenWebText has 38 GB and 9,040,000,000 tokens of GPT-2.
+    """
+    from pipeline.config.costs import costs, rates
+    from pipeline.table import aligned
+
+    if gpu not in rates().gpus:
+        raise ParamsError(f"--gpu must be one of {', '.join(rates().gpus)} (got {gpu})")
+    for name, value in (("--gpus", gpus), ("--cores", cores)):
+        check_range(name, value, 1)
+    params, packed = _params(preset), None
+    if preset is None and META.is_file():
+        packed = read_object(META, "vocab_size", "num_blocks", "length")
+    if params.method != "sedd":
+        raise ParamsError(f"method: a plan is made for sedd alone (got {params.method})")
+    corpus = _corpus(params, packed, tokens, gigabytes)
+    network, held = _network(params, _vocab_size(params, packed, preset), gpus)
+    memory = rates().gpus[gpu].memory * 1e9
+    print(
+        f"{network.num_params:,} parameters on {gpus} x {gpu}; training takes {held / 1e9:.3g} GB "
+        f"of each GPU's {memory / 1e9:g}, calculated (docs/gpu.md)"
+    )
+    rows = [["stage", "takes", "leaves on disk", "by"]]
+    for cost in costs(params, network, corpus, gpu=gpu, num_gpus=gpus, num_cores=cores):
+        takes = "not known" if cost.seconds is None else _span(*cost.seconds)
+        rows.append([cost.stage, takes, _size(cost.disk), cost.source])
+    print(aligned(rows))
+    if held > memory:
+        raise ParamsError(
+            f"training does not fit: raise train.accumulate (now {params.train.accumulate}), or "
+            "set train.activation_checkpointing: true"
+        )
+
+
+def _params(preset: str | None) -> "Params":
+    from pipeline.config import presets
+    from pipeline.config.params import load_params
+    from pipeline.config.strict_yaml import read_text
+
+    if preset is None:
+        return load_params()
+    text = read_text(PARAMS)
+    presets.preset(preset)
+    return presets.applied(text, presets.changes(text, preset), f"{PARAMS} with {preset}")
+
+
+def _vocab_size(params: "Params", packed: "Packed", preset: str | None) -> int:
+    from pipeline.config import presets
+
+    if packed is not None:
+        return int(packed["vocab_size"])
+    if preset is not None:
+        return presets.preset(preset).vocab_size
+    kind = params.tokenizer.kind
+    if kind == "char":
+        raise ParamsError(
+            f"{META} is missing, and only the text has its characters: dvc repro pack"
+        )
+    return GPT2 if kind == "gpt2" else params.tokenizer.vocab_size
+
+
+def _corpus(
+    params: "Params", packed: "Packed", tokens: int | None, gigabytes: float | None
+) -> "Corpus":
+    from pipeline.config.costs import Corpus
+
+    length = params.pack.length
+    if tokens is not None:
+        return Corpus(tokens, round(params.data.holdout * tokens / length), gigabytes)
+    if packed is None:
+        raise ParamsError(f"--tokens: how many there are is not known: {META} is missing")
+    blocks = packed["num_blocks"]
+    return Corpus(sum(blocks.values()) * length, blocks["test"], gigabytes)
+
+
+def _network(params: "Params", vocab_size: int, gpus: int) -> "tuple[Network, int]":
+    """The model's sizes, and the bytes that training it takes on each GPU."""
+    import torch
+
+    from pipeline.config.costs import Network
+    from pipeline.device import training_bytes
+    from pipeline.methods.registry import method_named
+
+    method, train, length = method_named(params.method), params.train, params.pack.length
+    with torch.device("meta"):
+        model = method.build(method.config_of(params, vocab_size, length))
+    model.network.activation_checkpointing = train.activation_checkpointing
+    num_params = sum(each.numel() for each in model.network.parameters())
+    at_once = train.batch_size // max(train.accumulate, gpus) * length
+    everywhere = params.diffusion.graph == "uniform"
+    held = training_bytes(model.network, at_once, everywhere=everywhere)
+    sizes = params.model
+    return Network(num_params, sizes.width, sizes.num_blocks, vocab_size, length), held
+
+
+def _span(least: float, most: float) -> str:
+    units = {"days": DAY, "hours": HOUR, "minutes": MINUTE, "seconds": 1.0}
+    unit = next((each for each, seconds in units.items() if most >= 2 * seconds), "seconds")
+    digits = 1 if most < 10 * units[unit] else 0
+    low, high = (f"{each / units[unit]:.{digits}f}" for each in (least, most))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes else ""

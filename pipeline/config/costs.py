@@ -1,0 +1,250 @@
+"""What an experiment would take on GPUs, by arithmetic from stated rates.
+
+Operations count two a multiply-add, of linear layers and of attention; look-ups, norms and whatever
+else is bound by memory are in the share of the GPU's rate that is assumed.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pipeline.config.params import Params
+from pipeline.config.sections import Count, Positive, Section, Text
+from pipeline.config.strict_yaml import parse, read_text
+
+RATES = Path(__file__).with_name("rates.yaml")
+STATE, WEIGHT = 16, 4
+"""Bytes a parameter of an unfinished training, and of a checkpoint."""
+
+Range = tuple[float, float]
+
+
+class Gpu(Section):
+    """TFLOP/s of dense products, and GB."""
+
+    bfloat16: Positive
+    float32: Positive
+    memory: Positive
+    source: Text
+
+
+class Shares(Section):
+    """Of a GPU's rate, least and most; and the least that a call of the network takes."""
+
+    bfloat16: list[Positive]
+    float32: list[Positive]
+    milliseconds: Positive
+    source: Text
+
+
+class Packing(Section):
+    """Megabytes of text a second and core, least and most."""
+
+    megabytes_a_core: list[Positive]
+    source: Text
+
+
+class Rates(Section):
+    """What ships in rates.yaml."""
+
+    gpus: dict[str, Gpu]
+    training: Shares
+    inference: Shares
+    packing: Packing
+    scorers: dict[str, Count]
+
+
+@cache
+def rates() -> Rates:
+    """The rates that ship."""
+    return Rates.model_validate(parse(read_text(RATES)))
+
+
+@dataclass(frozen=True)
+class Network:
+    """Sizes that decide operations and bytes.
+
+    Attributes:
+        num_params: all of them.
+        width: of a block.
+        num_blocks: of them.
+        vocab_size: outputs of the head.
+        length: tokens a text.
+    """
+
+    num_params: int
+    width: int
+    num_blocks: int
+    vocab_size: int
+    length: int
+
+    @property
+    def blocks(self) -> float:
+        """Operations of all blocks, forward, a token."""
+        return self.num_blocks * self.width * (24 * self.width + 4 * self.length)
+
+    @property
+    def head(self) -> float:
+        """Operations of the head a token."""
+        return 2 * self.width * self.vocab_size
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """How much text there is.
+
+    Attributes:
+        tokens: of both splits.
+        num_held_out: blocks.
+        gigabytes: of documents; None where nobody said.
+    """
+
+    tokens: int
+    num_held_out: int
+    gigabytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage takes.
+
+    Attributes:
+        stage: its name.
+        seconds: least and most; None where nothing is known of it.
+        disk: bytes that it leaves.
+        source: where the rate is from.
+    """
+
+    stage: str
+    seconds: Range | None
+    disk: float
+    source: str
+
+
+def costs(
+    params: Params, network: Network, corpus: Corpus, *, gpu: str, num_gpus: int, num_cores: int
+) -> list[Cost]:
+    """Time and disk of each stage that takes long, with method sedd.
+
+    Training and the baseline take all GPUs, the other stages one.
+
+    Args:
+        network: that of the model.
+        gpu: a name of `rates`.
+        num_cores: that pack.
+    """
+    all_rates, train = rates(), params.train
+    steps = [params.steps, *params.sweep, *[params.steps] * len(params.temperatures)]
+    baseline = baseline_of(params, network.vocab_size)
+    texts = params.sample.num * len(steps)
+    scorer = all_rates.scorers.get(params.score.scorer)
+    per_token = baseline.blocks + baseline.head if scorer is None else 2.0 * scorer
+
+    def on_gpu(
+        stage: str, operations: float, calls: float, precision: str, disk: float, at: int = 1
+    ) -> Cost:
+        shares = all_rates.training if stage in TRAINED else all_rates.inference
+        kind = "bfloat16" if precision in ("auto", "bfloat16") else "float32"
+        rate = getattr(all_rates.gpus[gpu], kind) * 1e12 * at
+        floor = calls * shares.milliseconds / 1e3
+        most, least = (max(floor, operations / (rate * each)) for each in getattr(shares, kind))
+        return Cost(stage, (least, most), disk, shares.source)
+
+    sample, evaluate = params.sample, params.evaluate
+    draws = evaluate.num_replicates * (evaluate.num_draws + (not _is_cached(params)))
+    calls = [min(each, network.length) if _is_cached(params) else each + 1 for each in steps]
+    tokens = train.num_steps * train.batch_size * network.length
+    return [
+        _packing(corpus, network.vocab_size, num_cores),
+        on_gpu(
+            "train",
+            tokens * training_operations(params, network),
+            train.num_steps * max(1, train.accumulate / num_gpus),
+            train.precision,
+            (STATE + WEIGHT) * network.num_params,
+            num_gpus,
+        ),
+        on_gpu(
+            "baseline",
+            3.0 * params.baseline.num_tokens * (baseline.blocks + baseline.head),
+            params.baseline.num_tokens / (params.baseline.batch_size * network.length),
+            params.baseline.precision,
+            (STATE + WEIGHT) * baseline.num_params,
+            num_gpus,
+        ),
+        on_gpu(
+            "evaluate",
+            corpus.num_held_out
+            * network.length
+            * draws
+            * (network.blocks + _share(params) * network.head),
+            draws * corpus.num_held_out / evaluate.batch_size,
+            evaluate.precision,
+            0,
+        ),
+        on_gpu(
+            "sample, all step counts",
+            sample.num * sum(sampling_operations(params, network, each) for each in steps),
+            sum(calls) * sample.num / sample.batch_size,
+            sample.precision,
+            texts * network.length * BYTES_OF_SAMPLE,
+        ),
+        on_gpu(
+            "score, all step counts",
+            texts * network.length * per_token,
+            texts / params.score.batch_size,
+            params.score.precision,
+            0,
+        ),
+    ]
+
+
+TRAINED = ("train", "baseline")
+BYTES_OF_SAMPLE = 12
+"""A token as its id and its text, in JSON."""
+
+
+def baseline_of(params: Params, vocab_size: int) -> Network:
+    """The baseline's sizes, a GPT-2's."""
+    sizes, length = params.baseline, params.pack.length
+    width = sizes.width
+    num_params = sizes.num_blocks * 12 * width**2 + (vocab_size + length) * width
+    return Network(num_params, width, sizes.num_blocks, vocab_size, length)
+
+
+def training_operations(params: Params, network: Network) -> float:
+    """A token, forward and back; with checkpointing once more forward, but for the head."""
+    again = network.blocks if params.train.activation_checkpointing else 0.0
+    return 3 * (network.blocks + _share(params) * network.head) + again
+
+
+def sampling_operations(params: Params, network: Network, num_steps: int) -> float:
+    """A sample in `num_steps` steps.
+
+    With a conditional score and masks a sample is evaluated in the steps that reveal something of
+    it, of which there are T (1 - (1 - 1/T)^L) of T, and the head is taken once a token.
+    """
+    length = network.length
+    if _is_cached(params):
+        evaluated = num_steps * (1 - (1 - 1 / num_steps) ** length)
+        return length * (evaluated * network.blocks + network.head)
+    return length * (num_steps + 1) * (network.blocks + _share(params) * network.head)
+
+
+def _is_cached(params: Params) -> bool:
+    diffusion = params.diffusion
+    return diffusion.graph == "absorb" and diffusion.absorb.parameterization == "conditional"
+
+
+def _share(params: Params) -> float:
+    """Of positions that the head is asked for: masks, half of them, or all."""
+    return 0.5 if params.diffusion.graph == "absorb" else 1.0
+
+
+def _packing(corpus: Corpus, vocab_size: int, num_cores: int) -> Cost:
+    packing = rates().packing
+    disk = corpus.tokens * (2 if vocab_size <= 2**16 else 4)
+    if corpus.gigabytes is None:
+        return Cost("pack", None, disk, "how many gigabytes of text was not said")
+    slow, fast = (corpus.gigabytes * 1e3 / (each * num_cores) for each in packing.megabytes_a_core)
+    return Cost("pack", (fast, slow), disk, packing.source)
