@@ -10,8 +10,9 @@ from pipeline.errors import ParamsError, reported
 from pipeline.files import read_object
 
 if TYPE_CHECKING:
-    from pipeline.config.costs import Corpus, Network
+    from pipeline.config.costs import Corpus
     from pipeline.config.params import Params
+    from pipeline.network.trunk import Trunk
 
     Packed = dict[str, Any] | None
 
@@ -40,7 +41,7 @@ def plan(
 
     Nothing is run, and no GPU is needed. OpenWebText has 38 GB and 9,040,000,000 tokens of GPT-2.
     """
-    from pipeline.config.costs import costs, rates
+    from pipeline.config.costs import Network, costs, rates
     from pipeline.table import aligned
 
     if gpu not in rates().gpus:
@@ -53,7 +54,12 @@ def plan(
     if params.method != "sedd":
         raise ParamsError(f"method: a plan is made for sedd alone (got {params.method})")
     corpus = _corpus(params, packed, tokens, gigabytes)
-    network, held = _network(params, _vocab_size(params, packed, preset), gpus)
+    vocab_size, sizes = _vocab_size(params, packed, preset), params.model
+    trunk, held = trained(params, vocab_size, max(params.train.accumulate, gpus))
+    network = Network(
+        sum(each.numel() for each in trunk.parameters()),
+        *(sizes.width, sizes.num_blocks, vocab_size, params.pack.length),
+    )
     memory = rates().gpus[gpu].memory * 1e9
     print(
         f"{network.num_params:,} parameters on {gpus} x {gpu}; training takes {held / 1e9:.3g} GB "
@@ -112,24 +118,24 @@ def _corpus(
     return Corpus(sum(blocks.values()) * length, blocks["test"], gigabytes)
 
 
-def _network(params: "Params", vocab_size: int, gpus: int) -> "tuple[Network, int]":
-    """The model's sizes, and the bytes that training it takes on each GPU."""
+def trained(params: "Params", vocab_size: int, pieces: int) -> "tuple[Trunk, int]":
+    """The network on the meta device, and the bytes that training it takes on a GPU.
+
+    Args:
+        pieces: in how many a batch is computed on each GPU, one after another or side by side.
+    """
     import torch
 
-    from pipeline.config.costs import Network
     from pipeline.device import training_bytes
     from pipeline.methods.registry import method_named
 
     method, train, length = method_named(params.method), params.train, params.pack.length
     with torch.device("meta"):
-        model = method.build(method.config_of(params, vocab_size, length))
-    model.network.activation_checkpointing = train.activation_checkpointing
-    num_params = sum(each.numel() for each in model.network.parameters())
-    at_once = train.batch_size // max(train.accumulate, gpus) * length
+        network = method.build(method.config_of(params, vocab_size, length)).network
+    network.activation_checkpointing = train.activation_checkpointing
+    at_once = train.batch_size // pieces * length
     everywhere = params.diffusion.graph == "uniform"
-    held = training_bytes(model.network, at_once, everywhere=everywhere)
-    sizes = params.model
-    return Network(num_params, sizes.width, sizes.num_blocks, vocab_size, length), held
+    return network, training_bytes(network, at_once, everywhere=everywhere)
 
 
 def _span(least: float, most: float) -> str:

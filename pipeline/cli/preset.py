@@ -75,21 +75,11 @@ def _left(params: "Params", changed: "dict[str, Value]") -> list[str]:
 
 def _costs(params: "Params", vocab_size: int) -> list[str]:
     """Parameters, tokens and memory of training, by the sizes in `params`."""
-    import torch
+    from pipeline.cli.plan import trained
 
-    from pipeline.device import training_bytes
-    from pipeline.methods.registry import method_named
-
-    method, train, length = method_named(params.method), params.train, params.pack.length
-    with torch.device("meta"):
-        model = method.build(method.config_of(params, vocab_size, length))
-    model.network.activation_checkpointing = train.activation_checkpointing
-    num_params = sum(each.numel() for each in model.network.parameters())
-    held = training_bytes(
-        model.network,
-        train.batch_size // train.accumulate * length,
-        everywhere=params.diffusion.graph == "uniform",
-    )
+    train, length = params.train, params.pack.length
+    network, held = trained(params, vocab_size, train.accumulate)
+    num_params = sum(each.numel() for each in network.parameters())
     return [
         f"parameters: {num_params:,}",
         f"tokens: {train.num_steps * train.batch_size * length:,} in {train.num_steps:,} steps of "

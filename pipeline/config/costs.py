@@ -15,6 +15,8 @@ from pipeline.config.strict_yaml import parse, read_text
 RATES = Path(__file__).with_name("rates.yaml")
 STATE, WEIGHT = 16, 4
 """Bytes a parameter of an unfinished training, and of a checkpoint."""
+BYTES_OF_SAMPLE = 12
+"""A token as its id and its text, in JSON."""
 
 Range = tuple[float, float]
 
@@ -121,6 +123,25 @@ class Cost:
     source: str
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a stage computes.
+
+    Attributes:
+        stage: its name.
+        operations: all of them.
+        calls: of the network, one after another.
+        precision: as params.yaml has it.
+        disk: bytes that it leaves.
+    """
+
+    stage: str
+    operations: float
+    calls: float
+    precision: str
+    disk: float
+
+
 def costs(
     params: Params, network: Network, corpus: Corpus, *, gpu: str, num_gpus: int, num_cores: int
 ) -> list[Cost]:
@@ -133,75 +154,78 @@ def costs(
         gpu: a name of `rates`.
         num_cores: that pack.
     """
-    all_rates, train = rates(), params.train
-    steps = [params.steps, *params.sweep, *[params.steps] * len(params.temperatures)]
-    baseline = baseline_of(params, network.vocab_size)
-    texts = params.sample.num * len(steps)
-    scorer = all_rates.scorers.get(params.score.scorer)
-    per_token = baseline.blocks + baseline.head if scorer is None else 2.0 * scorer
-
-    def on_gpu(
-        stage: str, operations: float, calls: float, precision: str, disk: float, at: int = 1
-    ) -> Cost:
-        shares = all_rates.training if stage in TRAINED else all_rates.inference
-        kind = "bfloat16" if precision in ("auto", "bfloat16") else "float32"
-        rate = getattr(all_rates.gpus[gpu], kind) * 1e12 * at
-        floor = calls * shares.milliseconds / 1e3
-        most, least = (max(floor, operations / (rate * each)) for each in getattr(shares, kind))
-        return Cost(stage, (least, most), disk, shares.source)
-
-    sample, evaluate = params.sample, params.evaluate
-    draws = evaluate.num_replicates * (evaluate.num_draws + (not _is_cached(params)))
-    calls = [min(each, network.length) if _is_cached(params) else each + 1 for each in steps]
-    tokens = train.num_steps * train.batch_size * network.length
+    training = [_training(params, network, num_gpus), _baseline(params, network.vocab_size)]
+    others = [
+        _evaluation(params, network, corpus),
+        _sampling(params, network),
+        _scoring(params, network),
+    ]
+    card = rates().gpus[gpu]
     return [
         _packing(corpus, network.vocab_size, num_cores),
-        on_gpu(
-            "train",
-            tokens * training_operations(params, network),
-            train.num_steps * max(1, train.accumulate / num_gpus),
-            train.precision,
-            (STATE + WEIGHT) * network.num_params,
-            num_gpus,
-        ),
-        on_gpu(
-            "baseline",
-            3.0 * params.baseline.num_tokens * (baseline.blocks + baseline.head),
-            params.baseline.num_tokens / (params.baseline.batch_size * network.length),
-            params.baseline.precision,
-            (STATE + WEIGHT) * baseline.num_params,
-            num_gpus,
-        ),
-        on_gpu(
-            "evaluate",
-            corpus.num_held_out
-            * network.length
-            * draws
-            * (network.blocks + _share(params) * network.head),
-            draws * corpus.num_held_out / evaluate.batch_size,
-            evaluate.precision,
-            0,
-        ),
-        on_gpu(
-            "sample, all step counts",
-            sample.num * sum(sampling_operations(params, network, each) for each in steps),
-            sum(calls) * sample.num / sample.batch_size,
-            sample.precision,
-            texts * network.length * BYTES_OF_SAMPLE,
-        ),
-        on_gpu(
-            "score, all step counts",
-            texts * network.length * per_token,
-            texts / params.score.batch_size,
-            params.score.precision,
-            0,
-        ),
+        *(_cost(work, card, rates().training, num_gpus) for work in training),
+        *(_cost(work, card, rates().inference, 1) for work in others),
     ]
 
 
-TRAINED = ("train", "baseline")
-BYTES_OF_SAMPLE = 12
-"""A token as its id and its text, in JSON."""
+def _cost(work: Work, gpu: Gpu, shares: Shares, num_gpus: int) -> Cost:
+    kind = "bfloat16" if work.precision in ("auto", "bfloat16") else "float32"
+    rate = getattr(gpu, kind) * 1e12 * num_gpus
+    floor = work.calls * shares.milliseconds / 1e3
+    most, least = (max(floor, work.operations / (rate * each)) for each in getattr(shares, kind))
+    return Cost(work.stage, (least, most), work.disk, shares.source)
+
+
+def _training(params: Params, network: Network, num_gpus: int) -> Work:
+    train = params.train
+    tokens = train.num_steps * train.batch_size * network.length
+    calls = train.num_steps * max(1, train.accumulate / num_gpus)
+    disk = (STATE + WEIGHT) * network.num_params
+    return Work(
+        "train", tokens * training_operations(params, network), calls, train.precision, disk
+    )
+
+
+def _baseline(params: Params, vocab_size: int) -> Work:
+    network, settings = baseline_of(params, vocab_size), params.baseline
+    operations = 3.0 * settings.num_tokens * (network.blocks + network.head)
+    calls = settings.num_tokens / (settings.batch_size * network.length)
+    disk = (STATE + WEIGHT) * network.num_params
+    return Work("baseline", operations, calls, settings.precision, disk)
+
+
+def _evaluation(params: Params, network: Network, corpus: Corpus) -> Work:
+    settings = params.evaluate
+    # All but a conditional score with masks have a last step to count.
+    draws = settings.num_replicates * (settings.num_draws + (not _is_cached(params)))
+    a_text = network.length * draws * (network.blocks + _share(params) * network.head)
+    calls = draws * corpus.num_held_out / settings.batch_size
+    return Work("evaluate", corpus.num_held_out * a_text, calls, settings.precision, 0)
+
+
+def _sampling(params: Params, network: Network) -> Work:
+    sample, steps = params.sample, _step_counts(params)
+    operations = sample.num * sum(sampling_operations(params, network, each) for each in steps)
+    calls = sum(min(n, network.length) if _is_cached(params) else n + 1 for n in steps)
+    disk = len(steps) * sample.num * network.length * BYTES_OF_SAMPLE
+    batches = sample.num / sample.batch_size
+    return Work("sample, all step counts", operations, calls * batches, sample.precision, disk)
+
+
+def _scoring(params: Params, network: Network) -> Work:
+    texts = params.sample.num * len(_step_counts(params))
+    if (scorer := rates().scorers.get(params.score.scorer)) is None:
+        own = baseline_of(params, network.vocab_size)
+        a_token = own.blocks + own.head
+    else:
+        a_token = 2.0 * scorer
+    calls = texts / params.score.batch_size
+    operations = texts * network.length * a_token
+    return Work("score, all step counts", operations, calls, params.score.precision, 0)
+
+
+def _step_counts(params: Params) -> list[int]:
+    return [params.steps, *params.sweep, *[params.steps] * len(params.temperatures)]
 
 
 def baseline_of(params: Params, vocab_size: int) -> Network:
