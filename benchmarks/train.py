@@ -27,6 +27,7 @@ LARGE_VOCAB = 100_000
 COMMON: dict[str, Any] = {
     "num_steps": 100_000,
     "accumulate": 1,
+    "reduction": "fixed",
     "lr": 3e-4,
     "warmup_steps": 100,
     "decay": "linear",

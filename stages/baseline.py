@@ -12,7 +12,7 @@ from pipeline.device import device_label, memory_for, pick_device
 from pipeline.environment import lock_sha256
 from pipeline.errors import reported
 from pipeline.files import write_json
-from pipeline.training.loop import write_losses
+from pipeline.training.losses import write_losses
 from pipeline.training.state import hash_code, hash_files, training_state
 from stages import STARTED_BY, TRAINED, run
 
@@ -29,7 +29,7 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
         "baseline": params.baseline.model_dump(exclude={"checkpoint_every"}),
         "precision": settings.precision,
         "data": hash_files([packed / name for name in files]),
-        "code": hash_code("baseline", "training"),
+        "code": hash_code("baseline", "training", "scale/tree.py"),
         "torch": torch.__version__,
     }
     with (

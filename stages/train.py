@@ -14,13 +14,16 @@ from pipeline.errors import reported
 from pipeline.files import write_json, write_jsonl
 from pipeline.methods.registry import method_named
 from pipeline.publishing.handing import pushing
-from pipeline.training.loop import write_losses
+from pipeline.training.losses import write_losses
 from pipeline.training.run import init_sha256, settings_of, train
 from pipeline.training.state import hash_code, hash_files, training_state
 from stages import STARTED_BY, TRAINED, run
 
 # With the method, all of the code that decides what training writes.
-CODE = ("methods/draws.py", "methods/estimates.py", "network", "kernels", "training")
+CODE = (
+    *("methods/draws.py", "methods/estimates.py", "network", "kernels", "training"),
+    "scale/tree.py",
+)
 
 
 @reported

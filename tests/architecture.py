@@ -40,11 +40,12 @@ PLACES = {
     "config": (2.2, 3.2, "params.yaml"),
     "methods": (5.6, 2.3, "protocol, registry; sedd/"),
     "network": (8.6, 1.4, "transformer parts"),
+    "scale": (10.5, 1.4, "sums in one order"),
     "kernels": (8.6, 0.5, "only there to be fast"),
-    "loose": (3.6, 0.5, LOOSE_TEXT),
+    "loose": (5.6, -0.4, LOOSE_TEXT),
 }
 WIDTH, HEIGHT = 1.6, 0.52
-WIDTHS = {"loose": 7.4, "stages": 2.4, "cli": 2.4, "oxen": 1.9, "methods": 1.9}
+WIDTHS = {"loose": 11.4, "stages": 2.4, "cli": 2.4, "oxen": 1.9, "methods": 1.9}
 COLOURS = {"stages": "#1f5fa8", "cli": "#b3541e"}
 GREY = "#555555"
 
@@ -79,8 +80,8 @@ def reduced(arrows: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
 def draw(path: Path) -> None:
     """Write the picture, its rooms with the ids room-ROOM and its arrows arrow-ROOM-ROOM."""
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "architecture", "font.size": 9}):
-        figure = Figure(figsize=(11.5, 8.2))
-        axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.2, 11.7), ylim=(0.1, 8.4))
+        figure = Figure(figsize=(11.5, 9.0))
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(-0.2, 11.7), ylim=(-0.8, 8.4))
         axes.set_axis_off()
         arrows = sorted(drawn_arrows())
         for start, end in arrows:

@@ -19,6 +19,7 @@ SETTINGS = Settings(
     num_steps=30,
     batch_size=8,
     accumulate=1,
+    reduction="fixed",
     lr=0.05,
     warmup_steps=5,
     decay="linear",

@@ -47,6 +47,7 @@ class Optimizing(Section):
 
     batch_size: Count
     accumulate: Count
+    reduction: Literal["fixed", "fast"]
     lr: Positive
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)]
     decay: Literal["linear", "none"]

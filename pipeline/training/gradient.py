@@ -1,16 +1,20 @@
 """The gradient of a loss, in pieces of a batch, and its norm."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.kernels.precision import Precision, products_in
+from pipeline.scale.tree import PartialSums, tree
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
 
+Reduction = Literal["fixed", "fast"]
+"""How the pieces of a step are summed: in the order of `scale.tree`, or as they come."""
 AT_ONCE = 2**20
 """Numbers that one product sums up: more of them lose digits, on some processors."""
 
@@ -19,20 +23,32 @@ def accumulate_gradient(
     objective: "Objective",
     pieces: Sequence[tuple[Tensor, ...]],
     precision: Precision = "float32",
+    *,
+    reduction: Reduction = "fixed",
+    seeds: Sequence[int] | None = None,
 ) -> Tensor:
     """Gradient of the mean loss over a batch, of which each piece holds some rows; that mean.
 
     Weights, sums of gradients and losses are in float32 whatever the precision of products.
+
+    Args:
+        seeds: for each piece, of what its loss draws (dropout).
     """
     num_rows, device = sum(len(piece[0]) for piece in pieces), pieces[0][0].device
-    total = torch.zeros((), device=device)
-    for piece in pieces:
+    sums = PartialSums(objective.module.parameters(), len(pieces))
+    losses: list[Tensor] = []
+    for number, piece in enumerate(pieces):
+        if number and reduction == "fixed":
+            sums.next_piece()
+        if seeds is not None:
+            torch.manual_seed(seeds[number])
         with products_in(precision, device):
             loss = objective.loss(*piece) / num_rows
         with products_in("tf32" if precision == "tf32" else "float32", device):
             torch.autograd.backward(loss)
-        total += loss.detach()
-    return total
+        losses.append(loss.detach())
+    sums.finish()
+    return tree(losses) if reduction == "fixed" else reduce(torch.add, losses)
 
 
 def pieces_of(drawn: tuple[Tensor, ...], num: int) -> list[tuple[Tensor, ...]]:

@@ -4,12 +4,10 @@ All randomness of a step comes from the seed and the step's number, and the orde
 the seed and the epoch's, so that a resumed run needs no generator's state.
 """
 
-import csv
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -17,14 +15,13 @@ import torch
 from torch import nn
 
 from pipeline.errors import Interrupted, PipelineError
-from pipeline.files import whole
 from pipeline.kernels.precision import Precision, same_bytes
 from pipeline.progress import progress
 from pipeline.training.ahead import Ahead, Chosen
 from pipeline.training.ema import Ema
-from pipeline.training.gradient import accumulate_gradient, gradient_norm
+from pipeline.training.gradient import Reduction, accumulate_gradient, gradient_norm
 from pipeline.training.interrupts import stop_requested
-from pipeline.training.schedule import Decay, Order, Windows, learning_rate, step_seed
+from pipeline.training.schedule import Decay, Order, Windows, learning_rate, piece_seeds
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
@@ -40,6 +37,7 @@ class Settings:
     num_steps: int
     batch_size: int
     accumulate: int
+    reduction: Reduction
     lr: float
     warmup_steps: int
     decay: Decay
@@ -126,13 +124,18 @@ class Trainer:
     def train_step(self, blocks: npt.NDArray[Any], order: Chosen) -> None:
         """One optimiser step."""
         settings = self.settings
-        torch.manual_seed(step_seed(settings.seed, "step", self.step))
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         pieces = self._ahead.take(self.step, blocks, order)
         with same_bytes(settings.deterministic, self.device):
-            self._window += accumulate_gradient(self.objective, pieces, settings.precision)
+            self._window += accumulate_gradient(
+                self.objective,
+                pieces,
+                settings.precision,
+                reduction=settings.reduction,
+                seeds=piece_seeds(settings.seed, self.step, settings.accumulate),
+            )
         parameters = list(self.objective.module.parameters())
         nn.utils.clip_grads_with_norm_(
             parameters, settings.clip, gradient_norm(parameters), foreach=True
@@ -285,11 +288,3 @@ def fit(
     trainer.ema.copy_to_module()
     objective.module.eval()
     return trainer.fitted
-
-
-def write_losses(path: Path, rows: list[Row]) -> None:
-    """Write the loss curve as CSV."""
-    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["step", "train_loss", "eval_loss", "lr"])
-        writer.writeheader()
-        writer.writerows(rows)

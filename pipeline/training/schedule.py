@@ -14,6 +14,12 @@ def step_seed(seed: int, purpose: str, number: int) -> int:
     return int(words[0]) << 31 | int(words[1]) >> 1
 
 
+def piece_seeds(seed: int, step: int, num: int) -> list[int]:
+    """Seeds of what the losses of a step's pieces draw, each whatever the others drew."""
+    others = (step_seed(seed, "dropout", step * num + piece) for piece in range(1, num))
+    return [step_seed(seed, "step", step), *others]
+
+
 def learning_rate(
     step: int, *, peak: float, warmup_steps: int, num_steps: int, decay: Decay
 ) -> float:

@@ -35,8 +35,8 @@ def losses(monkeypatch):
     """Every step's mean loss, as training computes it."""
     noted = []
 
-    def accumulate(*arguments):
-        total = accumulate_gradient(*arguments)
+    def accumulate(*arguments, **how):
+        total = accumulate_gradient(*arguments, **how)
         noted.append(total.item())
         return total
 
