@@ -9,8 +9,8 @@ from benchmarks.plain import plain_score_entropy
 from pipeline.methods.estimates import stratified_times
 from pipeline.methods.sedd.model import SEDD
 from pipeline.training.ema import Ema
-from pipeline.training.loop import Settings
 from pipeline.training.schedule import learning_rate
+from pipeline.training.settings import Settings
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 """(x0 [B, L], source of randomness) -> mean nats a sequence."""

@@ -26,8 +26,9 @@ from pipeline.methods.estimates import Rate, rate
 from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD
-from pipeline.training.loop import Settings, Trainer
+from pipeline.training.loop import Trainer
 from pipeline.training.schedule import Order
+from pipeline.training.settings import Settings
 
 BOUND = 2.36
 """Nats a character, the end of each name counted."""

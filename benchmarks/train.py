@@ -18,8 +18,9 @@ from pipeline.kernels.gradient_memory import free_gradient_memory
 from pipeline.methods.protocol import Objective
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD
-from pipeline.training.loop import Settings, Trainer
+from pipeline.training.loop import Trainer
 from pipeline.training.schedule import Order
+from pipeline.training.settings import Settings
 
 BATCH = {"gpt2": 8, "char": 256}
 LARGE_VOCAB = 100_000

@@ -16,6 +16,8 @@ from pipeline.training.losses import write_losses
 from pipeline.training.state import hash_code, hash_files, training_state
 from stages import STARTED_BY, TRAINED, run
 
+SUMMED = ("scale/ddp.py", "scale/tree.py", "scale/world.py")
+
 
 @reported
 def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path) -> None:
@@ -29,7 +31,7 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
         "baseline": params.baseline.model_dump(exclude={"checkpoint_every"}),
         "precision": settings.precision,
         "data": hash_files([packed / name for name in files]),
-        "code": hash_code("baseline", "training", "scale/tree.py"),
+        "code": hash_code("baseline", "training", *SUMMED),
         "torch": torch.__version__,
     }
     with (

@@ -22,7 +22,7 @@ from stages import STARTED_BY, TRAINED, run
 # With the method, all of the code that decides what training writes.
 CODE = (
     *("methods/draws.py", "methods/estimates.py", "network", "kernels", "training"),
-    "scale/tree.py",
+    *("scale/ddp.py", "scale/tree.py", "scale/world.py"),
 )
 
 

@@ -13,7 +13,7 @@ from pipeline.data.tokenizer import TextTokenizer
 from pipeline.methods.protocol import Model
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.network.guidance import Guided
-from pipeline.training.loop import Settings
+from pipeline.training.settings import Settings
 
 SETTINGS = Settings(
     num_steps=30,

@@ -10,7 +10,8 @@ from pipeline.config.params import Baseline
 from pipeline.data.packed import Packed
 from pipeline.device import pick_precision
 from pipeline.kernels.precision import products_in
-from pipeline.training.loop import Fitted, Settings, Watch, fit
+from pipeline.training.loop import Fitted, Watch, fit
+from pipeline.training.settings import Settings
 from pipeline.training.state import TrainingState
 
 

@@ -23,9 +23,10 @@ from pipeline.kernels.gradient_memory import free_gradient_memory
 from pipeline.kernels.precision import Precision
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
-from pipeline.training.loop import Settings, Trainer
+from pipeline.training.loop import Trainer
 from pipeline.training.run import new_model
 from pipeline.training.schedule import Order, Windows
+from pipeline.training.settings import Settings
 
 Compile = bool | Literal["graphs"]
 SAMPLE_SECONDS = 0.001

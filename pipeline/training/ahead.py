@@ -8,8 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.scale.world import World
 from pipeline.training.gradient import pieces_of
 from pipeline.training.schedule import Order, Windows, step_seed
+from pipeline.training.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
@@ -25,21 +27,15 @@ class Ahead:
     """
 
     def __init__(
-        self,
-        objective: "Objective",
-        device: torch.device,
-        *,
-        batch_size: int,
-        accumulate: int,
-        seed: int,
+        self, objective: "Objective", device: torch.device, settings: Settings, world: World
     ) -> None:
         self._objective, self._device = objective, device
-        self._batch_size, self._num_pieces, self._seed = batch_size, accumulate, seed
+        self._settings, self._world = settings, world
         self._thread = ThreadPoolExecutor(1) if device.type == "cuda" else None
         self._next: tuple[int, Future[list[Piece]]] | None = None
 
     def take(self, step: int, blocks: npt.NDArray[Any], order: Chosen) -> list[Piece]:
-        """What the objective's loss takes in `step`, piece by piece, on the device."""
+        """What the objective's loss takes in `step`, this rank's pieces, on the device."""
         if self._thread is None:
             return self._draw(step, blocks, order)
         if self._next is not None and self._next[0] == step:
@@ -53,10 +49,13 @@ class Ahead:
 
     def _draw(self, step: int, blocks: npt.NDArray[Any], order: Chosen) -> list[Piece]:
         # In the order drawn: a method may give neighbouring rows neighbouring times.
-        indices = order.batch(step, self._batch_size)
+        # Of the whole batch: what a row gets does not depend on how many ranks there are.
+        settings = self._settings
+        indices = order.batch(step, settings.batch_size)
         x0 = torch.from_numpy(blocks[indices].astype(np.int64))
-        generator = torch.Generator().manual_seed(step_seed(self._seed, "step", step))
-        return pieces_of(self._objective.draw(x0, generator), self._num_pieces)
+        generator = torch.Generator().manual_seed(step_seed(settings.seed, "step", step))
+        pieces = pieces_of(self._objective.draw(x0, generator), settings.accumulate)
+        return self._world.part(pieces)
 
     def _pinned(self, step: int, blocks: npt.NDArray[Any], order: Chosen) -> list[Piece]:
         pieces = self._draw(step, blocks, order)

@@ -12,6 +12,7 @@ from pipeline.scale.tree import PartialSums, tree
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
+    from pipeline.scale.ddp import Ranks
 
 Reduction = Literal["fixed", "fast"]
 """How the pieces of a step are summed: in the order of `scale.tree`, or as they come."""
@@ -26,6 +27,7 @@ def accumulate_gradient(
     *,
     reduction: Reduction = "fixed",
     seeds: Sequence[int] | None = None,
+    ranks: "Ranks | None" = None,
 ) -> Tensor:
     """Gradient of the mean loss over a batch, of which each piece holds some rows; that mean.
 
@@ -33,22 +35,31 @@ def accumulate_gradient(
 
     Args:
         seeds: for each piece, of what its loss draws (dropout).
+        ranks: the objective's loss, where the batch is all of their pieces together.
     """
     num_rows, device = sum(len(piece[0]) for piece in pieces), pieces[0][0].device
     sums = PartialSums(objective.module.parameters(), len(pieces))
+    loss_of = objective.loss
+    if ranks is not None:
+        loss_of, num_rows = ranks.loss, num_rows * ranks.size
     losses: list[Tensor] = []
     for number, piece in enumerate(pieces):
         if number and reduction == "fixed":
             sums.next_piece()
         if seeds is not None:
             torch.manual_seed(seeds[number])
+        if ranks is not None:
+            ranks.before(sums, is_last=number == len(pieces) - 1)
         with products_in(precision, device):
-            loss = objective.loss(*piece) / num_rows
+            loss = loss_of(*piece) / num_rows
         with products_in("tf32" if precision == "tf32" else "float32", device):
             torch.autograd.backward(loss)
         losses.append(loss.detach())
+    total = tree(losses) if reduction == "fixed" else reduce(torch.add, losses)
+    if ranks is not None:
+        return ranks.total(total)
     sums.finish()
-    return tree(losses) if reduction == "fixed" else reduce(torch.add, losses)
+    return total
 
 
 def pieces_of(drawn: tuple[Tensor, ...], num: int) -> list[tuple[Tensor, ...]]:

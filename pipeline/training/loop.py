@@ -15,43 +15,22 @@ import torch
 from torch import nn
 
 from pipeline.errors import Interrupted, PipelineError
-from pipeline.kernels.precision import Precision, same_bytes
+from pipeline.kernels.precision import same_bytes
 from pipeline.progress import progress
+from pipeline.scale.world import ALONE, World
 from pipeline.training.ahead import Ahead, Chosen
 from pipeline.training.ema import Ema
-from pipeline.training.gradient import Reduction, accumulate_gradient, gradient_norm
+from pipeline.training.gradient import accumulate_gradient, gradient_norm
 from pipeline.training.interrupts import stop_requested
-from pipeline.training.schedule import Decay, Order, Windows, learning_rate, piece_seeds
+from pipeline.training.schedule import Order, Windows, learning_rate, piece_seeds
+from pipeline.training.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
+    from pipeline.scale.ddp import Ranks
     from pipeline.training.state import TrainingState
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; the fields are those of params.yaml."""
-
-    num_steps: int
-    batch_size: int
-    accumulate: int
-    reduction: Reduction
-    lr: float
-    warmup_steps: int
-    decay: Decay
-    weight_decay: float
-    beta1: float
-    beta2: float
-    clip: float
-    ema: float
-    precision: Precision
-    deterministic: bool
-    seed: int
-    log_every: int
-    eval_every: int
-    checkpoint_every: int
 
 
 @dataclass(frozen=True)
@@ -92,10 +71,17 @@ class Fitted:
 class Trainer:
     """One run: its weights, optimiser, averages and what it logged so far."""
 
-    def __init__(self, objective: "Objective", settings: Settings, device: torch.device) -> None:
+    def __init__(
+        self,
+        objective: "Objective",
+        settings: Settings,
+        device: torch.device,
+        world: World = ALONE,
+    ) -> None:
         self.objective = objective
         self.settings = settings
         self.device = device
+        self.world = world
         self.fitted = Fitted()
         self.step = 0
         self.ema = Ema(objective.module, settings.ema)
@@ -113,13 +99,15 @@ class Trainer:
         # Losses stay on the device until they are logged: reading one waits for the step.
         self._window = torch.zeros((), device=device)
         self._window_steps = 0
-        self._ahead = Ahead(
-            objective,
-            device,
-            batch_size=settings.batch_size,
-            accumulate=settings.accumulate,
-            seed=settings.seed,
-        )
+        self._ahead = Ahead(objective, device, settings, world)
+        self._ranks = None if world.size == 1 else self._on_ranks()
+
+    def _on_ranks(self) -> "Ranks":
+        from pipeline.scale.ddp import Ranks
+
+        in_order = self.settings.reduction == "fixed"
+        objective = self.objective
+        return Ranks(objective.module, objective.loss, size=self.world.size, in_order=in_order)
 
     def train_step(self, blocks: npt.NDArray[Any], order: Chosen) -> None:
         """One optimiser step."""
@@ -134,7 +122,8 @@ class Trainer:
                 pieces,
                 settings.precision,
                 reduction=settings.reduction,
-                seeds=piece_seeds(settings.seed, self.step, settings.accumulate),
+                seeds=self.world.part(piece_seeds(settings.seed, self.step, settings.accumulate)),
+                ranks=self._ranks,
             )
         parameters = list(self.objective.module.parameters())
         nn.utils.clip_grads_with_norm_(
@@ -227,6 +216,16 @@ class Trainer:
         self.fitted = Fitted(state["losses"], state["snapshots"], state["seconds"])
 
 
+def check_same(world: World, step: int | None) -> None:
+    """Raise PipelineError unless every rank found a state of the same step."""
+    steps = world.gather(step)
+    if len(set(steps)) > 1:
+        raise PipelineError(
+            f"ranks found unfinished training of different steps ({steps}): their machines must "
+            "share the project's folder"
+        )
+
+
 def fit(
     objective: "Objective",
     blocks: npt.NDArray[Any],
@@ -237,6 +236,7 @@ def fit(
     state: "TrainingState",
     desc: str,
     overlap: bool = False,
+    world: World = ALONE,
 ) -> Fitted:
     """Train on blocks [N, L] from where `state` stands; the module ends with the averages.
 
@@ -250,6 +250,7 @@ def fit(
         desc: the name shown with progress.
         overlap: whether blocks are windows that overlap: each step then draws some at random, and
             else every block comes once an epoch.
+        world: whose ranks share the pieces of each step; all else they all do alike.
     Returns:
         what was logged.
     Raises:
@@ -257,8 +258,9 @@ def fit(
         PipelineError: a loss or a weight is not finite.
     """
     with same_bytes(settings.deterministic, device):
-        trainer = Trainer(objective, settings, device)
+        trainer = Trainer(objective, settings, device, world)
     saved = state.load(device)
+    check_same(world, None if saved is None else saved["step"])
     if saved is not None:
         trainer.load_state_dict(saved)
         # The optimiser shares its moments; the rest would be held beside what it was copied to.
@@ -267,7 +269,13 @@ def fit(
         trainer.look(watch)
     order = (Windows if overlap else Order)(len(blocks), settings.seed)
     started = time.monotonic() - trainer.fitted.seconds
-    bar = progress(total=settings.num_steps, done=trainer.step, desc=desc, unit="step")
+    bar = progress(
+        total=settings.num_steps,
+        done=trainer.step,
+        desc=desc,
+        unit="step",
+        hidden=not world.is_first,
+    )
     with stop_requested() as stopping, bar:
         while trainer.step < settings.num_steps:
             objective.module.train()
@@ -276,8 +284,9 @@ def fit(
             loss = trainer.look(watch)
             if loss is not None:
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            stop, last = stopping(), trainer.step == settings.num_steps
-            if stop or last or trainer.step % settings.checkpoint_every == 0:
+            stop, last = world.agree(stopping()), trainer.step == settings.num_steps
+            due = stop or last or trainer.step % settings.checkpoint_every == 0
+            if due and world.is_first:
                 trainer.fitted.seconds = time.monotonic() - started
                 state.save(trainer.state_dict())
             if stop and not last:

@@ -1,0 +1,82 @@
+"""Gradients summed across ranks by DistributedDataParallel, in an order of our own."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import GradBucket
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.scale.tree import PartialSums, tree
+
+
+class _Loss(nn.Module):
+    """DDP acts where a module is called, and a loss is more than its network."""
+
+    def __init__(self, module: nn.Module, loss: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.module, self._loss = module, loss
+
+    def forward(self, *drawn: Tensor) -> Tensor:
+        return self._loss(*drawn)
+
+
+class Ranks:
+    """A loss whose gradients are summed over ranks in the backward pass of their last pieces."""
+
+    def __init__(
+        self, module: nn.Module, loss: Callable[..., Tensor], *, size: int, in_order: bool
+    ) -> None:
+        """`in_order`: sum as `tree` does, not as a library's ring would."""
+        self.size = size
+        self._sums: PartialSums | None = None
+        # Buckets laid out anew after the first step would change the order in which a ring adds:
+        # a resumed run would not go on as the one that was interrupted.
+        self._loss = DistributedDataParallel(
+            _Loss(module, loss), forward_sync_buffers=False, find_unused_parameters=not in_order
+        )
+        self._loss.register_comm_hook(self, _in_order if in_order else _as_it_comes)
+
+    def before(self, sums: PartialSums, *, is_last: bool) -> None:
+        """To be told of each piece; `sums` holds those of the pieces before."""
+        self._sums = sums
+        self._loss.require_backward_grad_sync = is_last
+
+    def loss(self, *piece: Tensor) -> Tensor:
+        """As the loss that was given."""
+        loss: Tensor = self._loss(*piece)
+        return loss
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of a scalar over ranks, in the order of the tree; the end of a step."""
+        self._sums = None
+        values = value.new_empty(self.size)
+        distributed.all_gather_single(values, value.view(1))
+        return tree(values.unbind())
+
+
+def _in_order(ranks: Ranks, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    assert ranks._sums is not None
+    ranks._sums.add_to(bucket.parameters(), bucket.gradients())
+    future: torch.futures.Future[Tensor] = torch.futures.Future()
+    future.set_result(summed_in_order(bucket.buffer(), ranks.size))
+    return future
+
+
+def _as_it_comes(ranks: Ranks, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    future = distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return future.then(lambda done: done.value()[0])
+
+
+def summed_in_order(flat: Tensor, size: int) -> Tensor:
+    """The sum [n] of each rank's numbers [n], in the order of the tree.
+
+    Each rank sums a slice: as much is sent as by a ring, and libraries only copy.
+    """
+    padded = F.pad(flat, (0, -len(flat) % size)) if len(flat) % size else flat
+    parts = torch.empty_like(padded)
+    distributed.all_to_all_single(parts, padded)
+    own = tree(parts.view(size, -1).unbind())
+    distributed.all_gather_single(padded, own)
+    return padded[: len(flat)]

@@ -1,0 +1,151 @@
+"""Training on 1, 2 and 4 ranks: the same bytes, also where their number changes on the way."""
+
+import hashlib
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ranks import CPU, on_ranks
+from toy import SETTINGS, small_model
+
+from pipeline.errors import Interrupted
+from pipeline.methods.sedd.loss import ScoreEntropy
+from pipeline.scale.world import ALONE, World
+from pipeline.training.loop import Watch, fit
+from pipeline.training.run import held_out_loss
+from pipeline.training.settings import Settings
+from pipeline.training.state import TrainingState
+
+BLOCKS = np.random.default_rng(0).integers(0, 11, (40, 16)).astype(np.uint16)
+FOUR = replace(SETTINGS, num_steps=6, batch_size=16, accumulate=4, eval_every=3, log_every=2)
+# Of the model and of the settings.
+CASES: dict[str, tuple[tuple[Any, ...], Settings]] = {
+    "conditional": (("absorb", "conditional"), FOUR),
+    "raw, dropout": (("absorb", "raw", 0.2), FOUR),
+    "uniform, dropout": (("uniform", "raw", 0.2), FOUR),
+    "conditional, dropout, bfloat16": (
+        ("absorb", "conditional", 0.2),
+        replace(FOUR, precision="bfloat16"),
+    ),
+    "conditional, dropout, twelve pieces": (
+        ("absorb", "conditional", 0.2),
+        replace(FOUR, batch_size=24, accumulate=12),
+    ),
+}
+
+
+class Stopping(ScoreEntropy):
+    """One of its ranks is told to stop in the middle of a step."""
+
+    def __init__(self, model: Any, steps_left: int | None) -> None:
+        super().__init__(model)
+        self._steps_left = steps_left
+
+    def finish_step(self) -> None:
+        super().finish_step()
+        if self._steps_left is not None:
+            self._steps_left -= 1
+            if self._steps_left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(world: World, name: str, folder: Path, stop: int | None = None, **changes: Any) -> str:
+    """SHA-256 of weights, averages, optimiser and losses after some steps or at the end."""
+    sizes, settings = CASES[name]
+    model = small_model(*sizes)
+    held_out = torch.from_numpy(BLOCKS[:8].astype(np.int64))
+    state = TrainingState(folder)
+    stops = stop if world.rank == world.size - 1 else None
+    watch = Watch(lambda: held_out_loss(model, held_out, batch_size=4, seed=0, precision="float32"))
+    try:
+        fitted = fit(
+            Stopping(model, stops),
+            BLOCKS,
+            replace(settings, **changes),
+            watch,
+            device=CPU,
+            state=state,
+            desc="test",
+            world=world,
+        )
+    except Interrupted:
+        return "stopped"
+    digest = hashlib.sha256(repr(fitted.losses).encode())
+    for tensor in model.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    if world.is_first:
+        saved = state.load(CPU)
+        assert saved is not None
+        digest = hashlib.sha256(digest.digest())
+        for tensor in (*saved["module"].values(), *saved["ema"]["averages"]):
+            digest.update(tensor.numpy().tobytes())
+        for moments in saved["optimizer"]["state"].values():
+            digest.update(moments["exp_avg_sq"].numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Hashes of the first rank by case and number of ranks; and of the others."""
+    folder = tmp_path_factory.mktemp("ranks")
+
+    def all_cases(world: World) -> dict[str, str]:
+        return {name: train(world, name, folder / f"{name} {world.size}") for name in CASES} | {
+            f"fast {num}": train(
+                world, "conditional", folder / f"fast {num} {world.size}", reduction="fast"
+            )
+            for num in (1, 2)
+        }
+
+    by_size = {size: on_ranks(size, all_cases, folder) for size in (2, 4)}
+    return {1: [all_cases(ALONE)], **by_size}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_number_of_ranks_trains_the_same_bytes(found, name):
+    hashes = {size: ranks[0][name] for size, ranks in found.items()}
+    assert len(set(hashes.values())) == 1, hashes
+    # The others hold the same weights, and logged the same.
+    for ranks in found.values():
+        assert len({each[name] for each in ranks[1:]}) <= 1
+
+
+def test_fast_is_the_same_bytes_for_the_same_number_of_ranks_alone(found):
+    for ranks in found.values():
+        assert ranks[0]["fast 1"] == ranks[0]["fast 2"]
+    # As they come, of four pieces, is another order than that of the tree.
+    assert found[1][0]["fast 1"] != found[1][0]["conditional"]
+    assert found[4][0]["fast 1"] != found[1][0]["fast 1"]
+
+
+def resumed(folder: Path, *parts: tuple[int, int | None], **changes: Any) -> str:
+    """The hash after parts of a training, each on some ranks and until some step."""
+    state = folder / "state"
+    shutil.rmtree(state, ignore_errors=True)
+    name = "conditional, dropout, bfloat16"
+    for size, stop in parts:
+
+        def part(world: World, stop: int | None = stop) -> str:
+            return train(world, name, state, stop, num_steps=12, **changes)
+
+        hashes = [part(ALONE)] if size == 1 else on_ranks(size, part, folder)
+        assert (hashes[0] == "stopped") == (stop is not None)
+    return str(hashes[0])
+
+
+def test_a_run_that_stops_goes_on_with_other_ranks_to_the_same_bytes(tmp_path):
+    whole = resumed(tmp_path, (1, None))
+    assert resumed(tmp_path, (2, 6), (4, 3), (1, None)) == whole
+
+
+@pytest.mark.slow
+def test_with_fast_a_run_that_stops_goes_on_with_as_many_ranks_to_the_same_bytes(tmp_path):
+    """Buckets that are laid out anew after the first step would not; at 2 ranks none would see."""
+    whole = resumed(tmp_path, (4, None), reduction="fast")
+    assert resumed(tmp_path, (4, 6), (4, None), reduction="fast") == whole
