@@ -17,7 +17,7 @@ import torch
 from pipeline.errors import ParamsError, PipelineError
 
 if TYPE_CHECKING:
-    from pipeline.config.params import Params
+    from pipeline.config.params import Params, Resources
     from pipeline.kernels.precision import Precision
     from pipeline.network.trunk import Trunk
 
@@ -51,7 +51,9 @@ def pick_device(name: str) -> torch.device:
     # How many positions a step works for differs: fixed blocks of memory would be left in pieces.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # of a rank, one of several here
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         why = "this PyTorch is built for CPUs"
@@ -104,11 +106,22 @@ def check_device(params: "Params") -> torch.device:
         ParamsError: it is not there, or lacks a precision or compiler.
     """
     device = pick_device(params.device)
+    check_ranks(params.resources, params.device)
     for section in ("train", "sample", "baseline", "evaluate", "score", "zero_shot"):
         pick_precision(getattr(params, section).precision, device, f"{section}.precision")
     if params.train.compile:
         check_compile(params.train.compile, device)
     return device
+
+
+def check_ranks(resources: "Resources", name: str) -> None:
+    """Raise ParamsError unless there is a device `name` for each process that this machine has."""
+    num = torch.cuda.device_count()
+    if pick_device(name).type == "cuda" and resources.processes > num:
+        raise ParamsError(
+            f"resources.processes: this machine has {num} CUDA devices (got "
+            f"{resources.processes}), one for each is needed; lower it, or use device: cpu"
+        )
 
 
 def check_compile(compile: bool | str, device: torch.device) -> None:

@@ -60,6 +60,14 @@ class Interrupted(PipelineError):
     """SIGTERM or SIGINT asked the work to stop; what was done so far is saved."""
 
 
+def _on_stderr(kind: str, message: str) -> None:
+    print("error:", message, file=sys.stderr)
+
+
+tell: Callable[[str, str], None] = _on_stderr
+"""Says an error, given its class and message; a process that another speaks for has its own."""
+
+
 def reported(main: Callable[P, R]) -> Callable[P, R]:
     """Let `main` end a PipelineError, or what a system refuses, with one message and status 1."""
 
@@ -74,9 +82,9 @@ def reported(main: Callable[P, R]) -> Callable[P, R]:
             Path.cwd()  # Where the working folder is gone libraries end the process.
             return main(*args, **kwargs)
         except PipelineError as error:
-            lines = error.args
+            kind, lines = type(error).__name__, error.args
         except KeyboardInterrupt:
-            lines = ("interrupted",)
+            kind, lines = "Interrupted", ("interrupted",)
         except BrokenPipeError:  # Who reads the output has enough of it.
             raise
         except OSError as error:
@@ -84,8 +92,8 @@ def reported(main: Callable[P, R]) -> Callable[P, R]:
                 line = f"no disk space left while writing {error.filename or 'a file'}: free some"
             else:
                 line = f"{error.filename or 'the working folder'}: {error.strerror or error}"
-            lines = (line,)
-        print("error:", _message(lines), file=sys.stderr)
+            kind, lines = type(error).__name__, (line,)
+        tell(kind, _message(lines))
         raise SystemExit(1)
 
     return wrapped

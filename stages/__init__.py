@@ -56,5 +56,9 @@ def _starters() -> Any:
 # Python's own handler would end what is imported now with a traceback.
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _interrupted)
+if "PIPELINE_WORDS" in os.environ:
+    from pipeline.scale.launch import follow
+
+    follow()
 # Before what takes seconds to import: a DVC that died meanwhile would not be missed.
 STARTED_BY = _starters()

@@ -1,12 +1,13 @@
 """Train a model on the packed blocks; resumes what was interrupted."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pipeline.checkpoints.checkpoint import save_checkpoint
-from pipeline.config.params import load_params
-from pipeline.data.packed import Packed
+from pipeline.config.params import Params, load_params
+from pipeline.data.packed import Meta, Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.environment import lock_sha256
@@ -14,7 +15,9 @@ from pipeline.errors import reported
 from pipeline.files import write_json, write_jsonl
 from pipeline.methods.registry import method_named
 from pipeline.publishing.handing import pushing
+from pipeline.scale.world import joined
 from pipeline.training.losses import write_losses
+from pipeline.training.processes import as_ranks, finish
 from pipeline.training.run import init_sha256, settings_of, train
 from pipeline.training.state import hash_code, hash_files, training_state
 from stages import STARTED_BY, TRAINED, run
@@ -32,12 +35,58 @@ def main(
 ) -> None:
     """Train, and write the checkpoint, the snapshots, the run's facts and the loss curve."""
     params = load_params()
+    if as_ranks("stages.train", params, STARTED_BY, TRAINED):
+        return
     blocks, text = Packed.open(packed), TextTokenizer.load(tokenizer)
-    meta, publish = blocks.meta, params.publish
+    device, publish = pick_device(params.device), params.publish
+    request = {"repo": publish.repo, "patience": params.oxen.model_dump()}
+    resources = params.resources
+    with joined(resources.num_ranks, device, resources.timeout_seconds) as world:
+        identity = identity_of(params, packed, blocks.meta, text) if world.is_first else {}
+        with (
+            training_state("train", identity, STARTED_BY, world) as state,
+            memory_for("train.batch_size", "train.accumulate"),
+        ):
+            sends = publish.during_training and world.is_first
+            with pushing(sends, state.folder, request) as push:
+                model, fitted = train(params, blocks, text, state, push, world)
+            if not world.is_first:
+                return
+            sha256 = save_checkpoint(
+                checkpoint,
+                model,
+                tokenizer=tokenizer,
+                tokenizer_sha256=text.sha256,
+                text_lengths=blocks.meta.text_lengths,
+            )
+            write_jsonl(snapshots, fitted.snapshots)
+            write_losses(losses, fitted.losses)
+            num_tokens = params.train.num_steps * params.train.batch_size * blocks.meta.length
+            facts = {
+                "num_params": sum(p.numel() for p in model.network.parameters()),
+                "num_tokens": num_tokens,
+                "num_steps": params.train.num_steps,
+                "seconds": fitted.seconds,
+                "tokens_per_second": num_tokens / fitted.seconds if num_tokens else None,
+                "device": device_label(device),
+                "processes": world.size,
+                "precision": identity["precision"],
+                "torch": torch.__version__,
+                "lock_sha256": lock_sha256(),
+                "sha256": sha256,
+                "init_sha256": identity["init"],
+                "fingerprint": state.folder.name,
+            }
+            write_json(run, facts)
+            finish(state, TRAINED)
+
+
+def identity_of(params: Params, packed: Path, meta: Meta, text: TextTokenizer) -> dict[str, Any]:
+    """All that decides what training writes."""
     config = method_named(params.method).config_of(
         params, meta.vocab_size, meta.length, meta.labels
     )
-    identity = {
+    return {
         "method": params.method,
         "model": config.asdict(),
         "train": params.train.model_dump(exclude={"checkpoint_every"}),
@@ -48,40 +97,6 @@ def main(
         "code": hash_code(*CODE, f"methods/{params.method}"),
         "torch": torch.__version__,
     }
-    request = {"repo": publish.repo, "patience": params.oxen.model_dump()}
-    with (
-        training_state("train", identity, STARTED_BY) as state,
-        memory_for("train.batch_size", "train.accumulate"),
-    ):
-        with pushing(publish.during_training, state.folder, request) as push:
-            model, fitted = train(params, blocks, text, state, push)
-        sha256 = save_checkpoint(
-            checkpoint,
-            model,
-            tokenizer=tokenizer,
-            tokenizer_sha256=text.sha256,
-            text_lengths=meta.text_lengths,
-        )
-        write_jsonl(snapshots, fitted.snapshots)
-        write_losses(losses, fitted.losses)
-        num_tokens = params.train.num_steps * params.train.batch_size * meta.length
-        facts = {
-            "num_params": sum(p.numel() for p in model.network.parameters()),
-            "num_tokens": num_tokens,
-            "num_steps": params.train.num_steps,
-            "seconds": fitted.seconds,
-            "tokens_per_second": num_tokens / fitted.seconds if num_tokens else None,
-            "device": device_label(pick_device(params.device)),
-            "precision": identity["precision"],
-            "torch": torch.__version__,
-            "lock_sha256": lock_sha256(),
-            "sha256": sha256,
-            "init_sha256": identity["init"],
-            "fingerprint": state.folder.name,
-        }
-        write_json(run, facts)
-        TRAINED.set()
-        state.finish()
 
 
 if __name__ == "__main__":

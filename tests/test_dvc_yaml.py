@@ -23,6 +23,7 @@ EXEMPT = {
     *(f"pipeline/checkpoints/{name}.py" for name in ("keys", "weights")),
     "pipeline/methods/samplers.py",
     "pipeline/publishing/handing.py",
+    "pipeline/scale/launch.py",
     "stages/__init__.py",
 } - {"pipeline/config/identity.py"}
 
@@ -41,6 +42,10 @@ TABLE = {
     "temperatures": ([0.8], [*WARM, "report", *LOGGED]),
     "steps": (32, ["sample", "score", "report", *LOGGED]),
     "device": ("cpu", []),
+    "resources.processes": (2, []),
+    "resources.nodes": (2, []),
+    "resources.launcher": ("env", []),
+    "resources.timeout_seconds": (60, []),
     "data.repo": ("elsewhere", ["fetch", *LOGGED]),
     "data.revision": ("0" * 64, ["fetch", *LOGGED]),
     "data.files.train": (
@@ -237,6 +242,7 @@ MOVED = [
     "temperatures",
     "steps",
     "device",
+    "resources.processes",
     "data.revision",
     "data.files.train",
     "tokenizer.sentencepiece.eos",

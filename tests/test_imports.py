@@ -221,7 +221,7 @@ ROOMS = {
     "checkpoints": "config methods network kernels",
     "scale": "",
     "training": "config data checkpoints methods kernels scale",
-    "baseline": "config data training kernels",
+    "baseline": "config data training kernels scale",
     "evaluation": "config data methods kernels",
     "zeroshot": "config data methods kernels evaluation oxen",
     "harness": "data checkpoints methods kernels",

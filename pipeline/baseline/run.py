@@ -10,6 +10,7 @@ from pipeline.config.params import Baseline
 from pipeline.data.packed import Packed
 from pipeline.device import pick_precision
 from pipeline.kernels.precision import products_in
+from pipeline.scale.world import ALONE, World
 from pipeline.training.loop import Fitted, Watch, fit
 from pipeline.training.settings import Settings
 from pipeline.training.state import TrainingState
@@ -34,8 +35,9 @@ def train(
     *,
     device: torch.device,
     state: TrainingState,
+    world: World = ALONE,
 ) -> tuple[GPT2LMHeadModel, Fitted]:
-    """The trained model, with what was logged."""
+    """The trained model, with what was logged; the same on all ranks of `world`."""
     meta = packed.meta
     model = new_baseline(
         params,
@@ -62,5 +64,6 @@ def train(
         state=state,
         desc="baseline",
         overlap=packed.overlaps,
+        world=world,
     )
     return model, fitted

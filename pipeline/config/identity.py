@@ -17,6 +17,7 @@ from pipeline.files import sha256
 # They say where and how often work is written down, and what else is measured, not what comes out.
 OPERATIONAL = (
     "device",
+    "resources",
     "oxen",
     "data.max_overlap",
     "train.checkpoint_every",

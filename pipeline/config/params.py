@@ -39,6 +39,7 @@ __all__ = [
     "ModelType",
     "Params",
     "Patience",
+    "Resources",
     "Score",
     "SentencePiece",
     "Transformer",
@@ -55,6 +56,32 @@ def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
         raise ValueError("must be auto, cpu, cuda or cuda:N")
     return name
+
+
+class Resources(Section):
+    """Who computes, for stages that train; what comes out is the same."""
+
+    processes: Count
+    nodes: Count
+    launcher: Literal["local", "env", "slurm"]
+    timeout_seconds: Count
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of all nodes together."""
+        return self.processes * self.nodes
+
+    @model_validator(mode="after")
+    def _are_started(self) -> Self:
+        if self.num_ranks & (self.num_ranks - 1):
+            raise ValueError(
+                f"processes * nodes must be a power of two (got {self.processes} * {self.nodes})"
+            )
+        if self.nodes > 1 and self.launcher == "local":
+            raise ValueError(
+                f"nodes must be 1 with launcher local (got {self.nodes}); use env or slurm"
+            )
+        return self
 
 
 class Report(Section):
@@ -94,6 +121,7 @@ class Params(Section):
     tracking: Tracking
     publish: Publish
     device: Annotated[str, AfterValidator(_device)]
+    resources: Resources
     oxen: Patience
 
     @field_validator("sweep", "temperatures")
@@ -108,6 +136,29 @@ class Params(Section):
         """The section of the method in use."""
         section: Diffusion | Embedding = getattr(self, SECTIONS[self.method])
         return section
+
+    @model_validator(mode="after")
+    def _ranks_have_pieces(self) -> Self:
+        resources, num = self.resources, self.resources.num_ranks
+        found = [
+            f"resources.processes ({resources.processes}) * resources.nodes ({resources.nodes}) "
+            f"must divide {name}.accumulate ({section.accumulate}): each has as many pieces"
+            for name, section in (("train", self.train), ("baseline", self.baseline))
+            if section.accumulate % num
+        ]
+        if num > 1 and self.method == "embedding":
+            found.append(
+                f"resources: method embedding trains in one process (got {num}): its clock learns "
+                "from all rows"
+            )
+        if resources.processes > 1 and self.device.startswith("cuda:"):
+            found.append(
+                f"device must be auto, cpu or cuda with resources.processes "
+                f"{resources.processes}: each has a GPU of its own (got {self.device})"
+            )
+        if found:
+            raise ValueError("; ".join(found))
+        return self
 
     @model_validator(mode="after")
     def _exports_a_score(self) -> Self:

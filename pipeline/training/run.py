@@ -16,6 +16,7 @@ from pipeline.kernels.gradient_memory import free_gradient_memory
 from pipeline.kernels.precision import Precision, products_in
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_named, method_of
+from pipeline.scale.world import ALONE, World
 from pipeline.training.loop import Fitted, Watch, fit
 from pipeline.training.schedule import step_seed
 from pipeline.training.settings import Settings
@@ -110,12 +111,14 @@ def train(
     tokenizer: TextTokenizer,
     state: TrainingState,
     on_snapshot: Callable[[dict[str, Any]], object],
+    world: World = ALONE,
 ) -> tuple[Model, Fitted]:
     """The trained model, with what was logged.
 
     Args:
         state: where training stands, and where it is kept.
         on_snapshot: called with each new row of snapshots.
+        world: whose ranks all train the same model.
     """
     device = pick_device(params.device)
     if params.train.init is not None:
@@ -145,6 +148,7 @@ def train(
         state=state,
         desc="train",
         overlap=packed.overlaps,
+        world=world,
     )
     free_gradient_memory()
     return model, fitted

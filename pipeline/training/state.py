@@ -10,7 +10,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import BusyError, CheckpointError
 from pipeline.files import starters, store, whole
+from pipeline.scale.world import ALONE, World
 
 
 class TrainingState:
@@ -70,28 +71,50 @@ class TrainingState:
 
 @contextmanager
 def training_state(
-    kind: str, identity: dict[str, Any], started_by: list[psutil.Process] | None = None
+    kind: str,
+    identity: dict[str, Any],
+    started_by: list[psutil.Process] | None = None,
+    world: World = ALONE,
 ) -> Iterator[TrainingState]:
     """Hold the state of the run that `identity` (plain values) defines; see TrainingState.
+
+    Of ranks the first holds it, and its identity counts.
 
     Raises:
         BusyError: another process trains it now.
     """
+    if not world.is_first:
+        yield TrainingState(Path(world.gather(None)[0]), started_by)
+        return
     text = json.dumps(identity, sort_keys=True)
     name = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     folder = store() / "train" / name
     folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        for partial in folder.glob(".*.partial"):
+            partial.unlink()
+        world.gather(str(folder))
+        yield TrainingState(folder, started_by)
+
+
+def finish_training(folder: Path, started_by: list[psutil.Process]) -> None:
+    """Remove a state that others have trained to the end; see `TrainingState.finish`."""
+    with suppress(BusyError), _locked(folder):
+        TrainingState(folder, started_by).finish()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder.with_suffix(".lock"))
     try:
         lock.acquire(blocking=False)
     except Timeout:
         raise BusyError(
-            f"another process is training this already ({name}): wait for it, or stop it first"
+            f"another process is training this already ({folder.name}): wait for it, or stop it "
+            "first"
         ) from None
     try:
-        for partial in folder.glob(".*.partial"):
-            partial.unlink()
-        yield TrainingState(folder, started_by)
+        yield
     finally:
         if not folder.exists():
             Path(lock.lock_file).unlink(missing_ok=True)

@@ -25,6 +25,7 @@ OPERATIONAL = {
     "score.mauve_seeds",
     "data.max_overlap",
     "device",
+    *(f"resources.{key}" for key in ("processes", "nodes", "launcher", "timeout_seconds")),
     "oxen.connect_seconds",
     "oxen.stall_seconds",
     "oxen.retries",

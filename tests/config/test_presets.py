@@ -20,7 +20,8 @@ SHIPPED = (PROJECT / "params.yaml").read_text()
 NAMES = list(presets())
 # What belongs to a machine, a person or the data sets of others.
 NOT_OF_A_RECIPE = {
-    *("zero_shot", "report", "tracking.uri", "tracking.log_model", "publish", "device", "oxen")
+    *("zero_shot", "report", "tracking.uri", "tracking.log_model", "publish", "device", "oxen"),
+    "resources",
 }
 SLOW = pytest.mark.slow
 

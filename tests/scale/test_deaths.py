@@ -1,0 +1,151 @@
+"""Ranks under a real `dvc repro`, and every way in which they, or what started them, can die."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_clone import make_clone, ran, run
+
+from pipeline.config.edits import edit_yaml
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+TIMEOUT = 5
+RESULTS = (
+    "artifacts/checkpoint/model.safetensors",
+    "artifacts/snapshots.jsonl",
+    "reports/loss.csv",
+)
+VALUES = {
+    "train.num_steps": 300,
+    "train.accumulate": 4,
+    "baseline.accumulate": 4,
+    "train.checkpoint_every": 2,
+    "resources.timeout_seconds": TIMEOUT,
+}
+AGAIN = ("dvc", "repro", "-s", "-f", "train")
+
+
+class Repro:
+    """A `dvc repro` of the training on two ranks, under way."""
+
+    def __init__(self, clone: Path) -> None:
+        self.clone = clone
+        edit_yaml(clone / "params.yaml", {"resources.processes": 2})
+        self.log = clone.parent / "log"
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        with self.log.open("wb") as log:
+            self.dvc = subprocess.Popen(
+                AGAIN,
+                cwd=clone,
+                env=os.environ | {"PATH": path},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        state = (clone / ".store" / "train").glob
+        while not list(state("train-*/state.pt")):
+            assert self.dvc.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+        self.all = psutil.Process(self.dvc.pid).children(recursive=True)
+        environments = {process: process.environ() for process in self.all}
+        self.ranks = {
+            int(values["RANK"]): process
+            for process, values in environments.items()
+            if "RANK" in values
+        }
+        self.stage = self.ranks[0].parent()
+
+    def end(self) -> str:
+        """Its output, once it has failed and nothing of it is left."""
+        status = self.dvc.wait(TIMEOUT + 60)
+        assert status != 0
+        _, alive = psutil.wait_procs(self.all, timeout=TIMEOUT)
+        assert not alive
+        return self.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone whose training one process has finished."""
+    folder = make_clone(tmp_path_factory.mktemp("clone") / "project", VALUES)
+    run(folder, "dvc", "repro", "train")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(clone):
+    return [(clone / name).read_bytes() for name in RESULTS]
+
+
+STOPPED = "error: train stopped at step "
+WAYS: dict[str, tuple[Callable[[Repro], object], str | None]] = {
+    "a rank is killed": (
+        lambda repro: repro.ranks[1].kill(),
+        "error: rank 1 was killed by SIGKILL; the next run goes on",
+    ),
+    "the first rank is killed": (
+        lambda repro: repro.ranks[0].kill(),
+        "error: rank 0 was killed by SIGKILL; the next run goes on",
+    ),
+    "the stage is killed": (lambda repro: repro.stage.kill(), None),
+    "the stage is told to stop": (lambda repro: repro.stage.terminate(), STOPPED),
+    "a rank is told to stop": (lambda repro: repro.ranks[1].terminate(), STOPPED),
+    "ctrl-c": (lambda repro: os.killpg(repro.dvc.pid, signal.SIGINT), STOPPED),
+    "a rank hangs": (
+        lambda repro: repro.ranks[1].suspend(),
+        f"error: a rank was silent for {TIMEOUT} s (resources.timeout_seconds)",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_however_ranks_die_all_end_with_one_message_and_the_next_run_goes_on(clone, expected, way):
+    do, message = WAYS[way]
+    repro = Repro(clone)
+    do(repro)
+    said = repro.end()
+    assert "Traceback" not in said
+    lines = [line for line in said.splitlines() if line.startswith("error:")]
+    if message is None:
+        assert not lines
+    else:
+        (line,) = lines
+        assert line.startswith(message)
+    assert "failed to reproduce 'train'" in said
+    output = run(clone, *AGAIN)
+    assert ran(output) == {"train"}
+    assert "| 0/300 " not in output
+    assert [(clone / name).read_bytes() for name in RESULTS] == expected
+    assert not list((clone / ".store" / "train").iterdir())
+
+
+def test_a_dvc_that_dies_alone_leaves_a_finished_state_to_the_next(clone, expected):
+    repro = Repro(clone)
+    repro.dvc.kill()
+    repro.dvc.wait()
+    psutil.wait_procs(repro.all, timeout=60)
+    (state,) = (clone / ".store" / "train").glob("train-*/state.pt")
+    output = run(clone, *AGAIN)
+    assert "| 0/300 " not in output
+    assert [(clone / name).read_bytes() for name in RESULTS] == expected
+    assert not state.exists()
+
+
+def test_a_second_job_of_one_fingerprint_is_refused(clone, expected):
+    repro = Repro(clone)
+    stage = [*repro.stage.cmdline()]
+    done = subprocess.run(
+        stage, cwd=clone, env=repro.stage.environ(), capture_output=True, text=True, check=False
+    )
+    repro.dvc.wait(120)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert line.startswith("error: another process is training this already (train-")
+    assert [(clone / name).read_bytes() for name in RESULTS] == expected

@@ -1,0 +1,80 @@
+"""Training stages as several processes, and what is seen when one of them dies."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from test_stage_train import INPUTS, OUTS, clear_outs, finish, results, states
+from tiny_project import PROJECT, TINY, stage_command, write_params
+
+VALUES = TINY | {"train.accumulate": 4, "baseline.accumulate": 4, "train.checkpoint_every": 2}
+TWO = VALUES | {"resources.processes": 2}
+
+
+def rank_processes(launcher: psutil.Process) -> dict[int, psutil.Process]:
+    """The ranks that a launching process has, once all have joined one another."""
+    return {
+        int(child.environ()["RANK"]): child
+        for child in launcher.children()
+        if "RANK" in child.environ()
+    }
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_rank_ends_all_and_one_process_goes_on_to_the_same_bytes(tiny):
+    write_params(tiny, VALUES)
+    finish()
+    expected = results()
+    clear_outs()
+    write_params(tiny, TWO | {"train.num_steps": 40})
+    stage = subprocess.Popen(
+        stage_command("train", *INPUTS, *OUTS),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    )
+    wait_for(states)
+    ranks = rank_processes(psutil.Process(stage.pid))
+    ranks[1].kill()
+    _, errors = stage.communicate(timeout=60)
+    assert stage.returncode == 1
+    last = errors.splitlines()[-1]
+    assert last == "error: rank 1 was killed by SIGKILL; the next run goes on"
+    assert errors.count("error") == 1, errors
+    assert "Traceback" not in errors
+    assert len(ranks) == 2
+    assert not [rank for rank in ranks.values() if rank.is_running()]
+    assert not list(Path(".store").glob("ranks-*"))
+    write_params(tiny, VALUES)
+    finish(resumes=True)
+    assert results() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_stages_on_ranks_write_what_one_process_writes(tiny, run_stage, processes):
+    baseline = ["artifacts/baseline", "artifacts/runs/baseline.json", "reports/baseline_loss.csv"]
+    found = []
+    for num in (1, processes):
+        write_params(tiny, VALUES | {"resources.processes": num, "baseline.dropout": 0.1})
+        clear_outs()
+        done = run_stage("train", *INPUTS, *OUTS)
+        assert done.returncode == 0, done.stderr
+        assert "warning" not in done.stderr.lower(), done.stderr
+        weights = Path("artifacts/baseline/model.safetensors")
+        done = run_stage("baseline", *INPUTS, *baseline)
+        assert done.returncode == 0, done.stderr
+        losses = Path("reports/baseline_loss.csv").read_bytes()
+        found.append(results() | {"baseline": weights.read_bytes(), "losses": losses})
+        assert not list(Path(".store/train").iterdir())
+        assert f'"processes": {num},' in Path("artifacts/runs/train.json").read_text()
+    assert found[0] == found[1]
