@@ -56,6 +56,9 @@ def _starters() -> Any:
 # Python's own handler would end what is imported now with a traceback.
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _interrupted)
+if "RANK" in os.environ:
+    # One message says what went wrong among ranks, and not each library of each of them.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 if "PIPELINE_WORDS" in os.environ:
     from pipeline.scale.launch import follow
 

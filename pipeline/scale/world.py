@@ -126,4 +126,6 @@ def _meeting(timeout_seconds: int) -> Iterator[None]:
             why = f"not all came within {timeout_seconds} s (resources.timeout_seconds)"
         else:
             why = said.splitlines()[0]
-        raise PeerError(f"ranks cannot meet at {place} (MASTER_ADDR, MASTER_PORT): {why}") from None
+        raise PipelineError(
+            f"ranks cannot meet at {place} (MASTER_ADDR, MASTER_PORT): {why}"
+        ) from None

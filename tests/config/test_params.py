@@ -129,6 +129,26 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ({"diffusion.geometric.sigma_min": 30.0}, "sigma_min must be less than sigma_max"),
         ({"model.num_heads": 3}, "num_heads must divide width"),
         ({"train.accumulate": 3}, "accumulate (3) must divide batch_size (64)"),
+        (
+            {"resources.processes": 3},
+            "resources: processes * nodes must be a power of two (got 3 * 1)",
+        ),
+        (
+            {"resources.processes": 2, "resources.nodes": 2, "train.accumulate": 2}
+            | {"resources.launcher": "slurm", "baseline.accumulate": 4},
+            "resources.processes (2) * resources.nodes (2) must divide train.accumulate (2)",
+        ),
+        (
+            {"resources.processes": 2, "train.accumulate": 2},
+            "resources.processes (2) * resources.nodes (1) must divide baseline.accumulate (1)",
+        ),
+        ({"resources.nodes": 2}, "resources: nodes must be 1 with launcher local (got 2)"),
+        ({"resources.timeout_seconds": 0}, "resources.timeout_seconds: Input should be greater"),
+        (
+            {"resources.processes": 2, "train.accumulate": 2, "baseline.accumulate": 2}
+            | {"device": "cuda:1"},
+            "device must be auto, cpu or cuda with resources.processes 2",
+        ),
         ({"evaluate.num_replicates": 8}, "evaluate.num_replicates"),
         ({"evaluate.num_draws": 3}, "evaluate.num_draws: Input should be a multiple of 2"),
         ({"train.lr": float("nan")}, "train.lr"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ranks import free_port
 from test_stage_train import INPUTS, OUTS, clear_outs, finish, results, states
 from tiny_project import PROJECT, TINY, stage_command, write_params
 
@@ -78,3 +79,68 @@ def test_stages_on_ranks_write_what_one_process_writes(tiny, run_stage, processe
         assert not list(Path(".store/train").iterdir())
         assert f'"processes": {num},' in Path("artifacts/runs/train.json").read_text()
     assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_ranks_that_others_start_write_what_one_process_writes(tiny):
+    write_params(tiny, VALUES)
+    finish()
+    expected = results()
+    clear_outs()
+    write_params(tiny, TWO | {"resources.launcher": "env"})
+    meet = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            stage_command("train", *INPUTS, *OUTS),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | meet | {"PYTHONPATH": str(PROJECT), "RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    for rank in reversed(ranks):
+        _, errors = rank.communicate(timeout=60)
+        assert rank.returncode == 0, errors
+    assert "100%" in errors
+    assert results() == expected
+    assert not list(Path(".store/train").iterdir())
+
+
+SRUN = """#!/bin/sh
+# Stands for SLURM's: starts the tasks of all nodes here.
+echo "$1 $2 $3" > asked
+nodes=${1#--nodes=} tasks=${2#--ntasks-per-node=}
+shift 3
+trap 'kill $started' TERM
+for number in $(seq 0 $((nodes * tasks - 1))); do
+    SLURM_PROCID=$number SLURM_LOCALID=$((number % tasks)) "$@" & started="$started $!"
+done
+status=0
+for each in $started; do wait $each || status=1; done
+exit $status
+"""
+
+
+@pytest.mark.slow
+def test_srun_is_asked_for_ranks_and_what_they_write_is_the_same(tiny, run_stage, monkeypatch):
+    write_params(tiny, VALUES)
+    finish()
+    expected = results()
+    clear_outs()
+    (tiny / "bin").mkdir()
+    (tiny / "bin" / "srun").write_text(SRUN)
+    (tiny / "bin" / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tiny / 'bin'}:{os.environ['PATH']}")
+    slurm = {"resources.launcher": "slurm", "resources.nodes": 2, "resources.processes": 1}
+    write_params(tiny, VALUES | slurm)
+    done = run_stage("train", *INPUTS, *OUTS)
+    assert done.returncode == 0, done.stderr
+    assert Path("asked").read_text() == "--nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1\n"
+    assert results() == expected
+    assert not list(Path(".store/train").iterdir())
+    clear_outs()
+    write_params(tiny, VALUES | slurm | {"train.lr": 1e30})
+    done = run_stage("train", *INPUTS, *OUTS)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error: training diverged") == done.stderr.count("error") == 1
