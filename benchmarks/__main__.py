@@ -12,6 +12,7 @@ import torch
 import typer
 
 from benchmarks import (
+    bound,
     curves,
     embedding,
     oxen,
@@ -43,6 +44,7 @@ GROUPS: dict[str, Group] = {
     "train_with_push": push.train_with_push,
     "pack_gpt2": pack.pack_gpt2,
     "score_gpt2": score.score_gpt2,
+    "bound_small": bound.bound_small,
     "oxen_fetch": oxen.oxen_fetch,
     "exp_run_1024": startup.exp_run_1024,
     "start_up": startup.start_up,
@@ -54,6 +56,7 @@ LONG = {
     "sample_gpt2_embedding": "samples/s",
     "train_with_push": "tokens/s",
     "exp_run_1024": "s",
+    "bound_small": "tokens/s",
 }
 """Rows that only a full bench runs, with their units."""
 

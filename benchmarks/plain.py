@@ -176,5 +176,29 @@ def plain_sample(
     return xt
 
 
+@torch.no_grad()
+def plain_bound(
+    model: Plain, x0: Tensor, num_draws: int, batch_size: int, generator: torch.Generator
+) -> Tensor:
+    """Nats of each text x0 [N, L], raw score: the integral by uniform times, and the last step."""
+    t_min, nats = model.config.t_min, []
+    for rows in torch.split(x0, batch_size):
+        total = torch.zeros(len(rows), dtype=torch.float64)
+        for _ in range(num_draws):
+            t = torch.rand(len(rows), dtype=torch.float64, generator=generator)
+            t = t_min + (1 - t_min) * t
+            xt = model.graph.sample_transition(rows, model.noise.sigma(t), generator)
+            positions = plain_score_entropy(model, rows, xt, t)
+            total += (1 - t_min) * positions.double().sum(-1) / num_draws
+        last = torch.tensor(t_min, dtype=torch.float64)
+        xt = model.graph.sample_transition(
+            rows, model.noise.sigma(last).expand(len(rows)), generator
+        )
+        weights = plain_weights(model, xt, last, None).clamp(min=0)
+        chance = weights.gather(-1, rows[..., None]).squeeze(-1) / weights.sum(-1)
+        nats.append(total - chance.log().double().sum(-1))
+    return torch.cat(nats)
+
+
 def _at_least_float32(model: Plain) -> torch.dtype:
     return torch.promote_types(next(model.network.parameters()).dtype, torch.float32)
