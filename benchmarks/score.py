@@ -82,7 +82,7 @@ def ours(num: int, precision: Precision) -> Step:
     scorer = scorer_of(precision)
 
     def run(texts: list[list[int]]) -> Facts:
-        scored = likelihood(scorer, samples_of(texts), eos_id=EOS, batch_size=BATCH, desc="score")
+        scored = likelihood(scorer, samples_of(texts), eos_id=EOS, batch_size=BATCH)
         return {"nats": scored.nats.tolist()}
 
     texts = texts_of(num)

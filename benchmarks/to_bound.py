@@ -64,7 +64,7 @@ def held_out_bound(trained: SEDD) -> Rate:
         num_replicates=8,
         num_draws=2,
         batch_size=256,
-        generator=torch.Generator().manual_seed(0),
+        seed=0,
     )
     characters = torch.tensor([tokenizer.num_chars(ids, "pad") for ids in packed.test])
     return rate(found.total, characters)

@@ -20,7 +20,7 @@ from pipeline.training.settings import Settings
 from pipeline.training.state import hash_code, hash_files, training_state
 from stages import STARTED_BY, TRAINED, run
 
-SUMMED = ("scale/ddp.py", "scale/tree.py", "scale/world.py")
+SUMMED = ("scale/ddp.py", "scale/seeds.py", "scale/tree.py", "scale/world.py")
 
 
 @reported

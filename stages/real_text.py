@@ -10,9 +10,10 @@ from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import reported
 from pipeline.evaluation.mauve import mauve_of, real_halves
 from pipeline.evaluation.samples import Samples
-from pipeline.evaluation.scores import draw_weights, score, score_draws
+from pipeline.evaluation.scores import draw_weights, identity_of, score, score_draws
 from pipeline.files import write_json
-from stages import run
+from pipeline.scale.unfinished import hash_files, unfinished_units
+from stages import STARTED_BY, run
 
 
 @reported
@@ -28,13 +29,18 @@ def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -
     index = np.flatnonzero(draws.any(axis=0))
     drawn = Samples.held_out(blocks, index, text)
     desc = "score real text"
-    scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc)
-    row = score_draws(scored, draws[:, index])
-    if settings.mauve_seeds:
-        halves = real_halves(len(blocks.test), params.sample.num, settings.seed)
-        real, other = (Samples.held_out(blocks, half, text) for half in halves)
-        row |= mauve_of(scored, real, other, settings, desc=f"{desc}, MAUVE")
-    write_json(out, row)
+    of_blocks = {"blocks": hash_files([packed / "meta.json", packed / "test.bin"])}
+    identity = identity_of(params, text, baseline) | of_blocks | {"num": params.sample.num}
+    with unfinished_units("real_text", identity, STARTED_BY) as (units, work):
+        scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc, units=units)
+        row = score_draws(scored, draws[:, index])
+        if settings.mauve_seeds:
+            halves = real_halves(len(blocks.test), params.sample.num, settings.seed)
+            real, other = (Samples.held_out(blocks, half, text) for half in halves)
+            named = units.named("mauve", f"{desc}, MAUVE")
+            row |= mauve_of(scored, real, other, settings, named)
+        write_json(out, row)
+        work.finish()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """Sample at one step count."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from pipeline.checkpoints.checkpoint import block_mode, check_tokenizer, load_checkpoint
@@ -13,13 +11,14 @@ from pipeline.config.params import load_params
 from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device, pick_precision
 from pipeline.errors import ParamsError, reported
-from pipeline.files import write_json, write_jsonl
+from pipeline.files import folder_revision, write_json, write_jsonl
 from pipeline.kernels.precision import products_in
-from pipeline.methods.batches import Trace, sample_all
+from pipeline.methods.batches import Drawn, sample_all
 from pipeline.methods.draws import Samples
 from pipeline.methods.registry import method_of
 from pipeline.methods.samplers import each_combination
-from stages import run
+from pipeline.scale.unfinished import unfinished_units
+from stages import STARTED_BY, run
 
 
 @reported
@@ -56,39 +55,43 @@ def main(
     except ValueError as error:
         raise ParamsError(f"sample: {error}") from None
     precision = pick_precision(settings.precision, device, "sample.precision")
-    trace = Trace(settings.num_traced, num_steps)
-    started = time.monotonic()
-    with memory_for("sample.batch_size"), products_in(precision, device):
-        samples = sample_all(
-            model,
-            settings.num,
-            batch_size=settings.batch_size,
-            num_steps=num_steps,
-            generator=torch.Generator(device).manual_seed(settings.seed),
-            trace=trace,
-            predictor=predictor,
-            stepping=stepping,
-            conditionings=conditionings,
-            **how,
-        )
-    seconds = time.monotonic() - started
-    drawn_by = {"num_steps": num_steps, "predictor": predictor, **how, "seed": settings.seed}
-    drawn_by |= stepping.said()
-    said = [drawn_by | each.said() for each in conditionings]
-    write_jsonl(out / f"{name}.jsonl", _rows(samples, said, text, mode))
-    traced = _traced(trace, text)
-    write_json(out / f"{name}.trace.json", {"num_steps": num_steps, "samples": traced})
-    timing = {
-        "num_steps": num_steps,
-        "predictor": predictor,
-        "num_samples": settings.num,
-        "seconds": seconds,
-        "samples_per_second": settings.num / seconds,
-        "device": device_label(device),
-        "precision": precision,
-        "calls": samples.calls,
+    by = {"device": device_label(device), "precision": precision}
+    decides = {"num_steps": num_steps, "sample": settings.model_dump() | how, **by}
+    identity = decides | {"checkpoint": folder_revision(checkpoint)}
+    with unfinished_units("sample", identity, STARTED_BY) as (units, work):
+        with memory_for("sample.batch_size"), products_in(precision, device):
+            drawn = sample_all(
+                model,
+                settings.num,
+                batch_size=settings.batch_size,
+                num_steps=num_steps,
+                seed=settings.seed,
+                num_traced=settings.num_traced,
+                units=units.named("batch"),
+                predictor=predictor,
+                stepping=stepping,
+                conditionings=conditionings,
+                **how,
+            )
+        drawn_by = {"num_steps": num_steps, "predictor": predictor, **how, "seed": settings.seed}
+        drawn_by |= stepping.said()
+        said = [drawn_by | each.said() for each in conditionings]
+        write_jsonl(out / f"{name}.jsonl", _rows(drawn.samples, said, text, mode))
+        traced = _traced(drawn, text)
+        write_json(out / f"{name}.trace.json", {"num_steps": num_steps, "samples": traced})
+        timing = {"num_steps": num_steps, "predictor": predictor, **_timing(drawn), **by}
+        write_json(out / f"{name}.timing.json", timing)
+        work.finish()
+
+
+def _timing(drawn: Drawn) -> dict[str, Any]:
+    num = len(drawn.samples.tokens)
+    return {
+        "num_samples": num,
+        "seconds": drawn.seconds,
+        "samples_per_second": num / drawn.seconds,
+        "calls": drawn.samples.calls,
     }
-    write_json(out / f"{name}.timing.json", timing)
 
 
 def _rows(
@@ -101,11 +104,14 @@ def _rows(
         yield {"index": index} | said[index % len(said)] | own
 
 
-def _traced(trace: Trace, text: TextTokenizer) -> list[list[dict[str, Any]]]:
+def _traced(drawn: Drawn, text: TextTokenizer) -> list[list[dict[str, Any]]]:
     """The states of each sample that was traced."""
     return [
-        [{"t": t, "text": text.show(states[row].tolist())} for t, states in trace.states]
-        for row in range(len(trace.states[0][1]))
+        [
+            {"t": t, "text": text.show(ids)}
+            for t, ids in zip(drawn.times, states.tolist(), strict=True)
+        ]
+        for states in drawn.states.unbind(1)
     ]
 
 

@@ -11,9 +11,10 @@ from pipeline.errors import reported
 from pipeline.evaluation.by_label import by_label
 from pipeline.evaluation.mauve import mauve_of, real_halves
 from pipeline.evaluation.samples import Samples
-from pipeline.evaluation.scores import by_sample, score, score_samples
-from pipeline.files import write_json
-from stages import run
+from pipeline.evaluation.scores import by_sample, identity_of, score, score_samples
+from pipeline.files import sha256, write_json
+from pipeline.scale.unfinished import unfinished_units
+from stages import STARTED_BY, run
 
 SPLITS: tuple[Split, Split] = ("test", "train")
 
@@ -27,19 +28,23 @@ def main(
     text = TextTokenizer.load(tokenizer)
     drawn = Samples.read(samples, params.pack.mode)
     desc = f"score {samples.stem}"
-    scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc)
     settings = params.score
-    row = score_samples(scored, settings.num_bootstrap, settings.seed)
-    if settings.mauve_seeds:
-        blocks = Packed.open(packed)
-        index, _ = real_halves(len(blocks.test), params.sample.num, settings.seed)
-        real = Samples.held_out(blocks, index, text)
-        row |= mauve_of(scored, real, drawn, settings, desc=f"{desc}, MAUVE")
-    if drawn.labels:
-        held_out, training = (labelled_by_column(data, split, params.data) for split in SPLITS)
-        asked = zip(drawn.texts, drawn.labels, strict=True)
-        row["by_label"] = by_label(asked, held_out, training)
-    write_json(out, row | {"by_sample": by_sample(scored)})
+    identity = identity_of(params, text, baseline) | {"samples": sha256(samples)}
+    with unfinished_units("score", identity, STARTED_BY) as (units, work):
+        scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc, units=units)
+        row = score_samples(scored, settings.num_bootstrap, settings.seed)
+        if settings.mauve_seeds:
+            blocks = Packed.open(packed)
+            index, _ = real_halves(len(blocks.test), params.sample.num, settings.seed)
+            real = Samples.held_out(blocks, index, text)
+            named = units.named("mauve", f"{desc}, MAUVE")
+            row |= mauve_of(scored, real, drawn, settings, named)
+        if drawn.labels:
+            held_out, training = (labelled_by_column(data, split, params.data) for split in SPLITS)
+            asked = zip(drawn.texts, drawn.labels, strict=True)
+            row["by_label"] = by_label(asked, held_out, training)
+        write_json(out, row | {"by_sample": by_sample(scored)})
+        work.finish()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from stages import STARTED_BY, TRAINED, run
 # With the method, all of the code that decides what training writes.
 CODE = (
     *("methods/draws.py", "methods/estimates.py", "network", "kernels", "training"),
-    *("scale/ddp.py", "scale/tree.py", "scale/world.py"),
+    *("scale/ddp.py", "scale/seeds.py", "scale/tree.py", "scale/world.py"),
 )
 
 

@@ -1,27 +1,29 @@
 """Score one zero-shot set under each of its protocols."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipeline.checkpoints.checkpoint import TOKENIZER, load_checkpoint, weights_sha256
 from pipeline.config.params import load_params
 from pipeline.data.tokenizer import TextTokenizer
-from pipeline.device import memory_for, pick_device, pick_precision
+from pipeline.device import device_label, memory_for, pick_device, pick_precision
 from pipeline.errors import reported
 from pipeline.evaluation.scorer import check_scorer
-from pipeline.files import sha256, write_json
+from pipeline.files import folder_revision, sha256, write_json
 from pipeline.kernels.precision import Precision
+from pipeline.scale.unfinished import unfinished_units
+from pipeline.scale.units import Units
 from pipeline.zeroshot.against import Against, load_against
 from pipeline.zeroshot.comparable import Set
 from pipeline.zeroshot.evaluation import Scored, pack, score
 from pipeline.zeroshot.scoring import Draws
-from pipeline.zeroshot.texts import read_texts
-from stages import run
+from pipeline.zeroshot.texts import Texts, read_texts
+from stages import STARTED_BY, run
 
 if TYPE_CHECKING:
-    from pipeline.config.zero_shot import ZeroShot
+    from pipeline.config.zero_shot import ZeroShot, ZeroShotSet
 
 
 @reported
@@ -36,23 +38,41 @@ def main(name: str, checkpoint: Path, data: Path, out: Path) -> None:
     tokenizer = TextTokenizer.load(checkpoint / TOKENIZER)
     against = _against(settings, tokenizer, device, precision)
     scored = Scored(load_checkpoint(checkpoint, device), tokenizer, device, precision, against)
+    identity = {
+        "zero_shot": settings.model_dump(exclude={"names", "sets"}),
+        "set": declared.model_dump(),
+        "data": sha256(path),
+        "checkpoint": folder_revision(checkpoint),
+        "device": device_label(device),
+        "precision": precision,
+    }
+    with unfinished_units("zero_shot", identity, STARTED_BY) as (units, work):
+        found = _by_protocol(scored, texts, settings, declared, units)
+        sources = {key: getattr(declared, key) for key in ("repo", "revision", "file")}
+        hashes = {"sha256": identity["data"], "checkpoint_sha256": weights_sha256(checkpoint)}
+        write_json(out, {"name": name, **sources, **hashes, "protocols": found})
+        work.finish()
+
+
+def _by_protocol(
+    scored: Scored, texts: Texts, settings: "ZeroShot", declared: "ZeroShotSet", units: Units
+) -> dict[str, Any]:
+    """Every figure under each protocol."""
     draws = Draws(settings.num_replicates, settings.num_draws, settings.batch_size, settings.seed)
-    found = {}
+    found: dict[str, Any] = {}
     for protocol in declared.protocols:
         packed = pack(
             Set(declared.of, declared.split, declared.detokenizer),
             texts,
-            tokenizer,
+            scored.tokenizer,
             protocol,
             length=scored.model.length,
             workers=settings.workers,
             max_blocks=settings.max_blocks,
         )
         with memory_for("zero_shot.batch_size"):
-            found[protocol] = score(scored, packed, texts, draws)
-    sources = {key: getattr(declared, key) for key in ("repo", "revision", "file")}
-    hashes = {"sha256": sha256(path), "checkpoint_sha256": weights_sha256(checkpoint)}
-    write_json(out, {"name": name, **sources, **hashes, "protocols": found})
+            found[protocol] = score(scored, packed, texts, draws, units)
+    return found
 
 
 def _against(

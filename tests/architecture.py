@@ -40,7 +40,7 @@ PLACES = {
     "config": (2.2, 3.2, "params.yaml"),
     "methods": (5.6, 2.3, "protocol, registry; sedd/"),
     "network": (8.6, 1.4, "transformer parts"),
-    "scale": (10.5, 1.4, "ranks, their sums"),
+    "scale": (10.5, 1.4, "units, ranks"),
     "kernels": (8.6, 0.5, "only there to be fast"),
     "loose": (5.6, -0.4, LOOSE_TEXT),
 }

@@ -342,7 +342,7 @@ def test_embedding_diffusion(cuda, input):
         model, x0 = made(device).eval(), torch.from_numpy(BLOCKS.astype(np.int64))
         how = {"num_replicates": 2, "num_draws": 2, "batch_size": 24}
         generator = torch.Generator(device).manual_seed(0)
-        bound = embedding_bound(model, x0.to(device), generator=generator, **how)
+        bound = embedding_bound(model, x0, seed=0, **how)
         found = [bound.total, trainer._window, model.clock.rms]
         for predictor in ("ddim", "ddpm", "draw"):
             waits.clear()
@@ -363,14 +363,14 @@ def test_bound_and_held_out_loss(cuda, variant):
         made, x0 = model(*variant, device).eval(), torch.from_numpy(BLOCKS.astype(np.int64))
         bound = draw_bound(
             made,
-            x0.to(device),
+            x0,
             num_replicates=2,
             num_draws=2,
             batch_size=24,
-            generator=torch.Generator(device).manual_seed(0),
+            seed=0,
         )
         loss = held_out_loss(made, x0, batch_size=24, seed=0, precision="float32")
-        assert bound.total.device == device
+        assert bound.total.device == torch.device("cpu")
         terms = [bound.integral, bound.prior, bound.reconstruction]
         return [*(term.cpu() for term in terms), torch.tensor(loss)]
 

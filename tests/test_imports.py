@@ -20,8 +20,9 @@ from tiny_project import PROJECT
 
 LOOSE = loose_files(PROJECT)
 ON_TOP = ("stages/", "pipeline/cli/")
-SHARED = tuple(
-    f"pipeline/methods/{name}.py" for name in ("draws", "estimates", "protocol", "samplers")
+SHARED = (
+    *(f"pipeline/methods/{name}.py" for name in ("draws", "estimates", "protocol", "samplers")),
+    "pipeline/scale/units.py",
 )
 TENSORS = {"torch", *sys.stdlib_module_names}
 # They are about methods themselves: the paper's own code and its checkpoints, and their speed.
@@ -213,18 +214,18 @@ def write(folder: Path, files: dict[str, str]) -> None:
 # Whom a room imports. Loose files are everyone's, and stages, commands and benchmarks import any.
 ROOMS = {
     "kernels": "",
+    "scale": "",
     "network": "kernels",
-    "methods": "network kernels",
+    "methods": "network kernels scale",
     "config": "methods",
     "data": "config",
     "oxen": "config data",
     "checkpoints": "config methods network kernels",
-    "scale": "",
     "training": "config data checkpoints methods kernels scale",
     "baseline": "config data training kernels scale",
-    "evaluation": "config data methods kernels",
-    "zeroshot": "config data methods kernels evaluation oxen",
-    "harness": "data checkpoints methods kernels",
+    "evaluation": "config data methods kernels scale",
+    "zeroshot": "config data methods kernels evaluation oxen scale",
+    "harness": "data checkpoints methods kernels scale",
     "report": "config",
     "tracking": "config",
     "publishing": "config oxen huggingface",

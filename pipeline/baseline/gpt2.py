@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers.utils import logging
 from pipeline.config.params import Transformer
 from pipeline.errors import CheckpointError, read_by_library
 from pipeline.files import sha256, whole
+from pipeline.scale.units import UNKEPT, Result, Units
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -102,7 +103,7 @@ def block_nats(
     blocks: npt.NDArray[Any],
     *,
     batch_size: int,
-    on_blocks: Callable[[int], object] = lambda num: None,
+    units: Units = UNKEPT,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Exact negative log likelihood of each block, its start token before it.
 
@@ -110,22 +111,28 @@ def block_nats(
     with other modes, every token.
 
     Args:
-        blocks: token ids [N, L].
-        on_blocks: called with the number of blocks after each batch.
+        blocks: token ids [N, L], perhaps a memory map.
+        units: how batches are gone through.
     Returns:
         nats [N] and the number of tokens scored [N].
     """
-    x0 = torch.from_numpy(blocks.astype(np.int64))
-    num_scored = scored_tokens(model, x0)
-    nats = torch.empty(len(x0), dtype=torch.float64)
+    rows = torch.split(torch.arange(len(blocks)), batch_size)
+    num_scored = torch.cat([scored_tokens(model, _ids(blocks, each)) for each in rows])
     # Blocks of like length share a batch, so that little of it is padding.
-    order = num_scored.argsort(stable=True, descending=True)
-    for first in range(0, len(order), batch_size):
-        batch = order[first : first + batch_size]
-        parts = [each.to(model.device) for each in in_parts(model, x0[batch])]
-        nats[batch] = _nats(model, parts, torch.float64).cpu()
-        on_blocks(len(batch))
-    return nats.numpy(), num_scored.numpy()
+    batches = torch.split(num_scored.argsort(stable=True, descending=True), batch_size)
+
+    def nats(index: int) -> Result:
+        parts = in_parts(model, _ids(blocks, batches[index]))
+        return {"nats": _nats(model, [each.to(model.device) for each in parts], torch.float64)}
+
+    found = units.in_order(len(batches), nats)
+    total = torch.empty(len(blocks), dtype=torch.float64)
+    total[torch.cat(batches)] = torch.cat([each["nats"] for each in found])
+    return total.numpy(), num_scored.numpy()
+
+
+def _ids(blocks: npt.NDArray[Any], rows: Tensor) -> Tensor:
+    return torch.from_numpy(blocks[rows.numpy()].astype(np.int64))
 
 
 def scored_tokens(model: GPT2LMHeadModel, x0: Tensor) -> Tensor:

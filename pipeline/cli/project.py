@@ -117,24 +117,26 @@ def _commits(num: int) -> str:
 def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Free it; without, only list it.")] = False,
 ) -> None:
-    """List what unfinished training has left behind, and free it with --yes.
+    """List what unfinished stages have left behind, and free it with --yes.
 
-    What a running trainer holds stays. An unfinished run that is freed starts anew next time.
+    What a running stage holds stays. What is freed starts anew next time.
     """
     from filelock import FileLock, Timeout
 
     from pipeline.files import store
 
-    # Its state, and beside that the lock of its trainer: either may be alone.
-    left = sorted({path.with_suffix("") for path in (store() / "train").glob("*")})
+    # A folder, and beside that the lock of its stage: either may be alone.
+    left = sorted(
+        {path.with_suffix("") for room in ("train", "units") for path in (store() / room).glob("*")}
+    )
     if not left:
-        print("nothing is left: no training is unfinished")
+        print("nothing is left: no stage is unfinished")
         return
     for folder in left:
         line, lock = _described(folder), folder.with_suffix(".lock")
         fate = "left"
         try:
-            # Nobody trains without a lock, and listing makes none.
+            # Nobody works without a lock, and listing makes none.
             with FileLock(lock, blocking=False) if yes or lock.exists() else nullcontext():
                 if yes:
                     if folder.exists():
@@ -149,7 +151,7 @@ def clean(
 
 
 def _described(folder: Path) -> str:
-    """Folder, size and last change of an unfinished training, one line."""
+    """Folder, size and last change of what is unfinished, one line."""
     paths = (folder, folder.with_suffix(".lock"), *folder.rglob("*"))
     stats = [path.stat() for path in paths if path.exists()]
     size = sum(stat.st_size for stat in stats)

@@ -18,6 +18,7 @@ from pipeline.errors import DataError, ParamsError
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
 from pipeline.progress import progress
+from pipeline.scale.seeds import seeded
 from pipeline.table import shown
 
 # States at positions that are drawn together: larger batches gain little, and a text shows late.
@@ -44,7 +45,6 @@ class Sampling:
     model: Model
     tokenizer: TextTokenizer
     chosen: Chosen
-    generator: torch.Generator
     batch_size: int
     text_lengths: list[int] | None
     mode: Mode
@@ -80,7 +80,6 @@ class Sampling:
             model=model,
             tokenizer=tokenizer,
             chosen=replace(chosen, predictor=predictor),
-            generator=torch.Generator(next(model.parameters()).device).manual_seed(chosen.seed),
             batch_size=chosen.batch_size or default_batch_size(model),
             text_lengths=checkpoint_config(folder)["text_lengths"],
             mode=block_mode(folder),
@@ -88,7 +87,7 @@ class Sampling:
 
     def announce(self) -> None:
         """Say on stderr how the model is sampled: what it takes to draw the same again."""
-        how, device = self.chosen, device_label(self.generator.device)
+        how, device = self.chosen, device_label(self.model.device)
         note(f"{how.predictor}, {how.num_steps} steps, seed {how.seed}, {device}")
         if (how.temperature, how.top_p) != (1, 1):
             note(f"temperature {how.temperature:g}, top-p {how.top_p:g}: not the model's own law")
@@ -116,7 +115,7 @@ class Sampling:
             bar.update(min(step, 1))  # The first state comes before any step.
 
         with bar:
-            for batch in batches:
+            for number, batch in enumerate(batches):
                 watch = _Printer(self.tokenizer, batch.indices) if show else count
                 with memory_for("--batch-size"):
                     samples = method_of(self.model).sample(
@@ -128,7 +127,7 @@ class Sampling:
                         top_p=how.top_p,
                         stepping=how.stepping,
                         conditioning=how.conditioning,
-                        generator=self.generator,
+                        generator=seeded(self.model.device, how.seed, "sample", number),
                         fixed=None if batch.fixed is None else torch.tensor(batch.fixed),
                         on_state=watch,
                     )

@@ -12,7 +12,7 @@ from pipeline.evaluation.causal import CausalLM
 from pipeline.evaluation.diversity import Statistic, mean_of, ratio_of
 from pipeline.evaluation.samples import Floats, Ints, Samples
 from pipeline.evaluation.scorer import Scorer
-from pipeline.progress import progress
+from pipeline.scale.units import UNKEPT, Result, Units
 
 MAX_TOKENS = 4096
 """Tokens in a forward, more only in one of a single text: 50 kB each with GPT-2's smallest."""
@@ -60,7 +60,7 @@ class _Window:
 
 
 def likelihood(
-    scorer: Scorer, samples: Samples, *, eos_id: int | None, batch_size: int, desc: str
+    scorer: Scorer, samples: Samples, *, eos_id: int | None, batch_size: int, units: Units = UNKEPT
 ) -> Likelihood:
     """Score every sample by the protocol of `scorer`.
 
@@ -89,8 +89,13 @@ def likelihood(
     ]
     found = Likelihood(np.zeros(len(samples)), np.array([len(s) for s in sequences], np.int64))
     batches = _batches(windows, batch_size, scorer.model.pads)
-    for batch in progress(batches, desc=desc, unit="batch"):
-        np.add.at(found.nats, [window.sample for window in batch], _nats(scorer.model, batch))
+
+    def nats(index: int) -> Result:
+        of_tokens = _token_nats(scorer.model, batches[index])
+        return {"nats": torch.stack([each.sum() for each in of_tokens])}
+
+    for batch, result in zip(batches, units.in_order(len(batches), nats), strict=True):
+        np.add.at(found.nats, [window.sample for window in batch], result["nats"].numpy())
     wrong = samples.index[~np.isfinite(found.nats)]
     if len(wrong):
         raise CheckpointError(
@@ -101,7 +106,7 @@ def likelihood(
 
 
 def nats_by_token(
-    scorer: Scorer, sequences: Sequence[list[int]], *, batch_size: int, desc: str
+    scorer: Scorer, sequences: Sequence[list[int]], *, batch_size: int, units: Units = UNKEPT
 ) -> list[Floats]:
     """Nats of each token but the first of sequences that the scorer can read, nothing before them.
 
@@ -111,19 +116,23 @@ def nats_by_token(
     found = [np.zeros(0)] * len(sequences)
     windows = [_Window(i, ids, len(ids) - 1) for i, ids in enumerate(sequences) if len(ids) > 1]
     batches = _batches(windows, batch_size, scorer.model.pads)
-    for batch in progress(batches, desc=desc, unit="batch"):
-        nats = [each.cpu().numpy() for each in _token_nats(scorer.model, batch)]
-        if not all(np.isfinite(each).all() for each in nats):
+
+    def nats(index: int) -> Result:
+        return {"nats": torch.cat(_token_nats(scorer.model, batches[index]))}
+
+    for batch, result in zip(batches, units.in_order(len(batches), nats), strict=True):
+        if not result["nats"].isfinite().all():
             raise CheckpointError(
                 f"the scorer {scorer.name} gives no finite likelihood: its weights are damaged"
             )
-        for window, each in zip(batch, nats, strict=True):
-            found[window.sample] = each
+        of_windows = torch.split(result["nats"], [window.num_scored for window in batch])
+        for window, each in zip(batch, of_windows, strict=True):
+            found[window.sample] = each.numpy()
     return found
 
 
 def last_states(
-    scorer: Scorer, sequences: Sequence[list[int]], *, batch_size: int, desc: str
+    scorer: Scorer, sequences: Sequence[list[int]], *, batch_size: int, units: Units = UNKEPT
 ) -> Floats:
     """The model's last hidden state [N, D] of the last token of each of N sequences it can read.
 
@@ -135,16 +144,19 @@ def last_states(
     found = [np.zeros(0)] * len(sequences)
     windows = [_Window(place, ids, 0) for place, ids in enumerate(sequences)]
     batches = _batches(windows, batch_size, scorer.model.pads)
-    for batch in progress(batches, desc=desc, unit="batch"):
-        ids = [torch.tensor(window.ids, device=scorer.model.device) for window in batch]
+
+    @torch.inference_mode()
+    def states(index: int) -> Result:
+        ids = [torch.tensor(window.ids, device=scorer.model.device) for window in batches[index]]
         last = torch.tensor([len(text) for text in ids], device=scorer.model.device).cumsum(0) - 1
-        with torch.inference_mode():
-            states = scorer.model.hidden(ids)[last].double().cpu().numpy()
-        if not np.isfinite(states).all():
+        return {"states": scorer.model.hidden(ids)[last].double()}
+
+    for batch, result in zip(batches, units.in_order(len(batches), states), strict=True):
+        if not result["states"].isfinite().all():
             raise CheckpointError(
                 f"the scorer {scorer.name} gives no finite states: its weights are damaged"
             )
-        for window, state in zip(batch, states, strict=True):
+        for window, state in zip(batch, result["states"].numpy(), strict=True):
             found[window.sample] = state
     return np.stack(found) if found else np.zeros((0, 0))
 
@@ -191,14 +203,9 @@ def _batches(windows: list[_Window], batch_size: int, pads: bool) -> list[list[_
     return batches
 
 
-def _nats(model: CausalLM, batch: list[_Window]) -> Floats:
-    """Negative log likelihood of each window's scored tokens [b], in one forward."""
-    return torch.stack([each.sum() for each in _token_nats(model, batch)]).cpu().numpy()
-
-
 @torch.inference_mode()
 def _token_nats(model: CausalLM, batch: list[_Window]) -> tuple[Tensor, ...]:
-    """The same for each token: one [num_scored] a window, float64."""
+    """Negative log likelihood of each window's scored tokens, one [num_scored] each, float64."""
     ids = [torch.tensor(window.ids, device=model.device) for window in batch]
     scored = [window.num_scored for window in batch]
     at = torch.cat(

@@ -18,6 +18,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.gen_ppl import last_states
 from pipeline.evaluation.samples import Floats, Ints, Samples
 from pipeline.evaluation.scores import Scored
+from pipeline.scale.units import Units
 
 KEY = "score.mauve_seeds"
 
@@ -39,7 +40,7 @@ def real_halves(num_texts: int, num: int, seed: int) -> tuple[Ints, Ints]:
     return np.sort(places[:num]), np.sort(places[num:])
 
 
-def features(scored: Scored, samples: Samples, *, batch_size: int, desc: str) -> Floats:
+def features(scored: Scored, samples: Samples, *, batch_size: int, units: Units) -> Floats:
     """The scorer's last state [n, D] of the last token of each text that has one.
 
     A text ends before its first eos, running text at the end of its window.
@@ -56,7 +57,7 @@ def features(scored: Scored, samples: Samples, *, batch_size: int, desc: str) ->
     most = scorer.model.max_tokens
     rows = [row[:most] for row in rows if row]
     with memory_for("score.batch_size"):
-        return last_states(scorer, rows, batch_size=batch_size, desc=desc)
+        return last_states(scorer, rows, batch_size=batch_size, units=units)
 
 
 def mauve(real: Floats, others: Floats, seeds: Sequence[int]) -> dict[str, float | None]:
@@ -81,10 +82,10 @@ def mauve(real: Floats, others: Floats, seeds: Sequence[int]) -> dict[str, float
 
 
 def mauve_of(
-    scored: Scored, real: Samples, others: Samples, settings: Score, desc: str
+    scored: Scored, real: Samples, others: Samples, settings: Score, units: Units
 ) -> dict[str, float | None]:
     """MAUVE of `others` against `real`, both by the scorer that has scored already."""
     size = settings.batch_size
-    theirs = features(scored, real, batch_size=size, desc=desc)
-    ours = features(scored, others, batch_size=size, desc=desc)
+    theirs = features(scored, real, batch_size=size, units=units.named("real"))
+    ours = features(scored, others, batch_size=size, units=units.named("others"))
     return mauve(theirs, ours, settings.mauve_seeds)

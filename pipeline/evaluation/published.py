@@ -16,10 +16,16 @@ from pipeline.data.tokenizer import TextTokenizer
 from pipeline.evaluation.gen_ppl import Likelihood, check_ids, nats_by_token
 from pipeline.evaluation.samples import Floats, Ints, Samples
 from pipeline.evaluation.scorer import Scorer
+from pipeline.scale.units import UNKEPT, Units
 
 
 def published(
-    scorer: Scorer, samples: Samples, vocabulary: TextTokenizer, *, batch_size: int, desc: str
+    scorer: Scorer,
+    samples: Samples,
+    vocabulary: TextTokenizer,
+    *,
+    batch_size: int,
+    units: Units = UNKEPT,
 ) -> dict[str, Likelihood]:
     """What the papers' protocols make of N windows of running text, by their names.
 
@@ -38,7 +44,7 @@ def published(
     sequences = {tuple(row): row for row in [*(ids if takes_ids else []), *again]}
     for rows in (ids if takes_ids else [], again):
         check_ids(scorer, rows, samples.index[: len(rows)])
-    nats = nats_by_token(scorer, list(sequences.values()), batch_size=batch_size, desc=desc)
+    nats = nats_by_token(scorer, list(sequences.values()), batch_size=batch_size, units=units)
     by_sequence = dict(zip(sequences, nats, strict=True))
     eos = vocabulary.eos_id if scorer.tokenizer is None else scorer.start_id
     found = {"mdlm": _sums([by_sequence[tuple(row)] for row in again], counted(again, eos))}

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.config.params import Params
 from pipeline.data.splits import documents_among
 from pipeline.data.tokenizer import TextTokenizer
-from pipeline.device import memory_for, pick_device, pick_precision
+from pipeline.device import device_label, memory_for, pick_device, pick_precision
 from pipeline.errors import PipelineError
 from pipeline.evaluation.diversity import (
     NGrams,
@@ -25,6 +25,8 @@ from pipeline.evaluation.published import published
 from pipeline.evaluation.samples import Floats, Samples
 from pipeline.evaluation.scorer import Scorer, check_scorer, load_scorer
 from pipeline.evaluation.self_bleu import self_bleu
+from pipeline.files import folder_revision
+from pipeline.scale.units import UNKEPT, Units
 
 # So many resamples at once keep a statistic's own tables small.
 ROWS_AT_ONCE = 50
@@ -178,6 +180,7 @@ def score(
     data: Path,
     baseline: Path,
     desc: str,
+    units: Units = UNKEPT,
 ) -> Scored:
     """Score `samples` as params.yaml says, and look for them among the documents in `data`.
 
@@ -197,16 +200,29 @@ def score(
     )
     eos_id, batch_size = tokenizer.eos_id, settings.batch_size
     with memory_for("score.batch_size"):
-        found = likelihood(scorer, samples, eos_id=eos_id, batch_size=batch_size, desc=desc)
+        named = units.named("likelihood", desc)
+        found = likelihood(scorer, samples, eos_id=eos_id, batch_size=batch_size, units=named)
         others: dict[str, Likelihood] = {}
         if samples.mode != "pad":
-            others = published(
-                scorer, samples, tokenizer, batch_size=batch_size, desc=f"{desc} as published"
-            )
+            named = units.named("published", f"{desc} as published")
+            others = published(scorer, samples, tokenizer, batch_size=batch_size, units=named)
     # No window of running text is a document: there is none to look for.
     texts = samples.texts if samples.mode == "pad" else []
     among = documents_among(texts, data, params.data)
     return Scored(samples, found, scorer, tokenizer, *among, others)
+
+
+def identity_of(params: Params, tokenizer: TextTokenizer, baseline: Path) -> dict[str, Any]:
+    """What decides what `score` makes of given texts, as plain values."""
+    settings, device = params.score, pick_device(params.device)
+    return {
+        "score": settings.model_dump(),
+        "mode": params.pack.mode,
+        "tokenizer": tokenizer.sha256,
+        "baseline": folder_revision(baseline),
+        "device": device_label(device),
+        "precision": pick_precision(settings.precision, device, "score.precision"),
+    }
 
 
 def bootstrap_weights(num_samples: int, num_bootstrap: int, seed: int) -> Floats:

@@ -17,6 +17,7 @@ from pipeline.methods.draws import FREE
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
 from pipeline.progress import progress
+from pipeline.scale.seeds import step_seed
 
 Window = tuple[list[int], int]
 """Ids that fit into a block, and how many of the last ones are the target."""
@@ -76,8 +77,8 @@ class Answering:
         """
         windows, owners = self._windows(texts)
         total = torch.zeros(len(texts), dtype=torch.float64)
-        generator = self.generator()
-        for places in progress(_of_a_length(windows), desc="likelihoods", unit="length"):
+        lengths = progress(_of_a_length(windows), desc="likelihoods", unit="length")
+        for number, places in enumerate(lengths):
             x0, target = self._rows([windows[place] for place in places])
             with products_in(self.precision, self.device):
                 bound = method_of(self.model).draw_bound(
@@ -86,10 +87,10 @@ class Answering:
                     num_replicates=1,
                     num_draws=self.num_draws,
                     batch_size=self.batch_size,
-                    generator=generator,
+                    seed=step_seed(self.seed, "length", number),
                     known=~target,
                 )
-            total.index_add_(0, owners[places], -bound.total.squeeze(0).cpu())
+            total.index_add_(0, owners[places], -bound.total.squeeze(0))
         return total.tolist()
 
     def are_likeliest(self, texts: Sequence[tuple[list[int], int]]) -> list[bool]:

@@ -1,6 +1,8 @@
 """Samples in batches, as a stage draws them."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,22 +13,48 @@ from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
 from pipeline.methods.samplers import UNCONDITIONAL, Conditioning
 from pipeline.progress import progress
+from pipeline.scale.seeds import seeded
+from pipeline.scale.units import UNKEPT, Result, Units
 
 NUM_STATES_SHOWN = 33
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What batches came to.
+
+    Attributes:
+        samples: all of them, on the CPU.
+        times: t of the states that are shown [S].
+        states: those states of the first batch's first samples [S, n, L].
+        seconds: that the batches took, whenever that was.
+    """
+
+    samples: Samples
+    times: list[float]
+    states: Tensor
+    seconds: float
+
+
 class Trace:
-    """Keeps some states of the first batch's first samples."""
+    """Keeps some states of a batch's first samples."""
 
     def __init__(self, num: int, num_steps: int) -> None:
         self.num = num
         moments = torch.linspace(0, num_steps + 1, min(num_steps + 2, NUM_STATES_SHOWN))
         self.steps = {round(moment) for moment in moments.tolist()}
-        self.states: list[tuple[float, Tensor]] = []
+        self.times: list[float] = []
+        self.states: list[Tensor] = []
 
     def __call__(self, step: int, t: float, xt: Tensor) -> None:
         if step in self.steps:
-            self.states.append((t, xt[: self.num].cpu()))
+            self.times.append(t)
+            self.states.append(xt[: self.num].cpu())
+
+    def result(self) -> dict[str, Tensor]:
+        """Times [S] and states [S, n, L]."""
+        times = torch.tensor(self.times, dtype=torch.float64)
+        return {"times": times, "states": torch.stack(self.states)}
 
 
 def sample_all(
@@ -35,17 +63,17 @@ def sample_all(
     *,
     batch_size: int,
     num_steps: int,
-    generator: torch.Generator,
-    trace: Trace,
+    seed: int,
+    num_traced: int,
     conditionings: Sequence[Conditioning] = (UNCONDITIONAL,),
+    units: Units = UNKEPT,
     **how: Any,
-) -> Samples:
-    """Draw the samples in batches, the first one traced; they end on the CPU.
+) -> Drawn:
+    """Draw the samples in batches, each a unit with a seed of its own, the first one traced.
 
     What they are asked for takes turns among `conditionings`. `how` is what else a method's
     `sample` takes: predictor, temperature, top_p, stepping.
     """
-    batches: list[Samples] = []
     indices = [torch.arange(first, num, len(conditionings)) for first in range(len(conditionings))]
     parts = [
         (asked, part)
@@ -54,26 +82,44 @@ def sample_all(
         if len(part)
     ]
     num_states = num_steps + 2
-    bar = progress(total=len(parts) * num_states, desc=f"sample {num_steps} steps", unit="step")
+    bar = progress(
+        total=len(parts) * num_states,
+        desc=f"sample {num_steps} steps",
+        unit="step",
+        done=units.num_kept(len(parts)) * num_states,
+    )
 
-    def watch(step: int, t: float, xt: Tensor) -> None:
-        bar.update()
-        if not batches:
-            trace(step, t, xt)
+    def draw(index: int) -> Result:
+        asked, part = parts[index]
+        trace = Trace(num_traced, num_steps)
+
+        def watch(step: int, t: float, xt: Tensor) -> None:
+            bar.update()
+            if index == 0:
+                trace(step, t, xt)
+
+        started = time.monotonic()
+        batch = method_of(model).sample(
+            model,
+            len(part),
+            num_steps=num_steps,
+            generator=seeded(model.device, seed, "sample", index),
+            conditioning=asked,
+            on_state=watch,
+            **how,
+        )
+        result = {"tokens": batch.tokens.cpu(), "nfe": batch.nfe.cpu()}
+        seconds = torch.tensor(time.monotonic() - started, dtype=torch.float64)
+        result |= {"calls": torch.tensor(batch.calls), "seconds": seconds}
+        return result | trace.result() if index == 0 else result
 
     with bar:
-        for asked, part in parts:
-            batch = method_of(model).sample(
-                model,
-                len(part),
-                num_steps=num_steps,
-                generator=generator,
-                conditioning=asked,
-                on_state=watch,
-                **how,
-            )
-            batches.append(batch)
+        found = units.in_order(len(parts), draw)
     place = torch.cat([part for _, part in parts]).argsort()
-    tokens = torch.cat([batch.tokens for batch in batches]).cpu()[place]
-    nfe = torch.cat([batch.nfe for batch in batches]).cpu()[place]
-    return Samples(tokens, nfe, sum(batch.calls for batch in batches))
+    tokens, nfe = (torch.cat([each[key] for each in found])[place] for key in ("tokens", "nfe"))
+    return Drawn(
+        Samples(tokens, nfe, sum(int(each["calls"]) for each in found)),
+        found[0]["times"].tolist(),
+        found[0]["states"],
+        sum(each["seconds"].item() for each in found),
+    )

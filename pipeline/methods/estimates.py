@@ -3,9 +3,20 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from pipeline.scale.seeds import seeded
+from pipeline.scale.units import UNKEPT, Result, Units
+
+Texts = Tensor | npt.NDArray[Any]
+"""Rows [N, L] of whole numbers, which may be a memory map."""
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -57,16 +68,18 @@ def replicate_times(num_texts: int, num_pairs: int, generator: torch.Generator) 
 
 
 def draw_replicates(
-    x0: Tensor,
-    pair: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    reconstruction: Callable[[Tensor, Tensor | None], Tensor],
+    x0: Texts,
+    pair: Callable[[Tensor, Tensor, Tensor | None, torch.Generator], Tensor],
+    reconstruction: Callable[[Tensor, Tensor | None, torch.Generator], Tensor],
     *,
+    device: torch.device,
     num_replicates: int,
     num_draws: int,
     batch_size: int,
-    generator: torch.Generator,
+    seed: int,
     known: Tensor | None = None,
-    on_replicate: Callable[[], object] | None = None,
+    labels: Texts | None = None,
+    units: Units = UNKEPT,
 ) -> tuple[Tensor, Tensor]:
     """The integral and the reconstruction, both [R, N], by replicates of a stratified draw.
 
@@ -74,37 +87,64 @@ def draw_replicates(
     each text has one in every 1 / num_draws, in antithetic pairs t and 1 - t. Draws are thus
     dependent: the Monte Carlo error comes from the spread between replicates.
 
+    A unit is a batch of texts in a replicate: its noise has a seed of its own, its times one of the
+    replicate's, so that its result depends on the seed, N and batch_size alone.
+
     Args:
-        x0: clean tokens [N, L], on the generator's device.
-        pair: of texts [B, L], times [B] and what is known of the texts [B, L], the sum of the
-            integrand at t and at 1 - t, [B].
-        reconstruction: that term of texts [B, L] and what is known of them, [B].
+        x0: clean tokens [N, L].
+        pair: of texts [B, L], times [B], what is known of the texts [B, L] and the source of noise,
+            the sum of the integrand at t and at 1 - t, [B].
+        reconstruction: that term of texts [B, L], what is known of them and the source of noise.
+        device: where these work; texts are moved there a batch at a time.
         num_replicates: R.
         num_draws: draws a text in each replicate, an even number.
-        batch_size: texts a call.
-        generator: source of the times.
+        batch_size: texts a unit.
+        seed: of all times and noise.
         known: positions [N, L] that are not noised and cost nothing; None is none of them.
-        on_replicate: called after each replicate.
+        labels: numbers [N, K] that stand before each text.
+        units: how the units are gone through.
     Raises:
         ValueError: num_draws is not even.
     """
     if num_draws < 2 or num_draws % 2:
         raise ValueError(f"num_draws must be even and at least 2 (got {num_draws})")
-    batches = torch.split(torch.arange(len(x0), device=x0.device), batch_size)
-    shown = [None if known is None else known[rows] for rows in batches]
-    integral, reconstructions = [], []
-    for _ in range(num_replicates):
-        times = replicate_times(len(x0), num_draws // 2, generator)
-        drawn = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-        for t in times:
-            for rows, here in zip(batches, shown, strict=True):
-                drawn[rows] += pair(x0[rows], t[rows], here)
-        integral.append(drawn / num_draws)
-        pieces = map(reconstruction, torch.split(x0, batch_size), shown)
-        reconstructions.append(torch.cat([*pieces]))
-        if on_replicate is not None:
-            on_replicate()
-    return torch.stack(integral), torch.stack(reconstructions)
+    batches = [slice(first, first + batch_size) for first in range(0, len(x0), batch_size)]
+
+    @lru_cache(maxsize=1)
+    def times(replicate: int) -> Tensor:
+        generator = seeded(CPU, seed, "times", replicate)
+        return replicate_times(len(x0), num_draws // 2, generator)
+
+    def draw(unit: int) -> Result:
+        replicate, batch = divmod(unit, len(batches))
+        rows = batches[batch]
+        texts = _rows(x0, rows, device)
+        if labels is not None:
+            texts = torch.cat([_rows(labels, rows, device), texts], 1)
+        shown = None if known is None else known[rows].to(device)
+        generator = seeded(device, seed, "noise", unit)
+        drawn = torch.zeros(len(texts), dtype=torch.float64, device=device)
+        for t in times(replicate)[:, rows].to(device):
+            drawn += pair(texts, t, shown, generator)
+        return {
+            "integral": drawn / num_draws,
+            "reconstruction": reconstruction(texts, shown, generator),
+        }
+
+    found = units.in_order(num_replicates * len(batches), draw)
+    shape = num_replicates, len(x0)
+    integral, last = (
+        torch.cat([each[term] for each in found]).view(shape)
+        for term in ("integral", "reconstruction")
+    )
+    return integral, last
+
+
+def _rows(texts: Texts, rows: slice, device: torch.device) -> Tensor:
+    part = texts[rows]
+    if not isinstance(part, Tensor):
+        part = torch.from_numpy(part.astype(np.int64))
+    return part.to(device)
 
 
 @dataclass(frozen=True)

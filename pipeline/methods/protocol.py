@@ -4,7 +4,7 @@ A method is a room beside this file with a module `method`, whose functions are 
 `registry` finds it by the name that `method` has in params.yaml.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.methods.draws import OnState, Samples
-from pipeline.methods.estimates import Bound
+from pipeline.methods.estimates import Bound, Texts
 from pipeline.methods.samplers import PLAIN, UNCONDITIONAL, Conditioning, Stepping
 from pipeline.network.trunk import Trunk
+from pipeline.scale.units import UNKEPT, Units
 
 if TYPE_CHECKING:
     from pipeline.config.params import Params
@@ -35,6 +36,11 @@ class Model(nn.Module):
     network: Trunk
     labels: Mapping[str, Sequence[str]] = NO_LABELS
     """What values of labels are called, by column, of a model that was trained with K of them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
 
 
 class Objective(Protocol):
@@ -167,17 +173,19 @@ class Method(Protocol):
     def draw_bound(
         self,
         model: Any,
-        x0: Tensor,
+        x0: Texts,
         *,
         num_replicates: int,
         num_draws: int,
         batch_size: int,
-        generator: torch.Generator,
+        seed: int,
         known: Tensor | None = None,
-        on_replicate: Callable[[], object] | None = None,
-        labels: Tensor | None = None,
+        labels: Texts | None = None,
+        units: Units = UNKEPT,
     ) -> Bound:
-        """The bound on -log p of texts x0 [N, L], every term by name.
+        """The bound on -log p of texts x0 [N, L], every term by name, on the CPU.
+
+        The figure of a text depends on the seed, N and batch_size, not on who draws which unit.
 
         Args:
             labels: of a model that has `labels`: those of the texts as numbers [N, K], from 1, 0 if
@@ -185,6 +193,7 @@ class Method(Protocol):
                 same.
             known: positions [N, L] that are shown: what is bounded is -log p of the others given
                 these, of a model that `cannot_condition` says nothing against.
+            units: how batches of texts in replicates are gone through.
         """
 
     def likeliest(self, model: Any, fixed: Tensor) -> Tensor:

@@ -5,13 +5,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.scale.seeds import step_seed
+
+__all__ = ["Decay", "Order", "Windows", "learning_rate", "piece_seeds", "step_seed"]
+
 Decay = Literal["linear", "none"]
-
-
-def step_seed(seed: int, purpose: str, number: int) -> int:
-    """A seed for one purpose and step, unrelated to its neighbours'."""
-    words = np.random.SeedSequence([seed, *purpose.encode(), number]).generate_state(2)
-    return int(words[0]) << 31 | int(words[1]) >> 1
 
 
 def piece_seeds(seed: int, step: int, num: int) -> list[int]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +16,8 @@ from pipeline.files import from_root
 from pipeline.hub import from_hub
 from pipeline.kernels.precision import Precision
 from pipeline.methods.estimates import rate
-from pipeline.progress import progress
-from pipeline.zeroshot.blocks import Blocks
+from pipeline.scale.units import UNKEPT, Result, Units
+from pipeline.zeroshot.blocks import Blocks, Ints
 from pipeline.zeroshot.protocols import Protocol
 from pipeline.zeroshot.scoring import Counts, bits_per_byte, in_units
 
@@ -91,28 +92,35 @@ def _check_vocabulary(folder: Path, tokenizer: TextTokenizer, key: str) -> None:
 
 
 @torch.inference_mode()
-def block_nats(against: Against, blocks: Blocks, protocol: Protocol, eos_id: int) -> Tensor:
+def block_nats(
+    against: Against, blocks: Blocks, protocol: Protocol, eos_id: int, units: Units = UNKEPT
+) -> Tensor:
     """Exact nats of each block [N], of what `after_a_start` says is scored, float64.
 
     Raises:
         CheckpointError: the model reads fewer tokens, or gives no finite likelihood.
     """
     start = [eos_id] if protocol.keeps_all else []
-    nats = []
+    batches: list[Ints] = []
     for group in blocks.by_length():
-        ids = torch.tensor([[*start, *row] for row in group.tolist()], device=against.model.device)
+        ids = np.insert(group, 0, start, axis=1) if start else group
         read = ids.shape[1] - 1
         if read > (against.model.max_tokens or read):
             raise CheckpointError(
                 f"{against.key}: {against.name} reads {against.model.max_tokens:,} tokens at most, "
                 f"and the blocks take {read:,}"
             )
-        batches = torch.split(ids, max(1, MAX_TOKENS // max(1, read)))
-        for batch in progress(batches, desc=f"likelihood of {against.name}", unit="batch"):
-            states = against.model.states(list(batch[:, :-1]))
-            found = against.model.nats(states, batch[:, 1:].flatten()).double()
-            nats.append(found.view(len(batch), read).sum(-1).cpu())
-    total = torch.cat(nats)
+        size = max(1, MAX_TOKENS // max(1, read))
+        batches += [ids[first : first + size] for first in range(0, len(ids), size)]
+
+    def nats(index: int) -> Result:
+        ids = torch.from_numpy(batches[index].astype(np.int64)).to(against.model.device)
+        states = against.model.states(list(ids[:, :-1]))
+        found = against.model.nats(states, ids[:, 1:].flatten()).double()
+        return {"nats": found.view(len(ids), -1).sum(-1)}
+
+    units = units.named("against", f"likelihood of {against.name}")
+    total = torch.cat([each["nats"] for each in units.in_order(len(batches), nats)])
     if not total.isfinite().all():
         raise CheckpointError(
             f"{against.key}: {against.name} gives no finite likelihood: it is damaged"

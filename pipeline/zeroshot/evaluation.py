@@ -10,7 +10,7 @@ from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError, ParamsError
 from pipeline.kernels.precision import Precision, products_in
 from pipeline.methods.protocol import Model
-from pipeline.progress import progress
+from pipeline.scale.units import UNKEPT, Units
 from pipeline.zeroshot.against import Against, after_a_start, block_nats, compared
 from pipeline.zeroshot.blocks import Blocks, cut
 from pipeline.zeroshot.comparable import Set, compare
@@ -95,7 +95,9 @@ def _no_block(num_rows: int, num_tokens: int, protocol: str, length: int, worker
     )
 
 
-def score(scored: Scored, packed: Packed, texts: Texts, draws: Draws) -> dict[str, Any]:
+def score(
+    scored: Scored, packed: Packed, texts: Texts, draws: Draws, units: Units = UNKEPT
+) -> dict[str, Any]:
     """Every figure of a model on a set's blocks, each with its unit, and what differs from a table.
 
     Of LAMBADA also the accuracy of the last word, which is the same under every protocol.
@@ -106,10 +108,9 @@ def score(scored: Scored, packed: Packed, texts: Texts, draws: Draws) -> dict[st
     protocol, blocks = PROTOCOLS[packed.facts["protocol"]], packed.blocks
     lengths = scored.tokenizer.byte_lengths()
     count = counts(blocks, protocol, lengths)
-    total = draws.num_replicates * len(blocks.by_length())
-    bar = progress(total=total, desc=f"bound, {packed.facts['protocol']}", unit="replicate")
-    with products_in(scored.precision, scored.device), bar:
-        bound = draw_bound(scored.model, blocks, protocol, draws, scored.device, bar.update)
+    units = units.named(packed.facts["protocol"], f"bound, {packed.facts['protocol']}")
+    with products_in(scored.precision, scored.device):
+        bound = draw_bound(scored.model, blocks, protocol, draws, units)
     terms = counted(bound, protocol)
     nats = sum(terms.values(), torch.zeros(draws.num_replicates, 1, dtype=torch.float64))
     result = {
@@ -129,7 +130,7 @@ def score(scored: Scored, packed: Packed, texts: Texts, draws: Draws) -> dict[st
     if protocol.keeps_all and len(blocks) == blocks.num_of and texts.num_words:
         result["nats_per_word"] = nats.mean(0).sum().item() / texts.num_words
     if scored.against is not None:
-        exact = block_nats(scored.against, blocks, protocol, eos_of(scored.tokenizer))
+        exact = block_nats(scored.against, blocks, protocol, eos_of(scored.tokenizer), units)
         theirs = counts(blocks, after_a_start(protocol), lengths)
         result["against"] = compared(nats, count, exact, theirs, scored.against)
     if packed.facts["detokenizer"] == "lambada":
@@ -142,5 +143,6 @@ def score(scored: Scored, packed: Packed, texts: Texts, draws: Draws) -> dict[st
             device=scored.device,
             precision=scored.precision,
             against=scored.against,
+            units=units,
         )
     return result | compare(result)

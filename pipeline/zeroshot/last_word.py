@@ -18,7 +18,7 @@ from pipeline.kernels.precision import Precision, products_in
 from pipeline.methods.draws import FREE
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
-from pipeline.progress import progress
+from pipeline.scale.units import UNKEPT, Result, Units
 from pipeline.zeroshot.against import Against
 from pipeline.zeroshot.texts import eos_of
 
@@ -66,15 +66,26 @@ def by_causal(against: Against) -> Ask:
 
 
 def is_right(
-    asked: Sequence[Question], ask: Ask, *, batch_size: int, device: torch.device
+    asked: Sequence[Question],
+    ask: Ask,
+    *,
+    batch_size: int,
+    device: torch.device,
+    units: Units = UNKEPT,
 ) -> Tensor:
     """Whether each question's tokens are all right [n], float64."""
-    right = torch.zeros(len(asked), dtype=torch.float64)
-    for places in progress(_alike(asked, batch_size), desc="last words", unit="batch"):
+    batches = _alike(asked, batch_size)
+
+    def batch_is_right(index: int) -> Result:
+        places = batches[index]
         ids = torch.tensor([asked[place][0] for place in places], device=device)
         num = torch.tensor([asked[place][1] for place in places], device=device)
         here = torch.arange(-ids.shape[1], 0, device=device) >= -num[:, None]
-        right[places] = ((ask(ids, here) == ids) | ~here).all(-1).double().cpu()
+        return {"right": ((ask(ids, here) == ids) | ~here).all(-1).double()}
+
+    right = torch.zeros(len(asked), dtype=torch.float64)
+    for places, found in zip(batches, units.in_order(len(batches), batch_is_right), strict=True):
+        right[places] = found["right"]
     return right
 
 
@@ -100,6 +111,7 @@ def last_words(
     device: torch.device,
     precision: Precision,
     against: Against | None,
+    units: Units = UNKEPT,
 ) -> dict[str, Any]:
     """Accuracy of a model's last words, and of the autoregressive one's on the same texts.
 
@@ -111,12 +123,14 @@ def last_words(
     how: dict[str, Any] = {"batch_size": batch_size, "device": device}
     try:
         with products_in(precision, device):
-            ours = is_right(asked, by_diffusion(model), **how)
+            named = units.named("words", "last words")
+            ours = is_right(asked, by_diffusion(model), units=named, **how)
     except ValueError as error:
         return {"refused": str(error)}
     found: dict[str, Any] = {**_accuracy(ours), "num_texts": len(asked), "num_texts_of": len(rows)}
     if against is not None:
-        theirs = is_right(asked, by_causal(against), **how)
+        named = units.named("words-against", "last words")
+        theirs = is_right(asked, by_causal(against), units=named, **how)
         gap = {f"difference_{key}": value for key, value in _accuracy(ours - theirs).items()}
         found["against"] = {"name": against.name, **_accuracy(theirs), **gap}
     return found

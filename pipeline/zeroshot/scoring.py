@@ -1,7 +1,6 @@
 """A model's bound on blocks, as a protocol counts it, and the figures that follow."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,8 @@ from pipeline.errors import ParamsError, PipelineError
 from pipeline.methods.estimates import Bound, Rate, rate
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
+from pipeline.scale.seeds import step_seed
+from pipeline.scale.units import UNKEPT, Units
 from pipeline.zeroshot.blocks import Blocks
 from pipeline.zeroshot.protocols import Protocol
 
@@ -49,8 +50,7 @@ def draw_bound(
     blocks: Blocks,
     protocol: Protocol,
     draws: Draws,
-    device: torch.device,
-    on_replicate: Callable[[], object] | None = None,
+    units: Units = UNKEPT,
 ) -> Bound:
     """The bound of every block, on the CPU; blocks of another length are batches of their own.
 
@@ -60,27 +60,24 @@ def draw_bound(
     method = method_of(model)
     if protocol.num_known and (reason := method.cannot_condition(model)):
         raise ParamsError(f"this protocol shows the first token and does not score it; {reason}")
-    generator = torch.Generator(device).manual_seed(draws.seed)
     found = []
-    for ids in blocks.by_length():
-        x0 = torch.from_numpy(ids.astype(np.int64)).to(device)
-        known = torch.zeros_like(x0, dtype=torch.bool)
-        known[:, : protocol.num_known] = True
+    for number, ids in enumerate(blocks.by_length()):
+        shown = torch.arange(ids.shape[1]) < protocol.num_known
         bound = method.draw_bound(
             model,
-            x0,
+            ids,
             num_replicates=draws.num_replicates,
             num_draws=draws.num_draws,
             batch_size=draws.batch_size,
-            generator=generator,
-            known=known if protocol.num_known else None,
-            on_replicate=on_replicate,
+            seed=step_seed(draws.seed, "length", number),
+            known=shown.expand(ids.shape) if protocol.num_known else None,
+            units=units.named(f"bound-{number}"),
         )
         found.append(bound)
     return Bound(
-        integral=torch.cat([each.integral for each in found], -1).cpu(),
-        prior=torch.cat([each.prior for each in found], -1).cpu(),
-        reconstruction=torch.cat([each.reconstruction for each in found], -1).cpu(),
+        integral=torch.cat([each.integral for each in found], -1),
+        prior=torch.cat([each.prior for each in found], -1),
+        reconstruction=torch.cat([each.reconstruction for each in found], -1),
         of=found[0].of,
         t_min=found[0].t_min,
     )

@@ -102,7 +102,6 @@ def test_fixed_ids_are_exact(make_model, tokenizer, variant, predictor):
         model=load_checkpoint(make_model(*variant), torch.device("cpu")),
         tokenizer=tokenizer,
         chosen=Chosen(3, predictor, 1.0, 1.0, PLAIN, UNCONDITIONAL, 0, None, "cpu", False),
-        generator=torch.Generator().manual_seed(0),
         batch_size=5,
         text_lengths=None,
         mode="pad",

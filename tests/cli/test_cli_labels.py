@@ -7,6 +7,7 @@ from pipeline.checkpoints.checkpoint import load_checkpoint
 from pipeline.cli.model import one_line
 from pipeline.methods.samplers import Conditioning
 from pipeline.methods.sedd.sampler import sample
+from pipeline.scale.seeds import seeded
 
 LABELS = {"Sex": ["F", "M"], "Year": ["below 1990", "from 1990"]}
 
@@ -31,7 +32,7 @@ def test_draws_what_the_sampler_draws_given_the_labels(sedd, elsewhere, labelled
         5,
         num_steps=4,
         predictor="auto",
-        generator=torch.Generator().manual_seed(7),
+        generator=seeded(torch.device("cpu"), 7, "sample", 0),
         conditioning=Conditioning(asked, w),
     )
     options = [each for item in asked.items() for each in ("--label", "=".join(item))]

@@ -9,6 +9,7 @@ from pipeline.checkpoints.checkpoint import load_checkpoint
 from pipeline.cli.model import one_line
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.methods.sedd.sampler import sample
+from pipeline.scale.seeds import seeded
 
 MASKS = "░" * 8
 
@@ -31,7 +32,7 @@ def test_prints_what_the_sampler_draws_and_nothing_else(
         5,
         num_steps=4,
         predictor="auto",
-        generator=torch.Generator().manual_seed(7),
+        generator=seeded(torch.device("cpu"), 7, "sample", 0),
     )
     result = sedd("sample", "--model", folder, "--num", 5, "--steps", 4, "--seed", 7)
     assert result.exit_code == 0

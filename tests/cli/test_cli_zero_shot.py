@@ -158,7 +158,7 @@ def test_an_autoregressive_model_stands_beside_it(sedd, elsewhere, file, model, 
     assert theirs["num_tokens"] == found["num_tokens"]
     gap = found["nats_per_token"] - theirs["nats_per_token"]
     assert theirs["difference_nats_per_token"] == pytest.approx(gap)
-    assert 0 < theirs["difference_stderr"] < 0.1
+    assert 0 < theirs["difference_stderr"] < 0.2
     assert shown["ours less its, nats a token"].startswith(f"{gap:+.4f} ± ")
     # Rows with a blank behind the line end that the detokenizer puts before each.
     assert found["last_word"]["num_texts"] == 41

@@ -49,7 +49,7 @@ def all_at_once(values, num_sets=1):
 
 
 def score(scorer, samples, batch_size=4):
-    return likelihood(scorer, samples, eos_id=EOS, batch_size=batch_size, desc="score")
+    return likelihood(scorer, samples, eos_id=EOS, batch_size=batch_size)
 
 
 def test_ids_are_scored_through_the_first_eos(id_scorer):

@@ -13,12 +13,13 @@ from pipeline.evaluation.causal import GPT2, CausalLM
 from pipeline.evaluation.mauve import features, mauve, real_halves
 from pipeline.evaluation.scorer import load_scorer
 from pipeline.evaluation.scores import Scored
+from pipeline.scale.units import UNKEPT
 
 
 def features_by(scorer, samples, batch_size=8):
     vocabulary = SimpleNamespace(eos_id=EOS)
     scored = Scored(samples, None, scorer, vocabulary, (), ())
-    return features(scored, samples, batch_size=batch_size, desc="features")
+    return features(scored, samples, batch_size=batch_size, units=UNKEPT)
 
 
 def last_states(model, sequences):

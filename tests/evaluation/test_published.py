@@ -25,7 +25,7 @@ COUNTED = [[1, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 0, 0, 1, 1], [1, 1, 1, 1, 1]]
 
 
 def found(scorer, ids=IDS, batch_size=2):
-    how = {"batch_size": batch_size, "desc": "score"}
+    how = {"batch_size": batch_size}
     return published(scorer, samples_of(ids), LETTERS, **how)
 
 
@@ -109,5 +109,5 @@ def test_an_id_that_the_scorer_does_not_know_is_named():
     with pytest.raises(DataError, match="sample 1 holds the token id 9, and the model of the scor"):
         published(
             tiny_id_scorer(), samples_of([[3, 4], [3, 9]]), train_char_tokenizer(["abcdefgh"]),
-            batch_size=2, desc="score",
+            batch_size=2,
         )  # fmt: skip

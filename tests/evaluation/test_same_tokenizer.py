@@ -45,7 +45,7 @@ def scored(folder, tokenizer, samples):
         device=CPU,
         precision="float32",
     )
-    found = likelihood(scorer, samples, eos_id=tokenizer.eos_id, batch_size=3, desc="score")
+    found = likelihood(scorer, samples, eos_id=tokenizer.eos_id, batch_size=3)
     return scorer, found
 
 

@@ -61,7 +61,7 @@ def test_another_model_scores_texts_of_mixed_lengths(neox, precision, tolerance)
     scorer = load(folder, precision)
     assert isinstance(scorer.model, CausalLM)
     texts = ["Anna", "xyz", "Bella", "", "zyx"]
-    found = likelihood(scorer, samples_of([[0]] * 5, texts), eos_id=9, batch_size=4, desc="score")
+    found = likelihood(scorer, samples_of([[0]] * 5, texts), eos_id=9, batch_size=4)
     for text, nats in zip(texts, found.nats, strict=True):
         tokens = scorer.encode([text])[0]
         assert nats == pytest.approx(plain_nats(model, [scorer.start_id], tokens), rel=tolerance)

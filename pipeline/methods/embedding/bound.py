@@ -7,8 +7,6 @@ prior: divergence of the fully noised text from the normal distribution.
 reconstruction: -log of the tokens at the lowest level.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,20 +15,21 @@ from pipeline.methods.draws import FREE
 from pipeline.methods.embedding.loss import squared_error
 from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.embedding.vectors import gaussian
-from pipeline.methods.estimates import Bound, draw_replicates
+from pipeline.methods.estimates import Bound, Texts, draw_replicates
+from pipeline.scale.units import UNKEPT, Units
 
 
 @torch.no_grad()
 def draw_bound(
     model: EmbeddingDiffusion,
-    x0: Tensor,
+    x0: Texts,
     *,
     num_replicates: int,
     num_draws: int,
     batch_size: int,
-    generator: torch.Generator,
+    seed: int,
     known: Tensor | None = None,
-    on_replicate: Callable[[], object] | None = None,
+    units: Units = UNKEPT,
 ) -> Bound:
     """Estimate the bound for texts x0 [N, L] by `draw_replicates`, whose arguments it takes.
 
@@ -43,25 +42,26 @@ def draw_bound(
     if known is not None and not model.config.known:
         raise ValueError("the model was trained without known positions")
 
-    def pair(x0: Tensor, t: Tensor, known: Tensor | None) -> Tensor:
+    def pair(x0: Tensor, t: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
         first = draw_integral(model, x0, t, generator, known)
         return first + draw_integral(model, x0, 1 - t, generator, known)
 
     integral, reconstruction = draw_replicates(
         x0,
         pair,
-        lambda x0, known: draw_reconstruction(model, x0, generator, known),
+        lambda x0, known, generator: draw_reconstruction(model, x0, generator, known),
+        device=model.device,
         num_replicates=num_replicates,
         num_draws=num_draws,
         batch_size=batch_size,
-        generator=generator,
+        seed=seed,
         known=known,
-        on_replicate=on_replicate,
+        units=units,
     )
     two = "the estimate in two passes; samples take one a step" if model.passes == 2 else None
-    prior = prior_nats(model, x0)
+    prior = prior_nats(model, x0).cpu()
     if known is not None:
-        prior = prior * (~known).double().mean(-1)
+        prior = prior * (~known).double().mean(-1).cpu()
     return Bound(integral, prior, reconstruction, two)
 
 
@@ -105,9 +105,9 @@ def noised_vectors(
     return model.level(g).noised(vectors, noise), vectors
 
 
-def prior_nats(model: EmbeddingDiffusion, x0: Tensor) -> Tensor:
+def prior_nats(model: EmbeddingDiffusion, x0: Texts) -> Tensor:
     """Divergence of z at the highest level from the normal distribution, nats a text [N]."""
-    level = model.level(torch.full((len(x0),), model.clock.g_max, device=x0.device))
+    level = model.level(torch.full((len(x0),), model.clock.g_max, device=model.device))
     # In all (alpha^2 |e|^2 / d + sigma^2 - 1) / 2 - log sigma a number; all |e|^2 are d.
     return x0.shape[1] * model.config.dim * F.softplus(-level.gamma) / 2
 

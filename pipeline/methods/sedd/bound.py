@@ -6,30 +6,29 @@ prior: divergence of the fully noised text from the prior.
 reconstruction: -log of the final denoise at t_min.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from pipeline.methods.estimates import Bound, draw_replicates
+from pipeline.methods.estimates import Bound, Texts, draw_replicates
 from pipeline.methods.sedd.draw import CHUNK
 from pipeline.methods.sedd.loss import apart, masked_cross_entropy, score_entropy
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.weights import denoise_weights
+from pipeline.scale.units import UNKEPT, Units
 
 
 @torch.no_grad()
 def draw_bound(
     model: SEDD,
-    x0: Tensor,
+    x0: Texts,
     *,
     num_replicates: int,
     num_draws: int,
     batch_size: int,
-    generator: torch.Generator,
+    seed: int,
     known: Tensor | None = None,
-    on_replicate: Callable[[], object] | None = None,
-    labels: Tensor | None = None,
+    labels: Texts | None = None,
+    units: Units = UNKEPT,
 ) -> Bound:
     """Estimate the bound for texts x0 [N, L] by `draw_replicates`, whose arguments it takes.
 
@@ -45,27 +44,29 @@ def draw_bound(
     if known is not None and model.graph.mask_id is None:
         raise ValueError("the uniform graph takes known positions for noised ones")
 
-    def pair(rows: Tensor, t: Tensor, known: Tensor | None) -> Tensor:
+    def pair(rows: Tensor, t: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
         given, x0 = (None, rows) if labels is None else apart(model, rows)
         with model.network.labelled(given):
             return draw_pair(model, x0, t, generator, known)
 
-    def last(rows: Tensor, known: Tensor | None) -> Tensor:
+    def last(rows: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
         given, x0 = (None, rows) if labels is None else apart(model, rows)
         return draw_reconstruction(model, x0, generator, known, given)
 
     integral, reconstruction = draw_replicates(
-        x0 if labels is None else torch.cat([labels, x0], 1),
+        x0,
         pair,
         last,
+        device=model.device,
         num_replicates=num_replicates,
         num_draws=num_draws,
         batch_size=batch_size,
-        generator=generator,
+        seed=seed,
         known=known,
-        on_replicate=on_replicate,
+        labels=labels,
+        units=units,
     )
-    prior = prior_nats(model, x0, known)
+    prior = prior_nats(model, x0, known).cpu()
     return Bound(integral, prior, reconstruction, t_min=model.t_min or None)
 
 
@@ -134,12 +135,12 @@ def draw_integral(
     return (1 - model.t_min) * score_entropy(model, x0, xt, t).positions.double().sum(-1)
 
 
-def prior_nats(model: SEDD, x0: Tensor, known: Tensor | None = None) -> Tensor:
+def prior_nats(model: SEDD, x0: Texts, known: Tensor | None = None) -> Tensor:
     """Divergence of p(x1 | x0) from the prior, nats a text [N], float64."""
     if model.timeless:
-        return torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-    one = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
-    num_free = x0.shape[1] if known is None else (~known).sum(-1)
+        return torch.zeros(len(x0), dtype=torch.float64, device=model.device)
+    one = torch.ones(len(x0), dtype=torch.float64, device=model.device)
+    num_free = x0.shape[1] if known is None else (~known).sum(-1).to(model.device)
     return num_free * model.graph.prior_nats(model.noise.sigma(one))
 
 

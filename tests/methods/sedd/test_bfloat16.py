@@ -49,7 +49,7 @@ def test_the_bound_is_within_a_hundredth_of_a_nat_a_token(parameterization):
                 num_replicates=2,
                 num_draws=2,
                 batch_size=64,
-                generator=torch.Generator().manual_seed(0),
+                seed=0,
             )
         found.append(rate(bound.total, torch.full((64,), model.length)).value)
     assert found[0] != found[1]

@@ -24,7 +24,7 @@ def drawn_bound(model, x0, *, num_replicates=32, batch_size=1000):
         num_replicates=num_replicates,
         num_draws=4,
         batch_size=batch_size,
-        generator=torch.Generator().manual_seed(0),
+        seed=0,
         known=first_known(x0),
     )
 
@@ -99,7 +99,7 @@ def test_the_prior_of_a_raw_score_is_of_the_free_positions():
         num_replicates=1,
         num_draws=2,
         batch_size=2,
-        generator=torch.Generator().manual_seed(0),
+        seed=0,
     )
     torch.testing.assert_close(drawn_bound(model, x0, num_replicates=1).prior, of_all.prior * 8 / 9)
     assert of_all.t_min == model.t_min

@@ -121,8 +121,7 @@ def test_the_bound_given_labels_is_the_exact_conditional_likelihood_of_the_exact
     options = {"num_replicates": 100, "num_draws": 2, "batch_size": 64}
 
     def bound(texts, labels=None):
-        generator = torch.Generator().manual_seed(0)
-        return draw_bound(model, texts, generator=generator, labels=labels, **options).total
+        return draw_bound(model, texts, seed=0, labels=labels, **options).total
 
     kinds = torch.tensor([1, 2]).repeat_interleave(len(x0))
     labels = torch.stack([kinds, torch.zeros_like(kinds)], 1)
@@ -144,7 +143,7 @@ def test_the_bound_given_labels_and_known_positions_is_that_of_the_others_given_
         *(model, x0.repeat(2, 1)),
         labels=torch.stack([kinds, torch.zeros_like(kinds)], 1),
         known=torch.tensor([True, False]).expand(2 * len(x0), -1),
-        generator=torch.Generator().manual_seed(0),
+        seed=0,
         **{"num_replicates": 1, "num_draws": 2, "batch_size": 5},
     ).total[0]
     given = [p0 / p0.sum(1, keepdim=True) for p0 in (texts_of(kind, 2) for kind in SHARES)]
@@ -160,8 +159,7 @@ def test_each_text_is_bounded_given_its_own_labels_however_few_go_at_once(graph,
     options = {"num_replicates": 1, "num_draws": 2, "batch_size": 4}
 
     def nats(labels):
-        generator = torch.Generator().manual_seed(0)
-        return draw_bound(model, x0, generator=generator, labels=labels, **options).total[0]
+        return draw_bound(model, x0, seed=0, labels=labels, **options).total[0]
 
     by_row = nats(labels)
     for row, alone in enumerate(labels):

@@ -102,7 +102,7 @@ def test_bound_is_a_number(graph, parameterization, data):
         num_replicates=2,
         num_draws=2,
         batch_size=3,
-        generator=generator,
+        seed=0,
     )
     assert bound.total.dtype == torch.float64
     assert bool(bound.integral.isfinite().all())

@@ -1,0 +1,118 @@
+"""Where unfinished work of a stage lives: outside DVC's outs, which DVC deletes and checks out.
+
+The folder's name is a fingerprint of all that decides the result, so that work is taken up only by
+what would have computed the same itself. A lock keeps two of one fingerprint apart; the operating
+system releases it when its holder dies, however it dies.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from filelock import FileLock, Timeout
+
+from pipeline.errors import BusyError
+from pipeline.files import starters, store
+from pipeline.scale.units import Units
+
+OF_UNITS = (
+    *("baseline", "data", "evaluation", "kernels", "methods", "network", "zeroshot"),
+    *("scale/seeds.py", "scale/units.py"),
+)
+"""Code that decides results of units."""
+
+
+class Unfinished:
+    """The folder of one piece of unfinished work."""
+
+    def __init__(self, folder: Path, started_by: list[psutil.Process] | None = None) -> None:
+        """`started_by`: the `starters` of this process; as they are now if None."""
+        self.folder = folder
+        self._started_by = starters() if started_by is None else started_by
+
+    def finish(self) -> None:
+        """Remove the folder: the outs hold all there is.
+
+        Not if what started it has died. A killed DVC will never record these outs: its next run
+        deletes them, and then finds the finished work here instead of starting anew.
+        """
+        if starters() == self._started_by:
+            shutil.rmtree(self.folder)
+
+
+def unfinished_folder(room: str, kind: str, identity: dict[str, Any]) -> Path:
+    """Where, in a `room` of the store, what `identity` (plain values) defines is kept."""
+    text = json.dumps(identity, sort_keys=True)
+    return store() / room / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@contextmanager
+def held(folder: Path, doing: str) -> Iterator[None]:
+    """Make a folder and hold its lock; one in which nothing is left is removed.
+
+    Raises:
+        BusyError: another process is `doing` it now.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BusyError(
+            f"another process is {doing} this already ({folder.name}): wait for it, or stop it "
+            "first"
+        ) from None
+    try:
+        folder.mkdir(exist_ok=True)
+        for partial in folder.glob(".*.partial"):
+            partial.unlink()
+        yield
+    finally:
+        with suppress(OSError):  # It holds something, or is gone already.
+            folder.rmdir()
+        if not folder.exists():
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def hash_code(*rooms: str) -> str:
+    """SHA-256 over the Python files of rooms of the library, by their paths in it."""
+    library = Path(__file__).parents[1]
+    return hash_files(library / room for room in rooms)
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over the names and bytes of files, of folders' Python files for folders."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.name}\0".encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def unfinished_units(
+    stage: str, identity: dict[str, Any], started_by: list[psutil.Process] | None = None
+) -> Iterator[tuple[Units, Unfinished]]:
+    """Hold what is kept of a stage's units, of all that `identity` (plain values) and code decide.
+
+    Raises:
+        BusyError: another process computes them now.
+    """
+    by = {
+        "code": hash_code(*OF_UNITS),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+    }
+    folder = unfinished_folder("units", stage, identity | by)
+    with held(folder, "computing"):
+        yield Units(folder), Unfinished(folder, started_by)
