@@ -30,7 +30,8 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
     """Evaluate both models on every held-out block, or on `evaluate.num_texts` of them."""
     params = load_params()
     settings, device = params.evaluate, pick_device(params.device)
-    blocks = Packed.open(packed)
+    every = Packed.open(packed)
+    blocks = every.with_some_test(settings.num_texts)
     tokenizer_sha256 = blocks.meta.tokenizer_sha256
     check_tokenizer(checkpoint, tokenizer_sha256)
     check_baseline(baseline, tokenizer_sha256=tokenizer_sha256, length=blocks.meta.length)
@@ -65,6 +66,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
             bytes=torch.tensor(_each(blocks, tokenizer.num_bytes)),
         )
         values = likelihood(bound, torch.as_tensor(exact), sizes, given_labels)
+        values["num_texts_of"] = len(every.test)
         repeats = {"num_replicates": settings.num_replicates, "num_draws": settings.num_draws}
         write_json(out, values | repeats)
         work.finish()

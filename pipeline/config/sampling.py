@@ -81,6 +81,7 @@ class Score(Section):
 class Evaluate(Section):
     """The Monte Carlo bound."""
 
+    num_texts: Count | None
     num_replicates: Annotated[int, Field(ge=16, lt=2**31)]
     # Draws come in antithetic pairs.
     num_draws: Annotated[int, Field(ge=2, lt=2**31, multiple_of=2)]

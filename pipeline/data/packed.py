@@ -1,7 +1,7 @@
 """Blocks of token ids [N, L], one flat file a split, read as memory maps."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -120,6 +120,13 @@ class Packed:
     def overlaps(self) -> bool:
         """Whether training blocks overlap, so that training draws them at random."""
         return self.meta.mode == "stream"
+
+    def with_some_test(self, num: int | None) -> Self:
+        """With at most `num` of the held-out blocks, evenly spaced; None leaves all."""
+        num_of = len(self.test_rows)
+        if num is None or num >= num_of:
+            return self
+        return replace(self, test_rows=self.test_rows[np.arange(num) * num_of // num])
 
     def some_held_out(self, num: int) -> np.ndarray[Any, np.dtype[Any]]:
         """At most `num` held-out rows, evenly spread: neighbours may be of one kind."""

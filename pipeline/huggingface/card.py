@@ -31,12 +31,14 @@ class Figures(Record):
 
 
 class Bound(Record):
-    """Held-out likelihood beside the baseline's, nats a character."""
+    """Held-out likelihood beside the baseline's, nats a character, of so many texts of so many."""
 
     bound_nats_per_char: Finite
     bound_stderr: Finite
     baseline_nats_per_char: Finite
     baseline_stderr: Finite
+    num_texts: int | None = None
+    num_texts_of: int | None = None
 
 
 class Results(Record):

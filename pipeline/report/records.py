@@ -260,6 +260,7 @@ class Likelihood(Record):
     bound_of: str | None = None
     given_labels: GivenLabels | None = None
     num_texts: int
+    num_texts_of: int
     num_tokens: int
     num_chars: int
     num_bytes: int

@@ -40,6 +40,8 @@ class RunRow:
     scorer: str | None
     data_commit: str | None
     started: datetime
+    num_texts: float | None = None
+    """Texts that were evaluated, where there were others: `evaluate.num_texts`."""
     by_temperature: dict[float, tuple[float, float]] = field(default_factory=dict)
     """gen_ppl and entropy of its samples at other temperatures, and at its own."""
 
@@ -112,9 +114,16 @@ def _row(run: Any, by_temperature: dict[float, tuple[float, float]]) -> RunRow:
         scorer=tags.get("scorer"),
         data_commit=tags.get("data_commit"),
         started=datetime.fromtimestamp(run.info.start_time / 1000).astimezone(),
+        num_texts=_part(metrics),
         by_temperature=by_temperature,
         **numbers,
     )
+
+
+def _part(metrics: dict[str, float]) -> float | None:
+    """How many texts the bound is of, if of a part of the held-out ones."""
+    num = metrics.get("num_texts")
+    return None if num == metrics.get("num_texts_of", num) else num
 
 
 def _method(params: dict[str, str]) -> str | None:
@@ -152,7 +161,8 @@ def _cells(row: RunRow) -> tuple[str, ...]:
         UNKNOWN if row.steps is None else str(row.steps),
         _number(row.gen_ppl, 2),
         _number(row.entropy, 3),
-        _number(row.bound_nats_per_char, 4),
+        _number(row.bound_nats_per_char, 4)
+        + ("" if row.num_texts is None else f" of {row.num_texts:,.0f} texts"),
         _number(row.bound_stderr, 4),
         row.method or UNKNOWN,
         (row.data_commit or UNKNOWN)[:8],

@@ -150,6 +150,10 @@ def test_every_mistake_is_named_at_once(tmp_path):
             "device must be auto, cpu or cuda with resources.processes 2",
         ),
         ({"evaluate.num_replicates": 8}, "evaluate.num_replicates"),
+        (
+            {"evaluate.num_texts": 0},
+            "evaluate.num_texts: Input should be greater than or equal to 1",
+        ),
         ({"evaluate.num_draws": 3}, "evaluate.num_draws: Input should be a multiple of 2"),
         ({"train.lr": float("nan")}, "train.lr"),
         ({"train.num_steps": 0}, "train: num_steps must be at least 1 (got 0)"),

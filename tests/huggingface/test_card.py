@@ -45,7 +45,7 @@ def test_front_matter_and_figures():
         "tags": ["sedd", "text-diffusion", "discrete-diffusion"],
     }
     assert "`bundled` at commit `98717ad1`" in body
-    assert "at most 2.228 ± 0.006 nats a character" in body
+    assert "Held-out text: at most 2.228 ± 0.006 nats a character" in body
     rows = [line for line in body.splitlines() if line.startswith(("| 4", "| 128", "| real"))]
     assert rows == [
         "| 4 | – | 2.500 | 0.750 | 4.0 |",
@@ -55,6 +55,15 @@ def test_front_matter_and_figures():
     assert "`baseline@0123456789ab`" in body
     assert "@inproceedings{lou2024discrete" in body
     assert "\n\n\n" not in body
+
+
+def test_a_bound_of_a_part_of_the_held_out_text_says_so():
+    part = RESULTS["likelihood"] | {"num_texts": 512, "num_texts_of": 441000}
+    results = Results(**RESULTS | {"likelihood": part})
+    said = card_of(conditional("absorb"), results=results)
+    assert "Held-out text, 512 of 441000 blocks, evenly spaced: at most 2.228" in said
+    whole = Results(**RESULTS | {"likelihood": part | {"num_texts": 441000}})
+    assert "Held-out text: at most" in card_of(conditional("absorb"), results=whole)
 
 
 def test_what_is_not_known_is_said():

@@ -175,6 +175,7 @@ def likelihood() -> dict[str, Any]:
         "gap_stderr": 0.0034,
         "terms": {"integral": 16.55, "prior": 0.0, "reconstruction": 0.01},
         "num_texts": 5212,
+        "num_texts_of": 5212,
         "num_tokens": 38528,
         "num_chars": 38547,
         "num_bytes": 33335,

@@ -153,6 +153,14 @@ def test_page_names_what_it_shows(html: str) -> None:
         assert fact in text.replace("\N{NO-BREAK SPACE}", " "), fact
 
 
+def test_a_bound_of_a_part_of_the_held_out_texts_says_so(experiment: Experiment, html: str) -> None:
+    part = experiment.likelihood.model_copy(update={"num_texts": 512})
+    said = words(render(replace(experiment, likelihood=part), steps=64, num_samples=3))
+    assert "on 512 of 5,212 names" in said
+    assert "Over 512 of 5,212 held-out names, evenly spaced, 38,528 tokens" in said
+    assert "Over 5,212 held-out names, 38,528 tokens" in words(html)
+
+
 def test_real_text_stands_in_the_table(html: str) -> None:
     table = html[html.index('id="by-steps"') : html.index("</table>")]
     rows = re.findall(r'<th scope="row">([^<]+)</th>', table)

@@ -56,6 +56,7 @@ def test_cells() -> None:
         "one 128 12.35 2.500 2.2500 0.0100 sedd conditional c0ffee12 2026-07-01 12:30"
     )
     assert other.index("–") == header.index("bound_nats_per_char")
+    assert " 2.2500 of 1,024 texts " in format_table([replace(ROW, num_texts=1024.0)])
 
 
 def test_a_curve_over_temperatures_is_a_line_a_run() -> None:
@@ -92,7 +93,7 @@ def test_runs_of_this_pipeline(project: Path, record: Callable[..., Record]) -> 
     assert runs("local", "names") == []
     curve = [Point("by_temperature/gen_ppl", 1000, 12.5), Point("by_temperature/gen_ppl", 800, 9.0)]
     curve += [Point("by_temperature/entropy", 800, 3.0), Point("by_temperature/entropy", 1000, 2.5)]
-    points = [*record().points, *curve]
+    points = [*record().points, *curve, Point("num_texts", 0, 8), Point("num_texts_of", 0, 40)]
     made = track(record(points=points), uri="local", experiment="names")
     client = MlflowClient(tracking_uri=local_uri())
     experiment = client.get_experiment_by_name("names")
@@ -103,7 +104,13 @@ def test_runs_of_this_pipeline(project: Path, record: Callable[..., Record]) -> 
     (new, old) = runs("local", "names")
     by_t = {0.8: (9.0, 3.0), 1.0: (12.5, 2.5)}
     assert replace(old, started=ROW.started) == replace(
-        ROW, run_id=made.run_id, name="0123456", steps=16, gen_ppl=12.5, by_temperature=by_t
+        ROW,
+        run_id=made.run_id,
+        name="0123456",
+        steps=16,
+        gen_ppl=12.5,
+        num_texts=8,
+        by_temperature=by_t,
     )
     assert (new.name, new.gen_ppl, new.scorer) == ("half", None, None)
     assert "scorer unknown" in format_table([new, old])

@@ -1,4 +1,4 @@
-"""Stages that are killed amid their units: run again, they end with the same bytes."""
+"""Stages in units: killed amid them they end with the same bytes; and a part of the texts."""
 
 import os
 import signal
@@ -13,9 +13,12 @@ from tiny_project import set_params
 from tiny_scorers import write_baseline
 from toy import toy_config
 
-from pipeline.checkpoints.checkpoint import save_checkpoint
+from pipeline.baseline.gpt2 import block_nats, load_baseline
+from pipeline.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
-from pipeline.files import store
+from pipeline.files import read_object, store
+from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.model import SEDD
 from pipeline.scale.units import Units
 from stages import evaluate, real_text, sample, score, zero_shot
@@ -26,6 +29,7 @@ CHECKPOINT, BASELINE, DATA, PACKED, TOKENIZER = (
 )
 NAMES = ["Ada", "Ben", "Cleo", "Dora", "Emil", "Fay", "Gus", "Hal", "Ida", "Jon"]
 OUT = Path("out")
+CPU = torch.device("cpu")
 SAMPLES = OUT / "3.jsonl"
 # A stage, its arguments, and its outs but for clocks.
 STAGES = {
@@ -126,3 +130,21 @@ def test_what_decides_a_result_decides_which_units_are_taken_up(project):
     with counted() as again:
         stage.main(*arguments)
     assert again == [("batch", 2), ("batch", 3)]
+
+
+def test_a_part_of_the_held_out_texts_is_evaluated_and_the_baseline_on_the_same(project):
+    stage, arguments, (out,) = STAGES["evaluate"]
+    set_params({"evaluate.num_texts": 8})
+    stage.main(*arguments)
+    found, some = read_object(out), Packed.open(PACKED).test[::5]
+    exact, num_tokens = block_nats(load_baseline(BASELINE, CPU), some, batch_size=8)
+    assert (found["num_texts"], found["num_texts_of"]) == (8, 40)
+    assert found["num_tokens"] == num_tokens.sum()
+    assert found["baseline_nats_per_block"] == pytest.approx(exact.mean())
+    repeats = {"num_replicates": 16, "num_draws": 2, "batch_size": 10, "seed": 0}
+    bound = draw_bound(load_checkpoint(CHECKPOINT, CPU), some, **repeats)
+    assert found["bound_nats_per_block"] == pytest.approx(bound.total.mean().item())
+    set_params({"evaluate.num_texts": 41})
+    stage.main(*arguments)
+    found = read_object(out)
+    assert (found["num_texts"], found["num_texts_of"]) == (40, 40)
