@@ -1,6 +1,5 @@
 """The bound on held-out likelihood, beside the baseline's exact value, paired text by text."""
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from pipeline.checkpoints.checkpoint import TOKENIZER, check_tokenizer, load_che
 from pipeline.config.params import load_params
 from pipeline.config.sampling import Evaluate
 from pipeline.data.packed import Packed
-from pipeline.data.tokenizer import Mode, TextTokenizer
+from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device, pick_precision
 from pipeline.errors import PipelineError, reported
 from pipeline.evaluation.likelihood import Sizes, likelihood
@@ -60,11 +59,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
                 "sampling gives them no chance; train longer"
             )
         tokenizer = TextTokenizer.load(checkpoint / TOKENIZER)
-        sizes = Sizes(
-            tokens=torch.as_tensor(num_tokens),
-            chars=torch.tensor(_each(blocks, tokenizer.num_chars)),
-            bytes=torch.tensor(_each(blocks, tokenizer.num_bytes)),
-        )
+        sizes = Sizes.of(blocks, tokenizer, num_tokens)
         values = likelihood(bound, torch.as_tensor(exact), sizes, given_labels)
         values["num_texts_of"] = len(every.test)
         repeats = {"num_replicates": settings.num_replicates, "num_draws": settings.num_draws}
@@ -94,10 +89,6 @@ def _bounds(
         return bound, None
     given = units.named("labelled", "bound given labels")
     return bound, drawn(given, labels=blocks.test_labels)
-
-
-def _each(blocks: Packed, size: Callable[[Iterable[int], Mode], int]) -> list[int]:
-    return [size(ids, blocks.meta.mode) for ids in blocks.test]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,23 @@
 """The bound beside the baseline's exact value, paired text by text, with errors and in units."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from pipeline.data.packed import Packed
+from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.errors import PipelineError
 from pipeline.methods.estimates import Bound, rate
+
+Ints = npt.NDArray[np.int64]
+ROWS_AT_ONCE = 1024
+"""Blocks whose tokens are looked up together."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,28 @@ class Sizes:
     tokens: Tensor
     chars: Tensor
     bytes: Tensor
+
+    @classmethod
+    def of(cls, blocks: Packed, tokenizer: TextTokenizer, num_tokens: Ints) -> Self:
+        """Those of the held-out blocks, of which `num_tokens` [N] are scored."""
+        chars, sizes = (_sums(size, blocks) for size in (tokenizer.num_chars, tokenizer.num_bytes))
+        return cls(torch.from_numpy(num_tokens), torch.from_numpy(chars), torch.from_numpy(sizes))
+
+
+def _sums(size: Callable[[Iterable[int], Mode], int], blocks: Packed) -> Ints:
+    """What `size` makes of each block [N]: of none of its tokens, and more for each of its text."""
+    mode, eos_id = blocks.meta.mode, blocks.meta.eos_id
+    of_none = size([], mode)
+    more = np.array([size([id], mode) - of_none for id in range(blocks.meta.vocab_size)])
+
+    def of_rows(ids: Ints) -> Ints:
+        sizes = more[ids]
+        if mode == "pad":
+            sizes[(ids == eos_id).cumsum(-1) > 0] = 0
+        return of_none + sizes.sum(-1)
+
+    firsts = range(0, len(blocks.test), ROWS_AT_ONCE)
+    return np.concatenate([of_rows(blocks.test[first : first + ROWS_AT_ONCE]) for first in firsts])
 
 
 def likelihood(

@@ -2,10 +2,15 @@
 
 import json
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from pipeline.data.byte_level import train_bpe_tokenizer
+from pipeline.data.packed import Packed
+from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import PipelineError
 from pipeline.evaluation.likelihood import Sizes, likelihood
 from pipeline.methods.estimates import Bound
@@ -51,6 +56,26 @@ def test_likelihood_in_every_unit():
     named = [key for key in values if "perplexity" in key]
     assert named
     assert all(key.endswith("_perplexity_per_token") for key in named)
+
+
+TOKENIZERS = {
+    "char": train_char_tokenizer(["abcé€"]),
+    "bytes": train_bpe_tokenizer(["é€ a, b é€", "c é"] * 9, vocab_size=270),
+}
+
+
+@pytest.mark.parametrize("mode", ["pad", "concat"])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_sizes_of_blocks_are_those_of_each(kind, mode):
+    """Of any ids, special ones, unknown ones and halves of characters among them."""
+    tokenizer = TOKENIZERS[kind]
+    rows = np.random.default_rng(0).integers(tokenizer.size, size=(3000, 9), dtype=np.uint16)
+    meta = SimpleNamespace(labels={}, mode=mode, eos_id=tokenizer.eos_id, vocab_size=tokenizer.size)
+    sizes = Sizes.of(Packed(rows, rows, rows, meta), tokenizer, np.arange(3000))
+    assert sizes.tokens.tolist() == list(range(3000))
+    assert sizes.chars.tolist() == [tokenizer.num_chars(row, mode) for row in rows]
+    assert sizes.bytes.tolist() == [tokenizer.num_bytes(row, mode) for row in rows]
+    assert not torch.equal(sizes.chars, sizes.bytes)
 
 
 def test_the_error_of_the_gap_is_paired():
