@@ -130,6 +130,16 @@ def test_clean_frees(sedd, unfinished):
     assert "nothing is left" in sedd("clean").stdout
 
 
+def test_clean_knows_of_units_too(sedd, project):
+    from pipeline.scale.unfinished import unfinished_units
+
+    with unfinished_units("sample", {}) as (units, work):
+        units.in_order(1, lambda index: {"tokens": torch.zeros(index)})
+        assert sedd("clean", "--yes").stdout.startswith(f"in use, kept  {work.folder}  ")
+    assert sedd("clean", "--yes").stdout.startswith(f"freed         {work.folder}  ")
+    assert names(project / ".store/units") == []
+
+
 def test_clean_leaves_what_a_trainer_holds(sedd, unfinished):
     with FileLock(unfinished / "train-aa.lock"):
         for options in ([], ["--yes"]):
