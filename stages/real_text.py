@@ -17,7 +17,7 @@ from stages import STARTED_BY, run
 
 
 @reported
-def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -> None:
+def main(tokenizer: Path, packed: Path, baseline: Path, out: Path) -> None:
     """Write every figure to OUT, averaged over draws of as many blocks as there are samples."""
     params = load_params()
     settings = params.score
@@ -32,7 +32,9 @@ def main(data: Path, tokenizer: Path, packed: Path, baseline: Path, out: Path) -
     of_blocks = {"blocks": hash_files([packed / "meta.json", packed / "test.bin"])}
     identity = identity_of(params, text, baseline) | of_blocks | {"num": params.sample.num}
     with unfinished_units("real_text", identity, STARTED_BY) as (units, work):
-        scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc, units=units)
+        scored = score(
+            drawn, params, text, packed=packed, baseline=baseline, desc=desc, units=units
+        )
         row = score_draws(scored, draws[:, index])
         if settings.mauve_seeds:
             halves = real_halves(len(blocks.test), params.sample.num, settings.seed)

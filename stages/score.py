@@ -31,7 +31,9 @@ def main(
     settings = params.score
     identity = identity_of(params, text, baseline) | {"samples": sha256(samples)}
     with unfinished_units("score", identity, STARTED_BY) as (units, work):
-        scored = score(drawn, params, text, data=data, baseline=baseline, desc=desc, units=units)
+        scored = score(
+            drawn, params, text, packed=packed, baseline=baseline, desc=desc, units=units
+        )
         row = score_samples(scored, settings.num_bootstrap, settings.seed)
         if settings.mauve_seeds:
             blocks = Packed.open(packed)

@@ -49,7 +49,7 @@ def run(folder: Path, changes: dict[str, Any], last: str = "report") -> None:
         ("baseline", f"{packed} {text} {baseline} artifacts/runs/baseline.json "
                      "reports/baseline_loss.csv"),
         ("evaluate", f"{model} {baseline} {packed} reports/likelihood.json"),
-        ("real_text", f"artifacts/data {text} {packed} {baseline} {scores}/real_text.json"),
+        ("real_text", f"{text} {packed} {baseline} {scores}/real_text.json"),
         *[("sample", f"{n} {model} {text} {folder_of(n)}/samples") for n in STEPS],
         *[("score", f"{folder_of(n)}/samples/{n}.jsonl artifacts/data {text} {packed} {baseline} "
                     f"{folder_of(n)}/scores/{n}.json") for n in STEPS],

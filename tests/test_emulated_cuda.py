@@ -445,7 +445,7 @@ def run_stages(project: Path, changes: dict[str, Any]) -> dict[str, dict[str, An
     stage("sample", 8, "artifacts/checkpoint", INPUTS[1], "samples")
     scoring = "artifacts/data", INPUTS[1]
     stage("score", "samples/8.jsonl", *scoring, INPUTS[0], "artifacts/baseline", "scores.json")
-    stage("real_text", *scoring, INPUTS[0], "artifacts/baseline", "real_text.json")
+    stage("real_text", INPUTS[1], INPUTS[0], "artifacts/baseline", "real_text.json")
     names = ("artifacts/run", "baseline", "likelihood", "samples/8.timing", "scores", "real_text")
     return {name: values(f"{name}.json") for name in names}
 

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
+from pipeline.data.documents import Keys, index_of, keys_of, path_of
 from pipeline.data.encoding import Encoder, Ids, Ints
 from pipeline.data.packed import Meta
 from pipeline.data.tokenizer import Mode, TextTokenizer
@@ -49,12 +50,14 @@ class Piece:
         lengths: tokens of each document, eos not counted [N].
         unknown: characters that the tokenizer does not know.
         num_bytes: of the texts in UTF-8.
+        keys: hashes of the documents, where each is a block; else none.
     """
 
     tokens: np.ndarray[Any, np.dtype[Any]]
     lengths: Ints
     unknown: Counter[str]
     num_bytes: int
+    keys: Keys
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Seen:
     num_tokens: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
+    keys: list[Keys] = field(default_factory=list)
 
 
 def pack(
@@ -79,7 +83,8 @@ def pack(
 ) -> Meta:
     """Write the documents of each split to `folder` as blocks of `length` tokens.
 
-    With `pad` each block is one document: its tokens, eos, then pad. With `concat` the documents,
+    With `pad` each block is one document: its tokens, eos, then pad; an index of each split's
+    documents (`data.documents`) stands beside its blocks. With `concat` the documents,
     an eos after each, make one stream that is cut into blocks; the tail that fills none is dropped.
 
     Args:
@@ -108,6 +113,9 @@ def pack(
                 file.truncate(num_blocks * width * packer.dtype.itemsize)
             if not num_blocks:
                 raise DataError(_no_block(split, seen[split], length))
+            if mode == "pad":
+                index = files.enter_context(whole(path_of(folder, split)))
+                index.write_bytes(index_of(seen[split].keys))
         meta = _described(tokenizer, packer.dtype.name, seen, mode, length, labels)
         meta.write(folder, partial_meta)
     return meta
@@ -170,6 +178,7 @@ class Packer:
                 seen.num_tokens += piece.tokens.size
                 seen.lengths.update(piece.lengths.tolist() if self._mode == "pad" else ())
                 seen.unknown.update(piece.unknown)
+                seen.keys.append(piece.keys)
                 bar.update(piece.num_bytes)
         return seen
 
@@ -193,6 +202,7 @@ class Packer:
             lengths=lengths,
             unknown=self._unknown(batch, ids, lengths),
             num_bytes=sum(len(text.encode()) for text in batch.texts),
+            keys=keys_of(batch.texts if self._mode == "pad" else ()),
         )
 
     def _padded(

@@ -163,17 +163,6 @@ class Empty:
         return f"documents that are empty (in .txt, blank lines): {counts}" if counts else None
 
 
-def documents_among(texts: Iterable[str], folder: Path, data: Data) -> tuple[set[str], set[str]]:
-    """Those of `texts` that are documents of the training split, and of the held-out one."""
-    wanted = set(texts)
-    if not wanted:
-        return set(), set()
-    return (
-        wanted.intersection(_shown("train", folder, data)),
-        wanted.intersection(_shown("test", folder, data)),
-    )
-
-
 def _shown(split: Split, folder: Path, data: Data) -> Iterable[str]:
     """The documents of a split, with a bar where they are many."""
     documents = split_documents(folder, split, data)

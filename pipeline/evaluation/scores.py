@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.params import Params
-from pipeline.data.splits import documents_among
+from pipeline.data.documents import documents_among
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device, pick_precision
 from pipeline.errors import PipelineError
@@ -177,12 +177,12 @@ def score(
     params: Params,
     tokenizer: TextTokenizer,
     *,
-    data: Path,
+    packed: Path,
     baseline: Path,
     desc: str,
     units: Units = UNKEPT,
 ) -> Scored:
-    """Score `samples` as params.yaml says, and look for them among the documents in `data`.
+    """Score `samples` as params.yaml says, and look for them among those of `packed`.
 
     Raises:
         PipelineError: the scorer, or the documents, cannot be used.
@@ -208,8 +208,8 @@ def score(
             others = published(scorer, samples, tokenizer, batch_size=batch_size, units=named)
     # No window of running text is a document: there is none to look for.
     texts = samples.texts if samples.mode == "pad" else []
-    among = documents_among(texts, data, params.data)
-    return Scored(samples, found, scorer, tokenizer, *among, others)
+    train, held_out = (documents_among(texts, packed, split) for split in ("train", "test"))
+    return Scored(samples, found, scorer, tokenizer, train, held_out, others)
 
 
 def identity_of(params: Params, tokenizer: TextTokenizer, baseline: Path) -> dict[str, Any]:

@@ -41,7 +41,9 @@ def test_bytes_of_the_files(tokenizer, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "meta.json",
         "test.bin",
+        "test.documents",
         "train.bin",
+        "train.documents",
     ]
 
 

@@ -9,7 +9,6 @@ from tiny_project import shipped_params
 
 from pipeline.config.params import Data, DataFiles
 from pipeline.data.splits import (
-    documents_among,
     files_of,
     is_held_out,
     matching,
@@ -78,9 +77,6 @@ def test_splits_of_one_split_are_disjoint_whole_and_in_order(shards):
     assert set(train).isdisjoint(test)
     assert sorted(train + test) == sorted([f"text {n}" for n in range(80)] + ["twice"] * 2)
     assert 5 < len(test) < 40
-    found = documents_among(["text 3", "twice", "none"], shards, data_of())
-    assert found[0] | found[1] == {"text 3", "twice"}
-    assert not found[0] & found[1]
 
 
 def test_rows_that_are_added_move_no_document(shards):

@@ -2,8 +2,6 @@ import json
 import math
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import typer
 from tiny_project import set_params
@@ -19,7 +17,6 @@ from pipeline.device import pick_device
 from pipeline.evaluation import scores
 
 ARGUMENTS = [
-    "artifacts/data",
     "artifacts/tokenizer",
     "artifacts/packed",
     "artifacts/baseline",
@@ -32,9 +29,6 @@ TEST = ["Ada", "Ben", "Cleo", "Dora", "Emil", "Fay", "Gus", "Hal", "Ida", "Joel"
 def project(tiny):
     tokenizer = TextTokenizer.load(tiny / "artifacts/tokenizer")
     write_baseline(tiny, tokenizer)
-    (tiny / "artifacts/data").mkdir()
-    for split, names in (("train", ["Ada", "Anna"]), ("test", TEST)):
-        pq.write_table(pa.table({"Names": names}), tiny / f"artifacts/data/{split}.parquet")
     documents = {"train": ["Ada", "Anna"], "test": TEST}
     pack(tiny / "artifacts/packed", documents, tokenizer, mode="pad", length=16)
     return tiny

@@ -49,7 +49,7 @@ def test_figures_of_windows_take_all_of_them(trained):
     evaluate.main(CHECKPOINT, BASELINE, PACKED, Path("likelihood.json"))
     sample.main(3, CHECKPOINT, TOKENIZER, Path("samples"))
     score.main(Path("samples/3.jsonl"), DATA, TOKENIZER, PACKED, BASELINE, Path("3.json"))
-    real_text.main(DATA, TOKENIZER, PACKED, BASELINE, Path("real_text.json"))
+    real_text.main(TOKENIZER, PACKED, BASELINE, Path("real_text.json"))
 
     text, packed = TextTokenizer.load(TOKENIZER), Packed.open(PACKED)
     values = read_object(Path("likelihood.json"))

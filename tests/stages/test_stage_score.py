@@ -1,7 +1,5 @@
 import json
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import typer
 from reference_files import write_byte_level
@@ -11,6 +9,7 @@ from typer.testing import CliRunner
 
 import stages.score
 from pipeline.baseline.gpt2 import block_nats, load_baseline
+from pipeline.data.documents import index_of, keys_of, path_of
 from pipeline.data.gpt2 import read_gpt2_tokenizer
 from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
@@ -42,13 +41,13 @@ def write_samples(folder, texts, tokenizer, changes=None):
 
 @pytest.fixture
 def scored(tiny):
-    """A folder with samples, a fresh baseline and data of two splits."""
+    """A folder with samples, a fresh baseline and blocks of two splits."""
     tokenizer = TextTokenizer.load(tiny / "artifacts/tokenizer")
     write_samples(tiny, TEXTS, tokenizer)
     write_baseline(tiny, tokenizer)
-    (tiny / "artifacts/data").mkdir()
     for split, names in (("train", ["Ada", "Emil"]), ("test", ["Ben", "Emil"])):
-        pq.write_table(pa.table({"Names": names}), tiny / f"artifacts/data/{split}.parquet")
+        index = index_of([keys_of(names)])
+        path_of(tiny / "artifacts/packed", split).write_bytes(index)
     return tiny
 
 

@@ -66,7 +66,7 @@ def test_every_character_counts_and_no_state_is_idle(stream, method):
     evaluate.main(CHECKPOINT, BASELINE, PACKED, Path("likelihood.json"))
     sample.main(3, CHECKPOINT, TOKENIZER, Path("samples"))
     score.main(Path("samples/3.jsonl"), DATA, TOKENIZER, PACKED, BASELINE, Path("3.json"))
-    real_text.main(DATA, TOKENIZER, PACKED, BASELINE, Path("real_text.json"))
+    real_text.main(TOKENIZER, PACKED, BASELINE, Path("real_text.json"))
 
     packed, values = Packed.open(PACKED), read_object(Path("likelihood.json"))
     assert read_object(CHECKPOINT / "config.json")["vocab_size"] == 27

@@ -35,7 +35,7 @@ SAMPLES = OUT / "3.jsonl"
 STAGES = {
     "sample": (sample, [3, CHECKPOINT, TOKENIZER, OUT], [SAMPLES, OUT / "3.trace.json"]),
     "score": (score, [SAMPLES, DATA, TOKENIZER, PACKED, BASELINE, OUT / "s"], [OUT / "s"]),
-    "real_text": (real_text, [DATA, TOKENIZER, PACKED, BASELINE, OUT / "r"], [OUT / "r"]),
+    "real_text": (real_text, [TOKENIZER, PACKED, BASELINE, OUT / "r"], [OUT / "r"]),
     "evaluate": (evaluate, [CHECKPOINT, BASELINE, PACKED, OUT / "l"], [OUT / "l"]),
     "zero_shot": (zero_shot, ["names", CHECKPOINT, DATA, OUT / "z"], [OUT / "z"]),
 }
