@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline.config.params import Params, load_params
-from pipeline.data.labels import label_names, labelled, watching
+from pipeline.data.labels import label_names, named, watching
 from pipeline.data.packed import Meta, blocks_line, check_comparable, unknown_line
 from pipeline.data.packing import pack
-from pipeline.data.splits import Empty, Split, stream
+from pipeline.data.splits import Empty, Split, both_splits, stream
 from pipeline.data.stream import pack_stream
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError, reported
@@ -43,20 +43,21 @@ def _documents(
     # Here, and not after training: only the data say what values there are.
     if asked is not None and (wrong := label_misuses(names, asked, "sample.")):
         raise DataError(*wrong)
-    rows: dict[str, list[list[int]]] = {split: [] for split in get_args(Split)}
-    texts = {
-        split: watching(labelled(data, split, params.data), names, rows[split])
-        for split in get_args(Split)
-    }
-    return pack(
-        packed,
-        {split: empty.watching(split, each) for split, each in texts.items()},
-        tokenizer,
-        mode=params.pack.mode,
-        length=params.pack.length,
-        labels=names,
-        label_rows=rows,
-    )
+    seen: dict[str, list[list[int]]] = {split: [] for split in get_args(Split)}
+    with both_splits(data, params.data, [*names]) as rows:
+        texts = {
+            split: watching(named(each, params.data), names, seen[split])
+            for split, each in rows.items()
+        }
+        return pack(
+            packed,
+            {split: empty.watching(split, each) for split, each in texts.items()},
+            tokenizer,
+            mode=params.pack.mode,
+            length=params.pack.length,
+            labels=names,
+            label_rows=seen,
+        )
 
 
 def _stream(params: Params, data: Path, tokenizer: TextTokenizer, packed: Path) -> Meta:

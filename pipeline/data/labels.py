@@ -54,7 +54,14 @@ def labelled(
     Raises:
         DataError: as `label_names`.
     """
-    for text, *values in split_rows(folder, split, data, [each.column for each in data.labels]):
+    return named(split_rows(folder, split, data, [each.column for each in data.labels]), data)
+
+
+def named(
+    rows: Iterable[tuple[Any, ...]], data: Data
+) -> Iterator[tuple[str, tuple[str | None, ...]]]:
+    """Documents with the values of their labels' columns, as `labelled` has them."""
+    for text, *values in rows:
         pairs = zip(data.labels, values, strict=True)
         yield text, tuple(name_of(label, value) for label, value in pairs)
 

@@ -1,11 +1,14 @@
 """Which files, and which of their documents, are a split."""
 
 import hashlib
+import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryFile
+from typing import Any, Literal, get_args
 
 from pipeline.config.params import Data, DataFiles
 from pipeline.data.corpus import read_rows
@@ -85,10 +88,50 @@ def split_rows(
     folder: Path, split: Split, data: Data, labels: Sequence[str]
 ) -> Iterator[tuple[Any, ...]]:
     """As `split_documents`, each document with what its row has in the columns `labels`."""
+    rows = _rows(folder, split, data, labels)
+    if data.files.test is None:
+        held_out = split == "test"
+        rows = (row for row in rows if is_held_out(row[0], data.holdout) == held_out)
+    yield from _not_empty(rows, split, data)
+
+
+@contextmanager
+def both_splits(
+    folder: Path, data: Data, labels: Sequence[str]
+) -> Iterator[dict[Split, Iterator[tuple[Any, ...]]]]:
+    """`split_rows` of each split, for whoever reads train to its end and then test.
+
+    The files are read once: what is held out of them is set aside on the disk as it passes.
+    """
+    if data.files.test is not None:
+        yield {split: split_rows(folder, split, data, labels) for split in get_args(Split)}
+        return
+    with TemporaryFile(dir=folder) as aside:
+
+        def passing() -> Iterator[tuple[Any, ...]]:
+            for row in _rows(folder, "train", data, labels):
+                if is_held_out(row[0], data.holdout):
+                    pickle.dump(row, aside)
+                else:
+                    yield row
+
+        def set_aside() -> Iterator[tuple[Any, ...]]:
+            size = aside.tell()
+            aside.seek(0)
+            while aside.tell() < size:
+                yield pickle.load(aside)
+
+        yield {
+            "train": _not_empty(passing(), "train", data),
+            "test": _not_empty(set_aside(), "test", data),
+        }
+
+
+def _not_empty(
+    rows: Iterator[tuple[Any, ...]], split: Split, data: Data
+) -> Iterator[tuple[Any, ...]]:
     is_empty = True
-    for row in _rows(folder, split, data, labels):
-        if data.files.test is None and is_held_out(row[0], data.holdout) != (split == "test"):
-            continue
+    for row in rows:
         is_empty = False
         yield row
     if is_empty:

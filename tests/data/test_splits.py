@@ -1,5 +1,7 @@
 """Files and documents of a split: patterns, and what is held out."""
 
+from itertools import chain
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -8,11 +10,14 @@ from pyarrow import parquet
 from tiny_project import shipped_params
 
 from pipeline.config.params import Data, DataFiles
+from pipeline.data import splits
 from pipeline.data.splits import (
+    both_splits,
     files_of,
     is_held_out,
     matching,
     split_documents,
+    split_rows,
 )
 from pipeline.errors import DataError
 
@@ -108,3 +113,30 @@ def test_a_file_without_rows_is_no_matter_beside_others(shards):
 def test_a_split_without_documents_is_said(shards):
     with pytest.raises(DataError, match=r"data\.holdout: no document is in test \(got 1e-09\)"):
         list(split_documents(shards, "test", data_of(holdout=1e-9)))
+
+
+@pytest.mark.parametrize("test", [None, "train-1.parquet"])
+def test_both_splits_in_one_reading_are_those_of_two(shards, monkeypatch, test):
+    data = data_of("train-0.parquet" if test else "train-*.parquet", test, holdout=0.3)
+    alone = {split: list(split_rows(shards, split, data, [])) for split in ("train", "test")}
+    read = []
+    rows_of = splits.read_rows
+    monkeypatch.setattr(
+        splits, "read_rows", lambda path, *how: (read.append(path.name), rows_of(path, *how))[1]
+    )
+    with both_splits(shards, data, []) as rows:
+        found = {split: list(each) for split, each in rows.items()}
+    assert found == alone
+    assert len(found["test"]) > 10
+    assert read == ["train-0.parquet", "train-1.parquet"]
+    assert len(list(shards.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("holdout", "split"), [(1e-9, "test"), (1 - 1e-9, "train")])
+def test_a_split_without_documents_is_said_in_one_reading_too(shards, holdout, split):
+    said = f"data.holdout: no document is in {split}"
+    with (
+        both_splits(shards, data_of(holdout=holdout), []) as rows,
+        pytest.raises(DataError, match=said),
+    ):
+        list(chain(*rows.values()))
