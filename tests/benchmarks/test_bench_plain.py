@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.plain import (
     absorb_entropy,
+    plain_bound,
     plain_conditional_loss,
     plain_draw,
     plain_log_p,
@@ -16,6 +17,7 @@ from benchmarks.plain import (
     plain_weights,
     uniform_entropy,
 )
+from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.graph import Absorb, Uniform
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.methods.sedd.weights import denoise_weights, step_weights
@@ -138,3 +140,16 @@ def test_samples_are_clean(graph, parameterization):
     drawn = plain_sample(plain, 3, 4, torch.Generator().manual_seed(0))
     assert drawn.shape == (3, 4)
     assert int(drawn.max()) < 5
+
+
+@pytest.mark.parametrize("graph", ["absorb", "uniform"])
+def test_the_bound_is_the_products_on_average(graph):
+    ours, plain = both(graph, "raw")
+    x0 = torch.tensor([[0, 3, 1, 4]]).expand(6_000, 4)
+    generator = torch.Generator().manual_seed(0)
+    found = plain_bound(plain, x0, 2, 6_000, generator)
+    bound = draw_bound(ours, x0, num_replicates=1, num_draws=2, batch_size=6_000, seed=0)
+    expected = (bound.integral + bound.reconstruction)[0]
+    stderr = torch.stack([found, expected]).std(-1).square().sum().div(6_000).sqrt()
+    assert stderr < 0.03 * expected.mean()
+    assert (found.mean() - expected.mean()).abs() < 4 * stderr
