@@ -151,5 +151,5 @@ def test_the_bound_is_the_products_on_average(graph):
     bound = draw_bound(ours, x0, num_replicates=1, num_draws=2, batch_size=6_000, seed=0)
     expected = (bound.integral + bound.reconstruction)[0]
     stderr = torch.stack([found, expected]).std(-1).square().sum().div(6_000).sqrt()
-    assert stderr < 0.03 * expected.mean()
+    assert stderr < 0.05 * expected.mean()
     assert (found.mean() - expected.mean()).abs() < 4 * stderr
