@@ -92,7 +92,7 @@ class NextToken:
         x0, *parts = drawn
         return _nats(self.module, parts or in_parts(self.module, x0)).sum()
 
-    def finish_step(self) -> None:
+    def finish_step(self, of_all: object = None) -> None:
         """Clear the gradients of the weights."""
         self.module.zero_grad()
 

@@ -146,11 +146,6 @@ class Params(Section):
             for name, section in (("train", self.train), ("baseline", self.baseline))
             if section.accumulate % num
         ]
-        if num > 1 and self.method == "embedding":
-            found.append(
-                f"resources: method embedding trains in one process (got {num}): its clock learns "
-                "from all rows"
-            )
         if resources.processes > 1 and self.device.startswith("cuda:"):
             found.append(
                 f"device must be auto, cpu or cuda with resources.processes "

@@ -43,6 +43,11 @@ class Model(nn.Module):
         return next(self.parameters()).device
 
 
+def own(rows: Tensor) -> Tensor:
+    """Rows [b, ...] of this process are those of the whole batch."""
+    return rows
+
+
 class Objective(Protocol):
     """What can be trained."""
 
@@ -67,10 +72,14 @@ class Objective(Protocol):
     def loss(self, *drawn: Tensor) -> Tensor:
         """Nats, a scalar: the sum over rows of what `draw` returned."""
 
-    def finish_step(self) -> None:
+    def finish_step(self, of_all: Callable[[Tensor], Tensor] = own) -> None:
         """What is left to do once the optimiser has moved, with the gradients of `module`.
 
         It clears them; their memory may be used again: keep none of them.
+
+        Args:
+            of_all: makes rows [b, ...] of this process those of the whole batch [B, ...], where
+                other processes have the others.
         """
 
 

@@ -1,6 +1,7 @@
 """Gradients summed across ranks by DistributedDataParallel, in an order of our own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +32,11 @@ class Ranks:
         """`in_order`: sum as `tree` does, not as a library's ring would."""
         self.size = size
         self._sums: PartialSums | None = None
-        # Buckets laid out anew after the first step would change the order in which a ring adds:
-        # a resumed run would not go on as the one that was interrupted.
+        # Not all parameters need have a gradient in each piece. And buckets that are laid out anew
+        # after the first step, as without this, would change the order in which a ring adds: a
+        # resumed run would not go on as the one that was interrupted.
         self._loss = DistributedDataParallel(
-            _Loss(module, loss), forward_sync_buffers=False, find_unused_parameters=not in_order
+            _Loss(module, loss), forward_sync_buffers=False, find_unused_parameters=True
         )
         self._loss.register_comm_hook(self, _in_order if in_order else _as_it_comes)
 
@@ -45,7 +47,10 @@ class Ranks:
 
     def loss(self, *piece: Tensor) -> Tensor:
         """As the loss that was given."""
+        assert self._sums is not None
         loss: Tensor = self._loss(*piece)
+        if self._loss.require_backward_grad_sync:
+            self._sums.define_others(set(leaves_of(loss)))
         return loss
 
     def total(self, value: Tensor) -> Tensor:
@@ -67,6 +72,19 @@ def _in_order(ranks: Ranks, bucket: GradBucket) -> torch.futures.Future[Tensor]:
 def _as_it_comes(ranks: Ranks, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     future = distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
     return future.then(lambda done: done.value()[0])
+
+
+def leaves_of(value: Tensor) -> Iterator[Tensor]:
+    """Parameters that have a gradient of `value`."""
+    seen, waiting = set(), [value.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        waiting += [following for following, _ in node.next_functions]
 
 
 def summed_in_order(flat: Tensor, size: int) -> Tensor:

@@ -51,10 +51,19 @@ class PartialSums:
         while self._held:
             self._merge()
 
+    def define_others(self, used: set[Tensor]) -> None:
+        """Make 0 the gradients that the last piece will not have, and pieces before it had."""
+        for held in self._held:
+            for parameter in held.keys() - used:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+
     def add_to(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         """Add what was put by to gradients of the last piece that stand elsewhere."""
         for held in reversed(self._held):
-            torch._foreach_add_(gradients, [held[parameter] for parameter in parameters])
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if parameter in held:
+                    gradient += held[parameter]
 
     def _merge(self) -> None:
         """The last sum put by and the gradients become gradients, in the memory of the older."""

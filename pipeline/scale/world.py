@@ -35,6 +35,12 @@ class World:
         num = len(pieces) // self.size
         return pieces[self.rank * num : (self.rank + 1) * num]
 
+    def rows(self, of_this: torch.Tensor) -> torch.Tensor:
+        """Rows [B, ...] of all ranks, of which this one has [b, ...]."""
+        if self.size == 1:
+            return of_this
+        return torch.cat(self.gather(of_this.cpu())).to(of_this.device)
+
     def agree(self, flag: bool) -> bool:
         """Whether any rank says so."""
         if self.size == 1:

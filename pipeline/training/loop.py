@@ -130,7 +130,7 @@ class Trainer:
             parameters, settings.clip, gradient_norm(parameters), foreach=True
         )
         self.optimizer.step()
-        self.objective.finish_step()
+        self.objective.finish_step(self.world.rows)
         self.ema.update()
         self._window_steps += 1
         self.step += 1

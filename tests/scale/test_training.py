@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from ranks import CPU, on_ranks
 from toy import SETTINGS, small_model
 
 from pipeline.errors import Interrupted
-from pipeline.methods.sedd.loss import ScoreEntropy
+from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
+from pipeline.methods.protocol import Model
+from pipeline.methods.registry import method_of
 from pipeline.scale.world import ALONE, World
 from pipeline.training.loop import Watch, fit
 from pipeline.training.run import held_out_loss
@@ -24,31 +27,70 @@ from pipeline.training.state import TrainingState
 
 BLOCKS = np.random.default_rng(0).integers(0, 11, (40, 16)).astype(np.uint16)
 FOUR = replace(SETTINGS, num_steps=6, batch_size=16, accumulate=4, eval_every=3, log_every=2)
+EMBEDDING = EmbeddingConfig(
+    vocab_size=11,
+    length=16,
+    width=16,
+    num_blocks=2,
+    num_heads=2,
+    cond_dim=None,
+    dropout=0.2,
+    dim=4,
+    norm="l2",
+    input="evidence",
+    loss="likelihood",
+    clock="nats",
+    g_min=-5.0,
+    g_max=6.0,
+    self_condition=0.25,
+    known=0.5,
+)
+
+
+def embedding(**changes: Any) -> Callable[[], Model]:
+    def make() -> Model:
+        torch.manual_seed(0)
+        return EmbeddingDiffusion(replace(EMBEDDING, **changes))
+
+    return make
+
+
+def sedd(*given: Any) -> Callable[[], Model]:
+    return lambda: small_model(*given)
+
+
 # Of the model and of the settings.
-CASES: dict[str, tuple[tuple[Any, ...], Settings]] = {
-    "conditional": (("absorb", "conditional"), FOUR),
-    "raw, dropout": (("absorb", "raw", 0.2), FOUR),
-    "uniform, dropout": (("uniform", "raw", 0.2), FOUR),
+CASES: dict[str, tuple[Callable[[], Model], Settings]] = {
+    "conditional": (sedd("absorb", "conditional"), FOUR),
+    "raw, dropout": (sedd("absorb", "raw", 0.2), FOUR),
+    "uniform, dropout": (sedd("uniform", "raw", 0.2), FOUR),
     "conditional, dropout, bfloat16": (
-        ("absorb", "conditional", 0.2),
+        sedd("absorb", "conditional", 0.2),
         replace(FOUR, precision="bfloat16"),
     ),
     "conditional, dropout, twelve pieces": (
-        ("absorb", "conditional", 0.2),
+        sedd("absorb", "conditional", 0.2),
         replace(FOUR, batch_size=24, accumulate=12),
+    ),
+    "embedding, a clock that learns": (embedding(), FOUR),
+    "embedding, a head for vectors": (
+        embedding(input="vector", cond_dim=8, loss="mse_cross_entropy", clock="cosine"),
+        FOUR,
     ),
 }
 
 
-class Stopping(ScoreEntropy):
-    """One of its ranks is told to stop in the middle of a step."""
+class Stopping:
+    """An objective of which one rank is told to stop in the middle of a step."""
 
-    def __init__(self, model: Any, steps_left: int | None) -> None:
-        super().__init__(model)
-        self._steps_left = steps_left
+    def __init__(self, model: Model, steps_left: int | None) -> None:
+        self._objective, self._steps_left = method_of(model).objective(model), steps_left
 
-    def finish_step(self) -> None:
-        super().finish_step()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+    def finish_step(self, of_all: Any) -> None:
+        self._objective.finish_step(of_all)
         if self._steps_left is not None:
             self._steps_left -= 1
             if self._steps_left == 0:
@@ -57,8 +99,8 @@ class Stopping(ScoreEntropy):
 
 def train(world: World, name: str, folder: Path, stop: int | None = None, **changes: Any) -> str:
     """SHA-256 of weights, averages, optimiser and losses after some steps or at the end."""
-    sizes, settings = CASES[name]
-    model = small_model(*sizes)
+    make, settings = CASES[name]
+    model = make()
     held_out = torch.from_numpy(BLOCKS[:8].astype(np.int64))
     state = TrainingState(folder)
     stops = stop if world.rank == world.size - 1 else None

@@ -5,12 +5,14 @@ time that it spends in each bin.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.methods.embedding.vectors import Level
+from pipeline.methods.protocol import own
 
 Kind = Literal["nats", "decoding", "cosine"]
 NUM_BINS = 100
@@ -82,11 +84,11 @@ class Clock(nn.Module):
         self._seen.append((g.detach(), nats.detach()))
 
     @torch.no_grad()
-    def learn(self) -> None:
-        """Take in what was observed since the last time."""
+    def learn(self, of_all: Callable[[Tensor], Tensor] = own) -> None:
+        """Take in what was observed since the last time, `of_all` rows of a step."""
         if not self._seen:
             return
-        g, nats = (torch.cat(each) for each in zip(*self._seen, strict=True))
+        g, nats = (of_all(torch.cat(each)) for each in zip(*self._seen, strict=True))
         self._seen.clear()
         bins = ((g - self.g_min) / self.width).long().clamp(0, NUM_BINS - 1)
         zeros = torch.zeros(NUM_BINS, dtype=torch.float64, device=g.device)

@@ -1,5 +1,7 @@
 """Training losses, and the tokens that training gives away for infilling."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,7 @@ from pipeline.methods.draws import FREE
 from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.embedding.network import picked
 from pipeline.methods.estimates import stratified_times
+from pipeline.methods.protocol import own
 from pipeline.network.layers import places
 
 ROWS_A_RECONSTRUCTION = 16
@@ -144,7 +147,7 @@ class Denoising:
         first = self.module.network.expect(hidden, z, g, known.clamp(min=0), at).mean
         return estimate.index_copy(0, rows, first)
 
-    def finish_step(self) -> None:
+    def finish_step(self, of_all: Callable[[Tensor], Tensor] = own) -> None:
         """Clear gradients, and let the clock learn where nats were paid."""
         clear_gradients(self.module.parameters())
-        self.module.clock.learn()
+        self.module.clock.learn(of_all)

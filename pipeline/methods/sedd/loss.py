@@ -208,6 +208,6 @@ class ScoreEntropy:
                 return masked_cross_entropy(self.module, x0, xt, at).total
             return _weighted_score_entropy(self.module, x0, xt, t, at).total
 
-    def finish_step(self) -> None:
+    def finish_step(self, of_all: object = None) -> None:
         """See Objective; the gradients of embedding and head leave their memory to the next."""
         clear_gradients(self.module.parameters())
