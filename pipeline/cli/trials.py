@@ -192,7 +192,8 @@ def pieces_that_fit(job: Job, precision: Precision) -> list[int]:
             "a batch does not even fit in memory row by row: set train.activation_checkpointing "
             "to true, or lower model.width, model.num_blocks or pack.length, in params.yaml"
         )
-    return fitting
+    # Each rank has as many pieces as every other.
+    return [num for num in fitting if num % job.params.resources.num_ranks == 0]
 
 
 class _Rise:

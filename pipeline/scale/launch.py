@@ -90,13 +90,16 @@ def launch(
         processes: on each node.
         launcher: local or slurm.
         timeout_seconds: how long ranks may take to end when they are told to.
-        store: a folder that all nodes have.
+        store: a folder that all nodes have, where there are several.
     Raises:
         PipelineError: what the rank said that failed first, or how it ended.
         Interrupted: a signal came.
     """
-    store.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ranks-", dir=store) as folder:
+    place = None
+    if launcher == "slurm":
+        store.mkdir(parents=True, exist_ok=True)
+        place = store
+    with tempfile.TemporaryDirectory(prefix="ranks-", dir=place) as folder:
         threads = max(1, (os.cpu_count() or 1) // processes)
         given = {WORDS: folder, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
         command = [sys.executable, "-u", "-m", module, *arguments]

@@ -1,11 +1,13 @@
 """Ranks under a real `dvc repro`, and every way in which they, or what started them, can die."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -50,17 +52,21 @@ class Repro:
                 start_new_session=True,
             )
         state = (clone / ".store" / "train").glob
-        while not list(state("train-*/state.pt")):
+        self.ranks: dict[int, psutil.Process] = {}
+        while len(self.ranks) < 2 or not list(state("train-*/state.pt")):
             assert self.dvc.poll() is None, self.log.read_text()
             time.sleep(0.05)
-        self.all = psutil.Process(self.dvc.pid).children(recursive=True)
-        environments = {process: process.environ() for process in self.all}
-        self.ranks = {
-            int(values["RANK"]): process
-            for process, values in environments.items()
-            if "RANK" in values
-        }
+            self.look()
         self.stage = self.ranks[0].parent()
+
+    def look(self) -> None:
+        """Note which processes there are."""
+        self.all = psutil.Process(self.dvc.pid).children(recursive=True)
+        for process in self.all:
+            with suppress(psutil.Error):
+                values = process.environ()
+                if "RANK" in values:
+                    self.ranks[int(values["RANK"])] = process
 
     def end(self) -> str:
         """Its output, once it has failed and nothing of it is left."""
@@ -124,6 +130,26 @@ def test_however_ranks_die_all_end_with_one_message_and_the_next_run_goes_on(clo
     assert "| 0/300 " not in output
     assert [(clone / name).read_bytes() for name in RESULTS] == expected
     assert not list((clone / ".store" / "train").iterdir())
+
+
+def test_twenty_random_kills_change_nothing(clone, expected):
+    """Of a rank or the stage, at any moment from when ranks begin to start."""
+    chance = random.Random(0)
+    killed = 0
+    while killed < 20:
+        repro = Repro(clone)
+        time.sleep(chance.uniform(0, 6))
+        victim = chance.choice([*repro.ranks.values(), repro.stage])
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
+        if repro.dvc.wait(TIMEOUT + 60) != 0:
+            killed += 1
+            _, alive = psutil.wait_procs(repro.all, timeout=TIMEOUT)
+            assert not alive
+            assert "Traceback" not in repro.log.read_text()
+    output = run(clone, *AGAIN)
+    assert ran(output) == {"train"}
+    assert [(clone / name).read_bytes() for name in RESULTS] == expected
 
 
 def test_a_dvc_that_dies_alone_leaves_a_finished_state_to_the_next(clone, expected):
