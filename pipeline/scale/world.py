@@ -85,6 +85,8 @@ def joined(size: int, device: torch.device, timeout_seconds: int) -> Iterator[Wo
             f"WORLD_SIZE must be resources.processes * resources.nodes, {size} (got {found})"
         )
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if device.index is not None:  # Of a GPU: where NCCL works.
+        torch.cuda.set_device(device)
     with _meeting(timeout_seconds):
         distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     with _failing_alone(timeout_seconds):

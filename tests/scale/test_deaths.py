@@ -18,7 +18,10 @@ from pipeline.config.edits import edit_yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
-TIMEOUT = 5
+# A busy machine starts one rank seconds after the other.
+PATIENT, HASTY = 60, 5
+GRACE = 60
+"""Seconds in which all must have ended when nobody waits for a timeout."""
 RESULTS = (
     "artifacts/checkpoint/model.safetensors",
     "artifacts/snapshots.jsonl",
@@ -29,7 +32,6 @@ VALUES = {
     "train.accumulate": 4,
     "baseline.accumulate": 4,
     "train.checkpoint_every": 2,
-    "resources.timeout_seconds": TIMEOUT,
 }
 AGAIN = ("dvc", "repro", "-s", "-f", "train")
 
@@ -37,9 +39,10 @@ AGAIN = ("dvc", "repro", "-s", "-f", "train")
 class Repro:
     """A `dvc repro` of the training on two ranks, under way."""
 
-    def __init__(self, clone: Path) -> None:
+    def __init__(self, clone: Path, timeout: int = PATIENT) -> None:
         self.clone = clone
-        edit_yaml(clone / "params.yaml", {"resources.processes": 2})
+        values = {"resources.processes": 2, "resources.timeout_seconds": timeout}
+        edit_yaml(clone / "params.yaml", values)
         self.log = clone.parent / "log"
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         with self.log.open("wb") as log:
@@ -70,9 +73,9 @@ class Repro:
 
     def end(self) -> str:
         """Its output, once it has failed and nothing of it is left."""
-        status = self.dvc.wait(TIMEOUT + 60)
+        status = self.dvc.wait(GRACE)
         assert status != 0
-        _, alive = psutil.wait_procs(self.all, timeout=TIMEOUT)
+        _, alive = psutil.wait_procs(self.all, timeout=5)
         assert not alive
         return self.log.read_text()
 
@@ -106,7 +109,7 @@ WAYS: dict[str, tuple[Callable[[Repro], object], str | None]] = {
     "ctrl-c": (lambda repro: os.killpg(repro.dvc.pid, signal.SIGINT), STOPPED),
     "a rank hangs": (
         lambda repro: repro.ranks[1].suspend(),
-        f"error: a rank was silent for {TIMEOUT} s (resources.timeout_seconds)",
+        f"error: a rank was silent for {HASTY} s (resources.timeout_seconds)",
     ),
 }
 
@@ -114,7 +117,7 @@ WAYS: dict[str, tuple[Callable[[Repro], object], str | None]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_however_ranks_die_all_end_with_one_message_and_the_next_run_goes_on(clone, expected, way):
     do, message = WAYS[way]
-    repro = Repro(clone)
+    repro = Repro(clone, HASTY if way == "a rank hangs" else PATIENT)
     do(repro)
     said = repro.end()
     assert "Traceback" not in said
@@ -142,9 +145,9 @@ def test_twenty_random_kills_change_nothing(clone, expected):
         victim = chance.choice([*repro.ranks.values(), repro.stage])
         with suppress(psutil.NoSuchProcess):
             victim.kill()
-        if repro.dvc.wait(TIMEOUT + 60) != 0:
+        if repro.dvc.wait(GRACE) != 0:
             killed += 1
-            _, alive = psutil.wait_procs(repro.all, timeout=TIMEOUT)
+            _, alive = psutil.wait_procs(repro.all, timeout=5)
             assert not alive
             assert "Traceback" not in repro.log.read_text()
     output = run(clone, *AGAIN)
