@@ -4,7 +4,7 @@ A method is a room beside this file with a module `method`, whose functions are 
 `registry` finds it by the name that `method` has in params.yaml.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol

@@ -12,7 +12,7 @@ from filelock import FileLock
 from pipeline.cli import app
 
 COMMANDS = ["sample", "infill", "perturb", "loss", "shift", "compare", "ui", "check", "clean"]
-COMMANDS += ["pin", "preset", "publish", "verify", "tune", "login", "doctor"]
+COMMANDS += ["pin", "preset", "plan", "publish", "verify", "tune", "login", "doctor"]
 COMMANDS += ["zero-shot", "references", "export", "import", "lm-eval"]
 SLOW = ["torch", "transformers", "mlflow", "pyarrow", "numpy", "oxen", "matplotlib", "tokenizers"]
 SLOW += ["yaml", "tomlkit", "urllib3", "safetensors", "huggingface_hub", "dvc", "jinja2", "tqdm"]
