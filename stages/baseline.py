@@ -13,11 +13,12 @@ from pipeline.device import device_label, memory_for, pick_device
 from pipeline.environment import lock_sha256
 from pipeline.errors import reported
 from pipeline.files import write_json
+from pipeline.scale.unfinished import hash_code, hash_files
 from pipeline.scale.world import joined
 from pipeline.training.losses import write_losses
 from pipeline.training.processes import as_ranks, finish
 from pipeline.training.settings import Settings
-from pipeline.training.state import hash_code, hash_files, training_state
+from pipeline.training.state import training_state
 from stages import STARTED_BY, TRAINED, run
 
 SUMMED = ("scale/ddp.py", "scale/seeds.py", "scale/tree.py", "scale/world.py")

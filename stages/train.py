@@ -15,11 +15,12 @@ from pipeline.errors import reported
 from pipeline.files import write_json, write_jsonl
 from pipeline.methods.registry import method_named
 from pipeline.publishing.handing import pushing
+from pipeline.scale.unfinished import hash_code, hash_files
 from pipeline.scale.world import joined
 from pipeline.training.losses import write_losses
 from pipeline.training.processes import as_ranks, finish
 from pipeline.training.run import init_sha256, settings_of, train
-from pipeline.training.state import hash_code, hash_files, training_state
+from pipeline.training.state import training_state
 from stages import STARTED_BY, TRAINED, run
 
 # With the method, all of the code that decides what training writes.

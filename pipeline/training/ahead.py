@@ -8,9 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.scale.seeds import step_seed
 from pipeline.scale.world import World
 from pipeline.training.gradient import pieces_of
-from pipeline.training.schedule import Order, Windows, step_seed
+from pipeline.training.schedule import Order, Windows
 from pipeline.training.settings import Settings
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from pipeline.kernels.gradient_memory import free_gradient_memory
 from pipeline.kernels.precision import Precision, products_in
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_named, method_of
+from pipeline.scale.seeds import step_seed
 from pipeline.scale.world import ALONE, World
 from pipeline.training.loop import Fitted, Watch, fit
-from pipeline.training.schedule import step_seed
 from pipeline.training.settings import Settings
 from pipeline.training.state import TrainingState
 

@@ -7,8 +7,6 @@ import numpy.typing as npt
 
 from pipeline.scale.seeds import step_seed
 
-__all__ = ["Decay", "Order", "Windows", "learning_rate", "piece_seeds", "step_seed"]
-
 Decay = Literal["linear", "none"]
 
 

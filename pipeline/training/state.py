@@ -11,10 +11,8 @@ import torch
 
 from pipeline.errors import BusyError, CheckpointError
 from pipeline.files import whole
-from pipeline.scale.unfinished import Unfinished, hash_code, hash_files, held, unfinished_folder
+from pipeline.scale.unfinished import Unfinished, held, unfinished_folder
 from pipeline.scale.world import ALONE, World
-
-__all__ = ["TrainingState", "finish_training", "hash_code", "hash_files", "training_state"]
 
 
 class TrainingState(Unfinished):

@@ -9,10 +9,11 @@ from torch import nn
 from toy import SETTINGS
 
 from pipeline.errors import BusyError, CheckpointError, PipelineError, reported
+from pipeline.scale.seeds import step_seed
 from pipeline.training.ema import Ema
 from pipeline.training.gradient import gradient_norm
 from pipeline.training.loop import Trainer, Watch, fit
-from pipeline.training.schedule import Order, learning_rate, step_seed
+from pipeline.training.schedule import Order, learning_rate
 from pipeline.training.state import TrainingState, training_state
 
 CPU = torch.device("cpu")
