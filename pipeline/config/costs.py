@@ -199,8 +199,9 @@ def _evaluation(params: Params, network: Network, corpus: Corpus) -> Work:
     # All but a conditional score with masks have a last step to count.
     draws = settings.num_replicates * (settings.num_draws + (not _is_cached(params)))
     a_text = network.length * draws * (network.blocks + _share(params) * network.head)
-    calls = draws * corpus.num_held_out / settings.batch_size
-    return Work("evaluate", corpus.num_held_out * a_text, calls, settings.precision, 0)
+    num = min(corpus.num_held_out, settings.num_texts or corpus.num_held_out)
+    calls = draws * num / settings.batch_size
+    return Work("evaluate", num * a_text, calls, settings.precision, 0)
 
 
 def _sampling(params: Params, network: Network) -> Work:

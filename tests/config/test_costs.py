@@ -76,6 +76,18 @@ def test_a_small_network_waits_for_its_kernels():
     assert seconds["pack"] is None
 
 
+def test_a_part_of_the_held_out_texts_takes_a_part_of_the_time():
+    every, some = (
+        costs(params, SMALL, OWT, gpu="h100", num_gpus=1, num_cores=2)[3]
+        for params in (
+            params_of("owt-small"),
+            params_of("owt-small", **{"evaluate.num_texts": 11_000}),
+        )
+    )
+    assert (every.stage, some.stage) == ("evaluate", "evaluate")
+    assert some.seconds == pytest.approx([each / 10 for each in every.seconds])
+
+
 def test_every_rate_has_a_source():
     shipped = rates()
     for each in (shipped.training, shipped.inference, shipped.packing, *shipped.gpus.values()):
