@@ -1,6 +1,6 @@
 """Ranks of one thread against one process of as many threads, by hand: no row of `make bench`.
 
-`python -m benchmarks.ranks [ROUNDS] [ROWS]` takes turns between both, on this machine, and prints
+`python -m benchmarks.ranks [ROUNDS ROWS]` takes turns between both, on this machine, and prints
 medians. V = 50,257, a width of 256, as many pieces a step as there are ranks.
 """
 
@@ -27,7 +27,7 @@ from pipeline.training.loop import Trainer
 from pipeline.training.schedule import Order
 
 RANKS = 2
-WARM_UP, NUM_STEPS = 2, 6
+WARM_UP, NUM_STEPS = 2, 4
 Found = tuple[float, float, int]
 
 
@@ -85,7 +85,7 @@ def turn(size: int, **values: Any) -> Found:
 
 def main() -> None:
     """Print a line for each way to train, after all rounds."""
-    rounds, rows = (int(given) for given in [*sys.argv[1:], "5", "32"][:2])
+    rounds, rows = (int(given) for given in sys.argv[1:] or ("3", "8"))
     ways = {
         "one process": (1, "fixed"),
         "ranks, fixed": (RANKS, "fixed"),
@@ -97,6 +97,7 @@ def main() -> None:
             size, reduction = ways[name]
             how = {"batch_size": rows, "accumulate": RANKS, "reduction": reduction}
             found[name].append(turn(size, **how))
+            print(f"{name}: {found[name][-1][0]:,.0f} tokens/s", file=sys.stderr)
     base = [each[0] for each in found["one process"]]
     for name, turns in found.items():
         rates = [each[0] for each in turns]
