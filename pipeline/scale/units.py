@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline.progress import progress
@@ -80,6 +79,8 @@ class Units:
     def _kept(self, index: int) -> Result | None:
         if self.folder is None:
             return None
+        from safetensors.torch import load  # A GPU's bare machine has none.
+
         try:
             content = self._path(index).read_bytes()
         except FileNotFoundError:
@@ -93,6 +94,8 @@ class Units:
     def _keep(self, index: int, result: Result) -> None:
         if self.folder is None:
             return
+        from safetensors.torch import save
+
         content = save(dict(result))
         path = self._path(index)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
