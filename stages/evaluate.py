@@ -19,6 +19,7 @@ from pipeline.kernels.precision import products_in
 from pipeline.methods.estimates import Bound
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
+from pipeline.scale.shares import starting
 from pipeline.scale.unfinished import hash_files, unfinished_units
 from pipeline.scale.units import Units
 from stages import STARTED_BY, run
@@ -44,7 +45,8 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
         "baseline": folder_revision(baseline),
         "blocks": hash_files([packed / "meta.json", packed / "test.bin"]),
     }
-    with unfinished_units("evaluate", identity, STARTED_BY) as (units, work):
+    start = starting("stages.evaluate", params.resources, params.device)
+    with unfinished_units("evaluate", identity, STARTED_BY, start) as (units, work):
         with memory_for("evaluate.batch_size"), products_in(precision, device):
             bound, given_labels = _bounds(model, blocks, settings, units)
             exact, num_tokens = block_nats(
@@ -53,6 +55,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
                 batch_size=settings.batch_size,
                 units=units.named("baseline", "baseline"),
             )
+        work.computed()
         if impossible := int((~bound.total.isfinite()).any(0).sum()):
             raise PipelineError(
                 f"the bound is infinite for {impossible} of {len(exact)} texts: the last step of "

@@ -12,6 +12,7 @@ from pipeline.evaluation.mauve import mauve_of, real_halves
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scores import draw_weights, identity_of, score, score_draws
 from pipeline.files import write_json
+from pipeline.scale.shares import starting
 from pipeline.scale.unfinished import hash_files, unfinished_units
 from stages import STARTED_BY, run
 
@@ -31,7 +32,8 @@ def main(tokenizer: Path, packed: Path, baseline: Path, out: Path) -> None:
     desc = "score real text"
     of_blocks = {"blocks": hash_files([packed / "meta.json", packed / "test.bin"])}
     identity = identity_of(params, text, baseline) | of_blocks | {"num": params.sample.num}
-    with unfinished_units("real_text", identity, STARTED_BY) as (units, work):
+    start = starting("stages.real_text", params.resources, params.device)
+    with unfinished_units("real_text", identity, STARTED_BY, start) as (units, work):
         scored = score(
             drawn, params, text, packed=packed, baseline=baseline, desc=desc, units=units
         )
@@ -41,6 +43,7 @@ def main(tokenizer: Path, packed: Path, baseline: Path, out: Path) -> None:
             real, other = (Samples.held_out(blocks, half, text) for half in halves)
             named = units.named("mauve", f"{desc}, MAUVE")
             row |= mauve_of(scored, real, other, settings, named)
+        work.computed()
         write_json(out, row)
         work.finish()
 

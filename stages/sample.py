@@ -17,6 +17,7 @@ from pipeline.methods.batches import Drawn, sample_all
 from pipeline.methods.draws import Samples
 from pipeline.methods.registry import method_of
 from pipeline.methods.samplers import each_combination
+from pipeline.scale.shares import starting
 from pipeline.scale.unfinished import unfinished_units
 from stages import STARTED_BY, run
 
@@ -58,7 +59,8 @@ def main(
     by = {"device": device_label(device), "precision": precision}
     decides = {"num_steps": num_steps, "sample": settings.model_dump() | how, **by}
     identity = decides | {"checkpoint": folder_revision(checkpoint)}
-    with unfinished_units("sample", identity, STARTED_BY) as (units, work):
+    start = starting("stages.sample", params.resources, params.device)
+    with unfinished_units("sample", identity, STARTED_BY, start) as (units, work):
         with memory_for("sample.batch_size"), products_in(precision, device):
             drawn = sample_all(
                 model,
@@ -73,6 +75,7 @@ def main(
                 conditionings=conditionings,
                 **how,
             )
+        work.computed()
         drawn_by = {"num_steps": num_steps, "predictor": predictor, **how, "seed": settings.seed}
         drawn_by |= stepping.said()
         said = [drawn_by | each.said() for each in conditionings]

@@ -13,6 +13,7 @@ from pipeline.evaluation.mauve import mauve_of, real_halves
 from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scores import by_sample, identity_of, score, score_samples
 from pipeline.files import sha256, write_json
+from pipeline.scale.shares import starting
 from pipeline.scale.unfinished import unfinished_units
 from stages import STARTED_BY, run
 
@@ -30,7 +31,8 @@ def main(
     desc = f"score {samples.stem}"
     settings = params.score
     identity = identity_of(params, text, baseline) | {"samples": sha256(samples)}
-    with unfinished_units("score", identity, STARTED_BY) as (units, work):
+    start = starting("stages.score", params.resources, params.device)
+    with unfinished_units("score", identity, STARTED_BY, start) as (units, work):
         scored = score(
             drawn, params, text, packed=packed, baseline=baseline, desc=desc, units=units
         )
@@ -41,6 +43,7 @@ def main(
             real = Samples.held_out(blocks, index, text)
             named = units.named("mauve", f"{desc}, MAUVE")
             row |= mauve_of(scored, real, drawn, settings, named)
+        work.computed()
         if drawn.labels:
             held_out, training = (labelled_by_column(data, split, params.data) for split in SPLITS)
             asked = zip(drawn.texts, drawn.labels, strict=True)

@@ -13,6 +13,7 @@ from pipeline.errors import reported
 from pipeline.evaluation.scorer import check_scorer
 from pipeline.files import folder_revision, sha256, write_json
 from pipeline.kernels.precision import Precision
+from pipeline.scale.shares import starting
 from pipeline.scale.unfinished import unfinished_units
 from pipeline.scale.units import Units
 from pipeline.zeroshot.against import Against, load_against
@@ -46,8 +47,10 @@ def main(name: str, checkpoint: Path, data: Path, out: Path) -> None:
         "device": device_label(device),
         "precision": precision,
     }
-    with unfinished_units("zero_shot", identity, STARTED_BY) as (units, work):
+    start = starting("stages.zero_shot", params.resources, params.device)
+    with unfinished_units("zero_shot", identity, STARTED_BY, start) as (units, work):
         found = _by_protocol(scored, texts, settings, declared, units)
+        work.computed()
         sources = {key: getattr(declared, key) for key in ("repo", "revision", "file")}
         hashes = {"sha256": identity["data"], "checkpoint_sha256": weights_sha256(checkpoint)}
         write_json(out, {"name": name, **sources, **hashes, "protocols": found})

@@ -23,7 +23,7 @@ EXEMPT = {
     *(f"pipeline/checkpoints/{name}.py" for name in ("keys", "weights")),
     "pipeline/methods/samplers.py",
     "pipeline/publishing/handing.py",
-    *(f"pipeline/scale/{name}.py" for name in ("launch", "unfinished", "units")),
+    *(f"pipeline/scale/{name}.py" for name in ("launch", "shares", "unfinished", "units")),
     "stages/__init__.py",
 } - {"pipeline/config/identity.py"}
 

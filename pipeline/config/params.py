@@ -59,7 +59,7 @@ def _device(name: str) -> str:
 
 
 class Resources(Section):
-    """Who computes, for stages that train; what comes out is the same."""
+    """Who runs the networks; what comes out is the same."""
 
     processes: Count
     nodes: Count

@@ -8,7 +8,7 @@ system releases it when its holder dies, however it dies.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,8 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import BusyError
 from pipeline.files import starters, store
+from pipeline.scale.launch import is_followed
+from pipeline.scale.shares import end_share, share_of
 from pipeline.scale.units import Units
 
 OF_UNITS = (
@@ -36,6 +38,10 @@ class Unfinished:
         """`started_by`: the `starters` of this process; as they are now if None."""
         self.folder = folder
         self._started_by = starters() if started_by is None else started_by
+
+    def computed(self) -> None:
+        """Say that all of it is in the folder, where a rank's part ends."""
+        end_share()
 
     def finish(self) -> None:
         """Remove the folder: the outs hold all there is.
@@ -101,10 +107,15 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 @contextmanager
 def unfinished_units(
-    stage: str, identity: dict[str, Any], started_by: list[psutil.Process] | None = None
+    stage: str,
+    identity: dict[str, Any],
+    started_by: list[psutil.Process] | None = None,
+    start: Callable[[], object] | None = None,
 ) -> Iterator[tuple[Units, Unfinished]]:
     """Hold what is kept of a stage's units, of all that `identity` (plain values) and code decide.
 
+    Args:
+        start: has ranks compute all units that are not kept; see `shares.starting`.
     Raises:
         BusyError: another process computes them now.
     """
@@ -114,5 +125,10 @@ def unfinished_units(
         "transformers": version("transformers"),
     }
     folder = unfinished_folder("units", stage, identity | by)
+    if is_followed():
+        yield share_of(folder), Unfinished(folder, started_by)
+        return
     with held(folder, "computing"):
+        if start is not None:
+            start()
         yield Units(folder), Unfinished(folder, started_by)

@@ -28,14 +28,14 @@ class Units:
         name: what the list is called there.
         desc: what its bar is called; None shows none.
         mine: which units this process computes, by their index: all, unless there are others.
-        wait: called once it has: returns when the others have theirs.
+        wait: called once it has, with what says whether all have theirs; returns when they have.
     """
 
     folder: Path | None = None
     name: str = ""
     desc: str | None = None
     mine: Callable[[int], bool] = lambda index: True
-    wait: Callable[[], object] = lambda: None
+    wait: Callable[[Callable[[], bool]], object] = lambda _: None
 
     def named(self, name: str, desc: str | None = None) -> "Units":
         """A list of its own beside others, under the same bar's name unless it has its own."""
@@ -69,7 +69,7 @@ class Units:
 
         with bar:
             mine = {index: take(index) for index in range(num) if self.mine(index)}
-            self.wait()
+            self.wait(lambda: self.num_kept(num) == num)
             return [mine[index] if index in mine else take(index) for index in range(num)]
 
     def _path(self, index: int) -> Path:

@@ -18,7 +18,7 @@ class Gone(Exception):
     """A process ended."""
 
 
-def gone():
+def gone(_):
     raise Gone
 
 

@@ -2,14 +2,17 @@
 
 import os
 import signal
+import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_project import set_params
+from tiny_project import PROJECT, set_params, stage_command
 from tiny_scorers import write_baseline
 from toy import toy_config
 
@@ -148,3 +151,59 @@ def test_a_part_of_the_held_out_texts_is_evaluated_and_the_baseline_on_the_same(
     stage.main(*arguments)
     found = read_object(out)
     assert (found["num_texts"], found["num_texts_of"]) == (40, 40)
+
+
+RANKS = {"train.accumulate": 2, "baseline.accumulate": 2, "resources.processes": 2}
+
+
+def started(name):
+    """A stage in a process of its own."""
+    command = stage_command(name, *STAGES[name][1])
+    surroundings = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=surroundings, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["sample", *(pytest.param(n, marks=pytest.mark.slow) for n in list(STAGES)[1:])]
+)
+def test_ranks_share_units_and_write_what_one_process_writes(project, name):
+    stage, arguments, outs = STAGES[name]
+    if name == "score":
+        sample.main(*STAGES["sample"][1])
+    stage.main(*arguments)
+    right = [out.read_bytes() for out in outs]
+    for out in outs:
+        out.unlink()
+    set_params(RANKS)
+    process = started(name)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "warning" not in errors.lower(), errors
+    assert [out.read_bytes() for out in outs] == right
+    assert list((store() / "units").iterdir()) == []
+    assert not list(store().glob("ranks-*"))
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_all_and_the_next_run_goes_on(project):
+    stage, arguments, outs = STAGES["evaluate"]
+    stage.main(*arguments)
+    right = [out.read_bytes() for out in outs]
+    outs[0].unlink()
+    set_params(RANKS)
+    process = started("evaluate")
+    while not any((store() / "units").glob("evaluate-*/*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    parent = psutil.Process(process.pid)
+    ranks = {child.environ().get("RANK"): child for child in parent.children()}
+    ranks["1"].kill()
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1] == "error: rank 1 was killed by SIGKILL; the next run goes on"
+    assert not any(rank.is_running() for name, rank in ranks.items() if name)
+    with counted() as again:
+        set_params({"resources.processes": 1})
+        stage.main(*arguments)
+    assert [out.read_bytes() for out in outs] == right
+    assert len(again) > 0
