@@ -27,16 +27,29 @@ class Ranks:
     """A loss whose gradients are summed over ranks in the backward pass of their last pieces."""
 
     def __init__(
-        self, module: nn.Module, loss: Callable[..., Tensor], *, size: int, in_order: bool
+        self,
+        module: nn.Module,
+        loss: Callable[..., Tensor],
+        *,
+        size: int,
+        num_pieces: int,
+        in_order: bool,
     ) -> None:
-        """`in_order`: sum as `tree` does, not as a library's ring would."""
+        """Args:
+        num_pieces: of each rank, a step.
+        in_order: sum as `tree` does, not as a library's ring would.
+        """
         self.size = size
         self._sums: PartialSums | None = None
         # Not all parameters need have a gradient in each piece. And buckets that are laid out anew
         # after the first step, as without this, would change the order in which a ring adds: a
         # resumed run would not go on as the one that was interrupted.
         self._loss = DistributedDataParallel(
-            _Loss(module, loss), forward_sync_buffers=False, find_unused_parameters=True
+            _Loss(module, loss),
+            forward_sync_buffers=False,
+            find_unused_parameters=True,
+            # Spares two copies; what is put by of earlier pieces would be written over.
+            gradient_as_bucket_view=num_pieces == 1,
         )
         self._loss.register_comm_hook(self, _in_order if in_order else _as_it_comes)
 

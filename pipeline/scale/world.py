@@ -65,6 +65,16 @@ class World:
 ALONE = World()
 
 
+def check_same_step(world: World, step: int | None) -> None:
+    """Raise PipelineError unless every rank found a state of the same step."""
+    steps = world.gather(step)
+    if len(set(steps)) > 1:
+        raise PipelineError(
+            f"ranks found unfinished training of different steps ({steps}): their machines must "
+            "share the project's folder"
+        )
+
+
 @contextmanager
 def joined(size: int, device: torch.device, timeout_seconds: int) -> Iterator[World]:
     """The world of `size` processes; which of them this is says its environment.

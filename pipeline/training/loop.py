@@ -17,7 +17,7 @@ from torch import nn
 from pipeline.errors import Interrupted, PipelineError
 from pipeline.kernels.precision import same_bytes
 from pipeline.progress import progress
-from pipeline.scale.world import ALONE, World
+from pipeline.scale.world import ALONE, World, check_same_step
 from pipeline.training.ahead import Ahead, Chosen
 from pipeline.training.ema import Ema
 from pipeline.training.gradient import accumulate_gradient, gradient_norm
@@ -105,9 +105,13 @@ class Trainer:
     def _on_ranks(self) -> "Ranks":
         from pipeline.scale.ddp import Ranks
 
-        in_order = self.settings.reduction == "fixed"
-        objective = self.objective
-        return Ranks(objective.module, objective.loss, size=self.world.size, in_order=in_order)
+        return Ranks(
+            self.objective.module,
+            self.objective.loss,
+            size=self.world.size,
+            num_pieces=self.settings.accumulate // self.world.size,
+            in_order=self.settings.reduction == "fixed",
+        )
 
     def train_step(self, blocks: npt.NDArray[Any], order: Chosen) -> None:
         """One optimiser step."""
@@ -216,16 +220,6 @@ class Trainer:
         self.fitted = Fitted(state["losses"], state["snapshots"], state["seconds"])
 
 
-def check_same(world: World, step: int | None) -> None:
-    """Raise PipelineError unless every rank found a state of the same step."""
-    steps = world.gather(step)
-    if len(set(steps)) > 1:
-        raise PipelineError(
-            f"ranks found unfinished training of different steps ({steps}): their machines must "
-            "share the project's folder"
-        )
-
-
 def fit(
     objective: "Objective",
     blocks: npt.NDArray[Any],
@@ -260,7 +254,7 @@ def fit(
     with same_bytes(settings.deterministic, device):
         trainer = Trainer(objective, settings, device, world)
     saved = state.load(device)
-    check_same(world, None if saved is None else saved["step"])
+    check_same_step(world, None if saved is None else saved["step"])
     if saved is not None:
         trainer.load_state_dict(saved)
         # The optimiser shares its moments; the rest would be held beside what it was copied to.

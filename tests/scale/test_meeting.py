@@ -11,7 +11,7 @@ from tiny_project import TINY, write_params
 from pipeline.config.params import load_params
 from pipeline.device import check_device
 from pipeline.errors import PipelineError
-from pipeline.scale.world import ALONE, World, joined
+from pipeline.scale.world import ALONE, World, check_same_step, joined
 from pipeline.training.processes import as_ranks
 
 PAIR = {"resources.processes": 2, "train.accumulate": 2, "baseline.accumulate": 2}
@@ -89,3 +89,11 @@ def test_a_gpu_for_each_process_is_needed(empty_project, monkeypatch):
     write_params(empty_project, TINY | PAIR | {"device": "auto"})
     with pytest.raises(PipelineError, match=r"resources\.processes: this machine has 1 CUDA devic"):
         check_device(load_params())
+
+
+@pytest.mark.parametrize("steps", [[4, 8], [None, 4]])
+def test_ranks_that_see_other_states_are_refused(monkeypatch, steps):
+    check_same_step(ALONE, 4)
+    monkeypatch.setattr(World, "gather", lambda world, step: steps)
+    with pytest.raises(PipelineError, match="must share the project's folder"):
+        check_same_step(World(0, 2), steps[0])
