@@ -39,7 +39,11 @@ def with_largest_scaled(fixture, name, factor):
 
 @pytest.mark.parametrize(
     ("name", "num_tensors"),
-    [("absorb_loglinear", 31), ("absorb_pth", 21), ("uniform_geometric", 41)],
+    [
+        ("absorb_loglinear", 31),
+        pytest.param("absorb_pth", 21, marks=pytest.mark.slow),
+        pytest.param("uniform_geometric", 41, marks=pytest.mark.slow),
+    ],
 )
 def test_every_tensor_counts(name, num_tensors):
     fixture = read_fixture(GOLDEN / name)

@@ -203,6 +203,7 @@ def test_the_hub_gets_every_file(model, tmp_path):
         assert "error: --push: org/names cannot be sent to the hub (" in result.stderr
 
 
+@pytest.mark.slow
 def test_without_a_token_it_is_said_where_to_get_one(model, tmp_path):
     result = export_to("http://127.0.0.1:9", tmp_path, model, "one")
     assert result.returncode == 1

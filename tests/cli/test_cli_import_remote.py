@@ -269,6 +269,7 @@ def test_the_hubs_cache_serves_without_it(hub, tmp_path):
     assert (tmp_path / "second/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_have_is_one_message(hub, tmp_path):
     endpoint, _ = hub
     for address, name in ((endpoint, "org/other"), ("http://127.0.0.1:9", "org/model")):

@@ -106,6 +106,7 @@ def test_the_newest_commit_is_shown_then_pinned(commits, project):
     assert pin().stdout == f"texts: {commits[1]} is pinned, and the newest commit of main\n"
 
 
+@pytest.mark.slow
 def test_a_commit_that_leaves_the_files_alone_says_so(commits, project):
     pin()
     repository = open_repository("texts", PATIENCE)

@@ -49,6 +49,7 @@ def test_an_exact_models_likelihoods_are_those_of_the_target_given_the_context(n
     assert sum(map(math.exp, found)) == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.slow
 def test_an_exact_scores_likelihoods_are_those_of_the_target_too():
     """Every term of it: what is left at the smallest noise, and the prior's."""
     p0 = toy_distribution(3, 2)

@@ -248,7 +248,8 @@ def test_a_lost_answer_is_no_second_commit(oxen_server, sources):
     assert messages(oxen_server, oxen_server.url("lost", "name")) == ["once"]
 
 
-@pytest.mark.parametrize("done", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("done", [True, False])
 def test_killed_at_any_request_then_committed_once(oxen_server, url, tmp_path, done):
     """`done`: whether the server still gets the request that its sender does not survive."""
 

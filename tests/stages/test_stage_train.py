@@ -140,10 +140,11 @@ while not globals()[sys.argv[1]](): time.sleep(0.005)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("when", "shell"),
     [
-        pytest.param("imports", [], marks=pytest.mark.slow),
+        ("imports", []),
         ("trains", ["sh", "-c", '"$0" "$@"; exit']),
     ],
 )

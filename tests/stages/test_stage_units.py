@@ -163,9 +163,8 @@ def started(name):
     return subprocess.Popen(command, env=surroundings, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["sample", *(pytest.param(n, marks=pytest.mark.slow) for n in list(STAGES)[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
 def test_ranks_share_units_and_write_what_one_process_writes(project, name):
     stage, arguments, outs = STAGES[name]
     if name == "score":

@@ -1,15 +1,16 @@
 """`train.init`: training that starts from given weights, or leaves them as they are."""
 
 import csv
+import io
 import json
 import shutil
-import subprocess
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_project import TINY, stage_command, write_params
+from tiny_project import TINY, write_params
 
 from pipeline.checkpoints.checkpoint import About, checkpoint_config, save_checkpoint, warm_start
 from pipeline.config.params import load_params
@@ -18,6 +19,7 @@ from pipeline.errors import CheckpointError
 from pipeline.files import folder_revision
 from pipeline.methods.sedd.method import config_of
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
+from stages import train as stage
 
 OUTS = ("checkpoint", "snapshots.jsonl", "run.json", "loss.csv")
 GIVEN = Path("given")
@@ -29,9 +31,14 @@ def train(tiny: Path, out: Path, changes: dict[str, object]) -> str:
     pinned = {"train.init_revision": folder_revision(folder)}
     write_params(tiny, TINY | pinned | changes)
     inputs = ("artifacts/packed", "artifacts/tokenizer")
-    command = stage_command("train", *inputs, *(str(out / name) for name in OUTS))
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tiny)
-    return done.stderr if done.returncode else ""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            stage.main(*map(Path, inputs), *(out / name for name in OUTS))
+    except SystemExit as ended:
+        assert ended.code == 1
+        return said.getvalue()
+    return ""
 
 
 def losses(out: Path) -> list[dict[str, str]]:
