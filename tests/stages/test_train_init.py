@@ -35,8 +35,7 @@ def train(tiny: Path, out: Path, changes: dict[str, object]) -> str:
     try:
         with redirect_stderr(said):
             stage.main(*map(Path, inputs), *(out / name for name in OUTS))
-    except SystemExit as ended:
-        assert ended.code == 1
+    except SystemExit:
         return said.getvalue()
     return ""
 
