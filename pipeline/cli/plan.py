@@ -1,20 +1,20 @@
 """`sedd plan`: what the experiment of params.yaml would take on GPUs."""
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.options import check_range
 from pipeline.errors import ParamsError, reported
-from pipeline.files import read_object
+from pipeline.files import read_as
 
 if TYPE_CHECKING:
     from pipeline.config.costs import Corpus
     from pipeline.config.params import Params
     from pipeline.network.trunk import Trunk
-
-    Packed = dict[str, Any] | None
+    from pipeline.report.records import PackedMeta
 
 PARAMS = Path("params.yaml")
 META = Path("artifacts/packed/meta.json")
@@ -42,15 +42,19 @@ def plan(
     Nothing is run, and no GPU is needed. OpenWebText has 38 GB and 9,040,000,000 tokens of GPT-2.
     """
     from pipeline.config.costs import Network, costs, rates
+    from pipeline.report.records import PackedMeta
     from pipeline.table import aligned
 
     if gpu not in rates().gpus:
         raise ParamsError(f"--gpu must be one of {', '.join(rates().gpus)} (got {gpu})")
-    for name, value in (("--gpus", gpus), ("--cores", cores)):
+    for name, value in (("--cores", cores), ("--tokens", tokens or 1)):
         check_range(name, value, 1)
+    if gigabytes is not None and not 0 < gigabytes < math.inf:
+        raise ParamsError(f"--gigabytes must be above 0 (got {gigabytes})")
     params, packed = _params(preset), None
+    check_range("--gpus", gpus, 1, params.train.batch_size)
     if preset is None and META.is_file():
-        packed = read_object(META, "vocab_size", "num_blocks", "length")
+        packed = read_as(META, PackedMeta)
     if params.method != "sedd":
         raise ParamsError(f"method: a plan is made for sedd alone (got {params.method})")
     corpus = _corpus(params, packed, tokens, gigabytes)
@@ -89,11 +93,11 @@ def _params(preset: str | None) -> "Params":
     return presets.applied(text, presets.changes(text, preset), f"{PARAMS} with {preset}")
 
 
-def _vocab_size(params: "Params", packed: "Packed", preset: str | None) -> int:
+def _vocab_size(params: "Params", packed: "PackedMeta | None", preset: str | None) -> int:
     from pipeline.config import presets
 
     if packed is not None:
-        return int(packed["vocab_size"])
+        return packed.vocab_size
     if preset is not None:
         return presets.preset(preset).vocab_size
     kind = params.tokenizer.kind
@@ -105,7 +109,7 @@ def _vocab_size(params: "Params", packed: "Packed", preset: str | None) -> int:
 
 
 def _corpus(
-    params: "Params", packed: "Packed", tokens: int | None, gigabytes: float | None
+    params: "Params", packed: "PackedMeta | None", tokens: int | None, gigabytes: float | None
 ) -> "Corpus":
     from pipeline.config.costs import Corpus
 
@@ -114,7 +118,7 @@ def _corpus(
         return Corpus(tokens, round(params.data.holdout * tokens / length), gigabytes)
     if packed is None:
         raise ParamsError(f"--tokens: how many there are is not known: {META} is missing")
-    blocks = packed["num_blocks"]
+    blocks = packed.num_blocks
     return Corpus(sum(blocks.values()) * length, blocks["test"], gigabytes)
 
 

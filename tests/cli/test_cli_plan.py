@@ -43,7 +43,10 @@ def test_what_does_not_fit_says_what_would(sedd):
     ("options", "said"),
     [
         ((*OWT, "--gpu", "abacus"), "--gpu must be one of a100, h100, h200 (got abacus)"),
-        ((*OWT, "--gpus", 0), "--gpus must be at least 1 (got 0)"),
+        ((*OWT, "--gpus", 0), "--gpus must be from 1 to 512 (got 0)"),
+        ((*OWT, "--gpus", 1000), "--gpus must be from 1 to 512 (got 1000)"),
+        ((*OWT, "--gigabytes", -1), "--gigabytes must be above 0 (got -1.0)"),
+        ((*OWT[:3], -1), "--tokens must be at least 1 (got -1)"),
         (("--preset", "owt-tiny"), "preset owt-tiny: there is none; there are "),
         (OWT[:2], "--tokens: how many there are is not known: artifacts/packed/meta.json is miss"),
         (("--tokens", 9), "artifacts/packed/meta.json is missing, and only the text has its char"),
