@@ -16,6 +16,7 @@ from pipeline.kernels.gradient_memory import free_gradient_memory
 from pipeline.kernels.precision import Precision, products_in
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_named, method_of
+from pipeline.progress import progress
 from pipeline.scale.seeds import step_seed
 from pipeline.scale.world import ALONE, World
 from pipeline.training.loop import Fitted, Watch, fit
@@ -81,14 +82,21 @@ def samples_at(
     precision: Precision,
 ) -> dict[str, Any]:
     """A snapshot of samples, the same for the same step and weights: their texts and ids."""
-    seed = step_seed(params.train.seed, "snapshot", step)
-    with products_in(precision, device):
+    seed, num_steps = step_seed(params.train.seed, "snapshot", step), params.train.sample_steps
+    # Of a few large texts it takes minutes.
+    bar = progress(total=num_steps + 2, desc="snapshot", unit="step", delay=10)
+
+    def watch(step: int, t: float, xt: torch.Tensor) -> None:
+        bar.update()
+
+    with bar, products_in(precision, device):
         samples = method_of(model).sample(
             model,
             params.train.sample_num,
-            num_steps=params.train.sample_steps,
+            num_steps=num_steps,
             predictor="auto",
             generator=torch.Generator(device).manual_seed(seed),
+            on_state=watch,
         )
     ids = samples.tokens.tolist()
     return {"texts": [tokenizer.decode(row, mode) for row in ids], "ids": ids}
