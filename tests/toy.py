@@ -3,6 +3,7 @@
 import itertools
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from scipy import stats
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.data.tokenizer import TextTokenizer
+from pipeline.methods.embedding.model import EmbeddingConfig
 from pipeline.methods.protocol import Model
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.network.guidance import Guided
@@ -84,6 +86,29 @@ def small_model(graph: str = "absorb", parameterization: str = "raw", dropout: f
         t_min=1e-3,
         scale_by_sigma=True,
     )
+
+
+def small_embedding(**changes: Any) -> EmbeddingConfig:
+    """The configuration of such a model of embedding diffusion, with a clock that learns."""
+    usual: dict[str, Any] = {
+        "vocab_size": 11,
+        "length": 16,
+        "width": 16,
+        "num_blocks": 1,
+        "num_heads": 2,
+        "cond_dim": None,
+        "dropout": 0.0,
+        "dim": 4,
+        "norm": "l2",
+        "input": "evidence",
+        "loss": "half",
+        "clock": "nats",
+        "g_min": -5.0,
+        "g_max": 6.0,
+        "self_condition": 0.25,
+        "known": 0.5,
+    }
+    return EmbeddingConfig(**usual | changes)
 
 
 def write_model(

@@ -7,12 +7,12 @@ import pytest
 import torch
 from importing_checks import CONFIG, LETTERS
 from reference_files import write_published
-from toy import random_model, write_model
+from toy import random_model, small_embedding, write_model
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.data.tokenizer import train_char_tokenizer
-from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
+from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.sedd.model import SEDD
 
 LENGTH = 8
@@ -68,24 +68,7 @@ def make_embedding(tmp_path_factory, tokenizer):
     def make(known=0.5):
         torch.manual_seed(0)
         model = EmbeddingDiffusion(
-            EmbeddingConfig(
-                vocab_size=tokenizer.size,
-                length=LENGTH,
-                width=8,
-                num_blocks=1,
-                num_heads=2,
-                cond_dim=None,
-                dropout=0.0,
-                dim=4,
-                norm="l2",
-                input="evidence",
-                loss="half",
-                clock="nats",
-                g_min=-5.0,
-                g_max=6.0,
-                self_condition=0.25,
-                known=known,
-            )
+            small_embedding(vocab_size=tokenizer.size, length=LENGTH, width=8, known=known)
         )
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)

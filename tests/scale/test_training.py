@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from ranks import CPU, on_ranks
-from toy import SETTINGS, small_model
+from toy import SETTINGS, small_embedding, small_model
 
 from pipeline.errors import Interrupted
-from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
+from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
 from pipeline.scale.world import ALONE, World
@@ -27,24 +27,7 @@ from pipeline.training.state import TrainingState
 
 BLOCKS = np.random.default_rng(0).integers(0, 11, (40, 16)).astype(np.uint16)
 FOUR = replace(SETTINGS, num_steps=6, batch_size=16, accumulate=4, eval_every=3, log_every=2)
-EMBEDDING = EmbeddingConfig(
-    vocab_size=11,
-    length=16,
-    width=16,
-    num_blocks=2,
-    num_heads=2,
-    cond_dim=None,
-    dropout=0.2,
-    dim=4,
-    norm="l2",
-    input="evidence",
-    loss="likelihood",
-    clock="nats",
-    g_min=-5.0,
-    g_max=6.0,
-    self_condition=0.25,
-    known=0.5,
-)
+EMBEDDING = small_embedding(num_blocks=2, dropout=0.2, loss="likelihood")
 
 
 def embedding(**changes: Any) -> Callable[[], Model]:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from toy import small_model
+from toy import small_embedding, small_model
 
 from pipeline.errors import BusyError
 from pipeline.files import store
 from pipeline.methods.batches import sample_all
-from pipeline.methods.embedding.model import EmbeddingConfig, EmbeddingDiffusion
+from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.registry import method_of
 from pipeline.methods.samplers import UNCONDITIONAL
 from pipeline.scale.unfinished import unfinished_units
@@ -24,24 +24,7 @@ def gone(_):
 
 def embedding_model():
     """One of embedding diffusion with random weights."""
-    config = EmbeddingConfig(
-        vocab_size=7,
-        length=5,
-        width=16,
-        num_blocks=1,
-        num_heads=2,
-        cond_dim=None,
-        dropout=0.0,
-        dim=4,
-        norm="l2",
-        input="evidence",
-        loss="half",
-        clock="nats",
-        g_min=-5.0,
-        g_max=6.0,
-        self_condition=0.25,
-        known=0.5,
-    )
+    config = small_embedding(vocab_size=7, length=5)
     torch.manual_seed(0)
     model = EmbeddingDiffusion(config)
     for parameter in model.parameters():
