@@ -28,7 +28,8 @@ def project(empty_project):
 def write_params(**data: Any) -> dict[str, Any]:
     values = yaml.safe_load((PROJECT / "params.yaml").read_text())
     values["data"].update(data)
-    Path("params.yaml").write_text(yaml.safe_dump(values))
+    # JSON quotes all text: PyYAML leaves a commit bare that YAML 1.2 reads as a number (934161e4).
+    Path("params.yaml").write_text(json.dumps(values))
     return values["data"]
 
 
@@ -161,9 +162,9 @@ def test_a_missing_file_a_branch_and_an_empty_dataset(names, capsys):
     assert "(got main, which is at " in message
     assert "`sedd pin main` writes it" in message
 
-    write_params(repo=repo, revision=pinned[:8])
+    write_params(repo=repo, revision="934161e4")
     message = refused(capsys)
-    assert f"error: data.revision: {path} has no commit {pinned[:8]} " in message
+    assert f"error: data.revision: {path} has no commit 934161e4 " in message
     assert "`sedd pin` takes the newest commit of main" in message
 
     files = {"train": "empty.parquet", "test": "deep/test.parquet"}
