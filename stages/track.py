@@ -1,7 +1,7 @@
 """Record the experiment as one MLflow run, found again by its fingerprint."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,13 @@ from typing import Any
 from pipeline.config.params import load_params
 from pipeline.errors import reported
 from pipeline.files import read_object
+from pipeline.references.tables import line
+from pipeline.references.trained import Mine
+from pipeline.references.trained import reported as trained
 from pipeline.table import shown
 from pipeline.tracking.logged_model import MOST_BYTES, Checkpoint, Logged, checkpoint_at, is_wanted
 from pipeline.tracking.mlflow import track
 from pipeline.tracking.record import Record, make_record, zero_shot_points
-from pipeline.zeroshot.references import line
 from stages import run
 
 
@@ -25,7 +27,9 @@ def main(artifacts: Path, reports: Path) -> None:
         name: read_object(artifacts / "zero_shot" / f"{name}.json", "protocols")["protocols"]
         for name in params.zero_shot.names
     }
-    record = with_zero_shot(make_record(params, artifacts, reports), sets)
+    record = with_published(
+        make_record(params, artifacts, reports), sets, trained(reports / "results.json")
+    )
     tracking, found = params.tracking, checkpoint_at(artifacts / "checkpoint", params)
     tracked = track(
         record,
@@ -51,9 +55,12 @@ def model_line(model: Logged | None, checkpoint: Checkpoint, setting: str) -> st
     return f"models:/{model.model_id} {what}, a checkpoint of {checkpoint.size}"
 
 
-def with_zero_shot(record: Record, sets: Mapping[str, Mapping[str, Any]]) -> Record:
-    """The record with the figures of zero-shot sets, and published ones beside them as tags."""
-    tags = {
+def with_published(
+    record: Record, sets: Mapping[str, Mapping[str, Any]], mine: Sequence[Mine]
+) -> Record:
+    """The record with the figures of zero-shot sets; and published ones beside ours as tags."""
+    tags = {f"references/{each.key}": each.line for each in mine}
+    tags |= {
         f"zero_shot/{name}/{protocol}": line(result)
         for name, by_protocol in sets.items()
         for protocol, result in by_protocol.items()

@@ -35,6 +35,7 @@ PLACES = {
     "oxen": (5.5, 5.2, "repositories: local, server"),
     "training": (9.0, 5.2, "the loop"),
     "harness": (10.8, 5.2, "lm-eval"),
+    "references": (1.2, 5.2, "published figures"),
     "data": (4.7, 4.2, "documents to blocks"),
     "checkpoints": (8.2, 4.2, "ours, the paper's"),
     "config": (2.2, 3.2, "params.yaml"),

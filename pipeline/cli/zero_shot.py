@@ -1,7 +1,6 @@
 """`sedd zero-shot` and `sedd references`: figures that stand beside published ones."""
 
 import json
-import math
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -12,18 +11,17 @@ import typer
 from pipeline.cli import options
 from pipeline.cli.options import check_draws, check_range
 from pipeline.errors import ParamsError, reported
-from pipeline.files import expanded, read_jsonl, read_object, write_json
+from pipeline.files import expanded, read_object, write_json
 
 if TYPE_CHECKING:
     from pipeline.data.tokenizer import TextTokenizer
     from pipeline.zeroshot.evaluation import Packed
     from pipeline.zeroshot.scoring import Draws
     from pipeline.zeroshot.texts import Texts
-    from pipeline.zeroshot.trained import Trained
 
 RESULTS = Path("artifacts/zero_shot")
 """What the stage writes, in dvc.yaml."""
-METRICS = Path("reports/metrics.json")
+REPORTED = Path("reports/results.json")
 """What the report's stage writes, once all that it is of is there."""
 
 
@@ -130,8 +128,8 @@ def references() -> None:
     A table for each protocol. What is scored: `zero_shot` in params.yaml, then dvc repro.
     """
     from pipeline.config.params import load_params
-    from pipeline.zeroshot.references import beside
-    from pipeline.zeroshot.trained import figures_of
+    from pipeline.references.tables import beside
+    from pipeline.references.trained import reported as of_the_report
 
     params = load_params() if Path("params.yaml").exists() else None
     found = {name: RESULTS / f"{name}.json" for name in params.zero_shot.names} if params else {}
@@ -140,36 +138,10 @@ def references() -> None:
         for name, path in found.items()
         if path.is_file()
     }
-    trained = figures_of(_last_run()) if params and METRICS.is_file() else []
+    trained = of_the_report(REPORTED) if params and REPORTED.is_file() else []
     print(beside(scored, trained))
     if missing := [name for name, path in found.items() if not path.is_file()]:
         print(f"not scored yet: {', '.join(missing)}: dvc repro", file=sys.stderr)
-
-
-def _last_run() -> "Trained":
-    """What the report is of."""
-    from pipeline.report.inputs import read_experiment
-    from pipeline.zeroshot.trained import GEN_PPL, Trained
-
-    steps = read_object(METRICS, "num_steps")["num_steps"]
-    run = read_experiment(Path("artifacts"), METRICS.parent, steps=steps, sweep=[])
-    at, bound = run.by_steps[steps], run.likelihood
-    keys = [key for key, (_, entropy, _) in GEN_PPL.items() for key in (key, entropy)]
-    return Trained(
-        data=run.provenance.repo,
-        mode=run.packed.mode,
-        length=run.packed.length,
-        vocab_size=run.packed.vocab_size,
-        num_blocks=run.packed.num_blocks["test"],
-        num_texts=bound.num_texts,
-        bits_per_char=bound.bound_bits_per_char,
-        stderr=bound.bound_stderr / math.log(2),
-        num_steps=steps,
-        drawn_by=read_jsonl(Path("artifacts/samples", f"{steps}.jsonl"))[0],
-        num_samples=len(at.samples),
-        scorer=run.scorer.name,
-        scores={key: getattr(at.scores, key) for key in keys},
-    )
 
 
 def _check_name(option: str, name: str, allowed: Collection[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.files import whole
 from pipeline.report.experiment import Experiment
+from pipeline.report.published import beside_published
 from pipeline.report.records import Scores
 
 SCORES = (
@@ -77,6 +78,7 @@ def results(experiment: Experiment, steps: int) -> dict[str, Any]:
             for temperature, found in experiment.frontier(steps).items()
         },
         "real_text": _row(keys, experiment.real_text, seconds=None),
+        "references": [each.model_dump() for each in beside_published(experiment, steps)],
     }
 
 

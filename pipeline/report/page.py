@@ -7,8 +7,11 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from pipeline.config.methods import LABELS
+from pipeline.references.tables import rows_of
+from pipeline.references.trained import Mine
 from pipeline.report.experiment import Experiment
 from pipeline.report.figures import draw
+from pipeline.report.published import beside_published
 from pipeline.report.records import Trace
 from pipeline.templates import templates
 
@@ -39,6 +42,7 @@ def render(experiment: Experiment, *, steps: int, num_samples: int) -> str:
         label=LABELS[experiment.config.method],
         traces=[_trace(at.trace) for at in experiment.by_steps.values() if at.trace.samples],
         excluded=_excluded(experiment),
+        references=_references(experiment, steps),
         long_texts=sum(map(len, texts)) > 40 * len(texts),
     )
 
@@ -106,6 +110,12 @@ def _excluded(experiment: Experiment) -> dict[str, list[int]]:
     rows = {f"at {counted(n)}": at.scores for n, at in experiment.by_steps.items()}
     rows["of real text"] = experiment.real_text
     return {where: scores.excluded for where, scores in rows.items() if scores.excluded}
+
+
+def _references(experiment: Experiment, steps: int) -> list[tuple[Mine, list[list[str]]]]:
+    """Each figure of a published table, with the table's rows where it may stand there."""
+    found = beside_published(experiment, steps)
+    return [(mine, [] if mine.differs else rows_of(mine.protocol)) for mine in found]
 
 
 def _trace(trace: Trace) -> dict[str, Any]:

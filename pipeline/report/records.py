@@ -105,8 +105,16 @@ class Sample(Record):
     index: int
     seed: int
     temperature: float = 1.0
+    top_p: float = 1.0
+    order: str = "random"
+    corrector: str = "none"
     labels: dict[str, str] = {}
     text: str
+
+    @property
+    def drawn_by(self) -> dict[str, str | float]:
+        """What decides how likely a sample is, beside the model and the number of steps."""
+        return self.model_dump(include={"temperature", "top_p", "order", "corrector"})
 
     @property
     def asked(self) -> str:
@@ -187,6 +195,7 @@ class Scores(Record):
     entropy_per_sample: Measured
     entropy_per_sample_stderr: Measured = None
     entropy_per_sample_bits: Measured
+    entropy_per_sample_bits_stderr: Measured = None
     distinct_1: Measured
     distinct_1_stderr: Measured = None
     distinct_2: Measured

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.references.tables import figure, table_of
 from pipeline.templates import templates
-from pipeline.zeroshot.references import figure, table_of
 from pipeline.zeroshot.showing import figure_rows
 
 

@@ -66,6 +66,7 @@ def test_results_json_has_exactly_the_agreed_keys(experiment: Experiment, tmp_pa
         "by_steps",
         "by_temperature",
         "real_text",
+        "references",
     }
     assert list(found["by_steps"]) == ["1", "4", "16", "64", "128"]
     assert all(set(row) == ROW for row in [*found["by_steps"].values(), found["real_text"]])

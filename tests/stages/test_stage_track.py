@@ -18,6 +18,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from pipeline.references.trained import TEXT8
 from pipeline.tracking.logged_model import MOST_BYTES
 from pipeline.tracking.store import create_database, local_uri, locked
 from stages import track
@@ -39,6 +40,16 @@ RESULTS = {
     "by_steps": {str(n): SCORES | {"gen_ppl": 100.0 / n} for n in (1, 4, 16, 64, 128)},
     "by_temperature": {},
     "real_text": SCORES | {"gen_ppl": 8.0, "seconds": 0.0, "num_steps": None},
+    "references": [
+        {
+            "key": "bits_per_char",
+            "protocol": TEXT8,
+            "name": "bits a character",
+            "data": "ada/text8",
+            "cells": ["≤ 1.421 ± 0.001"],
+            "differs": [],
+        }
+    ],
 }
 TRAIN = {
     "num_params": 7,
@@ -178,6 +189,9 @@ def test_a_run_complete_when_all_else_was_cached(
     assert tags["data_commit"] == tags["data_revision"] == COMMIT
     assert tags["scorer"] == "baseline@0123456789ab"
     assert tags["device"] == "cpu"
+    beside = tags["references/bits_per_char"]
+    assert beside.startswith("≤ 1.421 ± 0.001; published: AR transformer, 1.23; ")
+    assert "SEDD absorb, ≤ 1.39; " in beside
     assert tags["lock_sha256"] == "cd" * 32
     assert tags["dvc_exp_baseline"] == "0123456789"
     assert len(tags["checkpoint_sha256"]) == 64

@@ -11,9 +11,9 @@ from pipeline.config.sections import Positive, Section, Text
 from pipeline.table import aligned
 
 if TYPE_CHECKING:
-    from pipeline.zeroshot.trained import Mine
+    from pipeline.references.trained import Mine
 
-REFERENCES = Path(__file__).with_name("references.yaml")
+PUBLISHED = Path(__file__).with_name("published.yaml")
 
 
 class Row(Section):
@@ -48,8 +48,14 @@ class Table(Section):
 @cache
 def published() -> tuple[Table, ...]:
     """The tables that ship."""
-    values = yaml.safe_load(REFERENCES.read_text(encoding="utf-8"))
+    values = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     return tuple(Table.model_validate(each) for each in values)
+
+
+def rows_of(protocol: str) -> list[list[str]]:
+    """Model, size, each value and source of the rows of a protocol's table."""
+    table = next(table for table in published() if table.protocol == protocol)
+    return [[row.model, row.size, *row.shown, row.source] for row in table.rows]
 
 
 def beside(results: Mapping[str, Mapping[str, Any]], trained: "Sequence[Mine]" = ()) -> str:
@@ -69,16 +75,11 @@ def beside(results: Mapping[str, Mapping[str, Any]], trained: "Sequence[Mine]" =
         for table in published()
     ]
     others = [
-        f"{name}, protocol {result['protocol']}: {figure(result)}, in no table: "
-        + "; ".join(result["differs"])
+        f"{name}, protocol {result['protocol']}: {line(result)}"
         for name, result in ours
         if result["comparable_with"] is None
     ]
-    others += [
-        f"{each.data}, {each.name}: {', '.join(each.cells)}, in no table: {'; '.join(each.differs)}"
-        for each in trained
-        if each.differs
-    ]
+    others += [f"{each.data}, {each.name}: {each.line}" for each in trained if each.differs]
     return "\n\n".join([*parts, "\n".join(others)] if others else parts)
 
 
@@ -108,9 +109,7 @@ def table_of(result: Mapping[str, Any]) -> Table | None:
 def _shown(
     table: Table, ours: Iterable[tuple[str, Mapping[str, Any]]], trained: "Iterable[Mine]"
 ) -> str:
-    lines = [["", "size", *table.sets, "source"]]
-    for row in table.rows:
-        lines.append([row.model, row.size, *row.shown, row.source])
+    lines = [["", "size", *table.sets, "source"], *rows_of(table.protocol)]
     for name, result in ours:
         cells = [figure(result) if result["of"] == each else "" for each in table.sets]
         lines.append([f"ours, {name}", "", *cells, "this run"])

@@ -6,12 +6,12 @@ from typing import get_args
 import pytest
 
 from pipeline.config.zero_shot import Detokenizer, Of, Protocol
+from pipeline.references.tables import beside, published
+from pipeline.references.trained import GEN_PPL, TEXT8, Trained, figures_of
 from pipeline.zeroshot.comparable import NAMES, SETS, compare
 from pipeline.zeroshot.detokenizers import DETOKENIZERS
 from pipeline.zeroshot.page import render
 from pipeline.zeroshot.protocols import PROTOCOLS
-from pipeline.zeroshot.references import beside, published
-from pipeline.zeroshot.trained import GEN_PPL, TEXT8, Trained, figures_of
 
 RESULT = {
     "protocol": "sedd",
@@ -112,7 +112,7 @@ def test_ours_stand_in_the_table_of_their_protocol_or_below_all():
     [row] = [line for line in mine[0].splitlines() if line.startswith("ours")]
     header = mine[0].splitlines()[1]
     assert row.index("≤ 40.71 ± 0.45") == header.index("wikitext103")
-    assert tables[-1] == "small, protocol sedd: ≤ 40.71 ± 0.45, in no table: 8 of 264 blocks"
+    assert tables[-1] == "small, protocol sedd: ≤ 40.71 ± 0.45; in no table: 8 of 264 blocks"
     assert len(beside({}).split("\n\n")) == len(published())
 
 
@@ -133,9 +133,13 @@ OF_TEXT8 = {
     "scorer": "gpt2-large",
     "scores": {
         "gen_ppl_mdlm": 104.2,
+        "gen_ppl_mdlm_stderr": 1.3,
         "gen_ppl_sedd": 86.3,
+        "gen_ppl_sedd_stderr": None,
         "entropy_per_sample": 5.61,
+        "entropy_per_sample_stderr": 0.02,
         "entropy_per_sample_bits": 8.09,
+        "entropy_per_sample_bits_stderr": 0.03,
     },
 }
 OF_WEB_TEXT = OF_TEXT8 | {"mode": "concat", "length": 1024, "vocab_size": 50_257}
@@ -156,7 +160,10 @@ def test_a_run_stands_in_the_table_of_what_it_was_trained_on():
     ]
     text = beside({}, figures_of(Trained(**OF_WEB_TEXT)))
     mine = [table.splitlines()[-1] for table in text.split("\n\n") if "ours, of" in table]
-    assert [line.split()[3:5] for line in mine] == [["104.20", "5.61"], ["86.30", "8.09"]]
+    assert [line.split()[3:-2] for line in mine] == [
+        ["104.20", "±", "1.30", "5.61", "±", "0.02"],
+        ["86.30", "8.09", "±", "0.03"],
+    ]
 
 
 @pytest.mark.parametrize(

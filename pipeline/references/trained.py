@@ -2,7 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.config.sections import Section
+from pipeline.files import read_as
+from pipeline.references.tables import rows_of
 
 TEXT8 = "text8, every block of 256 of the test split"
 GEN_PPL = {
@@ -20,23 +27,47 @@ GEN_PPL = {
 """Variant of generative perplexity -> its table's protocol, entropy, and number of samples."""
 
 
-@dataclass(frozen=True)
-class Mine:
-    """A figure of ours for a table of references.yaml.
+class Mine(Section):
+    """A figure of ours for a table of published.yaml.
 
     Attributes:
+        key: what figures are called.
         protocol: of the table.
-        name: what it is called.
+        name: what a reader calls it.
         data: what the model was trained on.
         cells: what stands in the table's columns.
         differs: why it may not stand there; empty where it may.
     """
 
+    key: str
     protocol: str
     name: str
     data: str
     cells: list[str]
     differs: list[str]
+
+    @property
+    def line(self) -> str:
+        """The figure, and the published ones it may stand beside or else why none."""
+        shown = ", ".join(self.cells)
+        if self.differs:
+            return f"{shown}; in no table: {'; '.join(self.differs)}"
+        theirs = (", ".join([model, *cells]) for model, _, *cells, _ in rows_of(self.protocol))
+        return f"{shown}; published: {'; '.join(theirs)}"
+
+
+class _Results(BaseModel):
+    references: list[Mine]
+
+
+def reported(path: Path) -> list[Mine]:
+    """The figures that the last report found, in its results.json.
+
+    Raises:
+        FileNotFoundError: there is no report.
+        DataError: it is damaged, or of a version that had none.
+    """
+    return read_as(path, _Results).references
 
 
 @dataclass(frozen=True)
@@ -54,7 +85,7 @@ class Trained:
         drawn_by: a sample's row: its temperature and all else that it was drawn by.
         num_samples: texts behind each figure of samples.
         scorer: of generative perplexity, by its name alone.
-        scores: figures of the samples at `num_steps`, by key.
+        scores: figures of the samples at `num_steps` and their errors, by key.
     """
 
     data: str
@@ -88,7 +119,7 @@ def _text8(run: Trained) -> Mine:
         f"{run.num_texts:,} of them bounded": run.num_texts == run.num_blocks,
     }
     cells = [f"≤ {run.bits_per_char:.3f} ± {run.stderr:.3f}"]
-    return Mine(TEXT8, "bits a character", run.data, cells, _missed(wanted))
+    return _mine("bits_per_char", TEXT8, "bits a character", run.data, cells, wanted)
 
 
 def _samples(run: Trained, key: str) -> Mine:
@@ -107,13 +138,19 @@ def _samples(run: Trained, key: str) -> Mine:
         for name, theirs in usual.items()
         if name in drawn_by
     }
-    cells = [_shown(value), _shown(run.scores[entropy])]
-    return Mine(protocol, f"{key}, {entropy}", run.data, cells, _missed(wanted))
+    cells = [_shown(run.scores, each) for each in (key, entropy)]
+    return _mine(key, protocol, f"{key}, {entropy}", run.data, cells, wanted)
 
 
-def _missed(wanted: Mapping[str, bool]) -> list[str]:
-    return [differs for differs, is_met in wanted.items() if not is_met]
+def _mine(
+    key: str, protocol: str, name: str, data: str, cells: list[str], wanted: Mapping[str, bool]
+) -> Mine:
+    differs = [differs for differs, is_met in wanted.items() if not is_met]
+    return Mine(key=key, protocol=protocol, name=name, data=data, cells=cells, differs=differs)
 
 
-def _shown(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f}"
+def _shown(scores: Mapping[str, float | None], key: str) -> str:
+    value, stderr = scores[key], scores[f"{key}_stderr"]
+    if value is None:
+        return "not measured"
+    return f"{value:.2f}" if stderr is None else f"{value:.2f} ± {stderr:.2f}"
