@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from pipeline.config.identity import method_in_use, swept
-from pipeline.config.params import load_params
+from pipeline.config.params import Params, load_params
 from pipeline.environment import check_extra
-from pipeline.errors import reported
+from pipeline.errors import ParamsError, reported
 from pipeline.files import write_json
 from stages import run
 
@@ -22,6 +22,7 @@ def main(checked: Path, method: Path, asked: Path, zero_shot: Path) -> None:
     what they hold of others is removed.
     """
     params = load_params()
+    check_pinned(params)
     if params.score.mauve_seeds:
         check_extra("mauve", "score.mauve_seeds")
     write_json(method, method_in_use(params))
@@ -36,6 +37,28 @@ def main(checked: Path, method: Path, asked: Path, zero_shot: Path) -> None:
             path.unlink()
     write_json(zero_shot, sets)
     write_json(checked, "every value of params.yaml is allowed")
+
+
+def check_pinned(params: Params) -> None:
+    """Raise ParamsError for a model that was never pinned: its stage would only say it hours later.
+
+    That its files are those that were pinned, the stage finds.
+    """
+    scorer, sets = params.score.scorer, params.zero_shot.names
+    models = {
+        "train.init": (params.train.init, params.train.init_revision),
+        "score.scorer": (None if scorer == "baseline" else scorer, params.score.scorer_revision),
+        "zero_shot.against": (
+            params.zero_shot.against if sets else None, params.zero_shot.against_revision
+        ),
+    }  # fmt: skip
+    mistakes = [
+        f"{key}_revision: {model} is not pinned: `sedd pin` writes its revision"
+        for key, (model, revision) in models.items()
+        if model is not None and revision is None
+    ]
+    if mistakes:
+        raise ParamsError(*mistakes)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from faulty_server import asking_for, serving
 from pyarrow.parquet import read_table, write_table
-from tiny_clone import ALL, make_clone, ran, run
+from tiny_clone import ALL, SWEEP, make_clone, ran, run
 from tiny_project import PATIENCE
 
 from pipeline.data.corpus import read_documents
@@ -16,7 +16,7 @@ from pipeline.oxen.opening import open_repository
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 TOKEN = "-".join(("sesame", "opens", "everything"))  # not whole in this file, which is cloned
 STORE = '[[host_configs]]\nhost = "{}"\nauth_token = "{}"\n'
-SAMPLING = {"sample", *(f"sweep_sample@{n}" for n in (1, 4, 16, 64))}
+SAMPLING = {"sample", *(f"sweep_sample@{n}" for n in SWEEP)}
 
 
 @pytest.fixture

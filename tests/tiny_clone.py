@@ -11,13 +11,16 @@ from tiny_project import PROJECT, TINY
 
 from pipeline.config.edits import edit_yaml
 
+SWEEP = [64]
+SMALL = TINY | {"sweep": SWEEP}
+"""A short sweep, as most of a tiny stage is the start of Python."""
 ALL = {
     "fetch", "tokenizer", "pack", "train", "baseline", "evaluate", "real_text",
     "sample", "score",
-    *(f"sweep_{stage}@{n}" for stage in ("sample", "score") for n in (1, 4, 16, 64)),
+    *(f"sweep_{stage}@{n}" for stage in ("sample", "score") for n in SWEEP),
     "report", "track", "publish",
 }  # fmt: skip
-"""Every stage but `check`, with the shipped step counts."""
+"""Every stage but `check`."""
 PERSON = {
     f"GIT_{role}_{what}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -26,7 +29,11 @@ PERSON = {
 
 
 def make_clone(folder: Path, changes: dict[str, Any]) -> Path:
-    """A clone of the working tree, with leaves of params.yaml replaced by dotted key."""
+    """A clone of the working tree, with leaves of params.yaml replaced by dotted key.
+
+    Args:
+        changes: beside SMALL.
+    """
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=PROJECT, capture_output=True, text=True, check=True,
@@ -34,7 +41,7 @@ def make_clone(folder: Path, changes: dict[str, Any]) -> Path:
     for name in tracked:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(PROJECT / name, folder / name)
-    edit_yaml(folder / "params.yaml", TINY | changes)
+    edit_yaml(folder / "params.yaml", SMALL | changes)
     for command in ("init -q -b main", "add -A", "commit -q -m tiny"):
         subprocess.run(["git", *command.split()], cwd=folder, env=os.environ | PERSON, check=True)
     return folder

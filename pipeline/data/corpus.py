@@ -257,7 +257,9 @@ def _jsonl(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
                 raise DataError(
                     f"{path}: line {number} has no key {column!r} ({key}); its keys: {_listed(row)}"
                 )
-            if sum(map(line.count, spelled[column])) > 1 and _is_twice(column, line):
+            # A letter may be spelled by its number.
+            may_be_twice = b"\\u00" in line or sum(map(line.count, spelled[column])) > 1
+            if may_be_twice and _is_twice(column, line):
                 raise DataError(f"{path}: line {number} has the key {column!r} ({key}) twice")
             value = row[column]
             if isinstance(value, str) and b"\\u" in line and not _is_whole(value):

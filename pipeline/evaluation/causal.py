@@ -181,5 +181,10 @@ def load_causal(folder: Path, device: torch.device, precision: Precision) -> Cau
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"]))
         raise CheckpointError(f"the model in {folder} is damaged: its weights lack {missing}")
+    if unused := sorted(info["unexpected_keys"]):
+        raise CheckpointError(
+            f"the model in {folder} is not what its config says: no place for {unused[0]}"
+            + (f" and {len(unused) - 1} more weights" if unused[1:] else "")
+        )
     kind = GPT2 if config.model_type == "gpt2" else CausalLM
     return kind(model.eval().to(device), precision)

@@ -167,6 +167,8 @@ def test_two_columns_of_the_name_are_said(tmp_path):
         assert refusal(path, column).endswith(
             f": line 1 has the key {column!r} (data.column) twice"
         )
+    path.write_text('{"Names": "Ann", "\\u004eames": "Bea"}\n')
+    assert refusal(path).endswith(": line 1 has the key 'Names' (data.column) twice")
 
 
 def test_a_dotted_name_is_the_column_and_no_field_of_another(tmp_path):

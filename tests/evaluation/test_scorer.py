@@ -140,6 +140,23 @@ def drop_tensor(path):
     save_file(weights, path, metadata={"format": "pt"})
 
 
+def add_buffers(path):
+    """As the hub's gpt2 has them, of an old transformers: masks, and names without a prefix."""
+    from safetensors.torch import load_file, save_file
+
+    weights = {name.removeprefix("transformer."): each for name, each in load_file(path).items()}
+    masks = {f"h.{n}.attn.bias": torch.ones(1, 1, 8, 8) for n in range(2)}
+    save_file(weights | masks, path, metadata={"format": "pt"})
+
+
+def test_masks_of_an_old_transformers_are_no_weights(model_folder):
+    expected = load(str(model_folder.path), model_folder.path)
+    add_buffers(model_folder.path / "model.safetensors")
+    found = load(str(model_folder.path), model_folder.path)
+    ids = [torch.tensor([1, 2, 3])]
+    assert torch.equal(found.model.states(ids), expected.model.states(ids))
+
+
 def change(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -156,6 +173,7 @@ def change(path, **values):
         ("tokenizer_config.json", lambda path: path.write_text("null"), "no tokenizer can be load"),
         ("config.json", lambda path: path.write_text("null"), "score.scorer|is damaged"),
         ("config.json", lambda path: path.write_text("[" * 100_000), "score.scorer|is damaged"),
+        ("config.json", partial(change, n_layer=1), r"no place for transformer\.h\.1\..* and \d+ "),
         ("config.json", partial(change, vocab_size="x"), "score.scorer|is damaged"),
         ("tokenizer_config.json", partial(change, eos_token=5), "no tokenizer can be loaded"),
         ("tokenizer_config.json", partial(change, tokenizer_class=5), "no tokenizer can be loaded"),

@@ -48,6 +48,25 @@ def test_sweeps_that_are_not_asked_for_any_more_are_removed(tmp_path, monkeypatc
     assert not set(ASKED.parent.glob("*/*"))
 
 
+def test_a_model_that_was_never_pinned_is_refused_before_anything_runs(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    models = {"train.init": "given", "score.scorer": "gpt2-large", "zero_shot.against": "gpt2"}
+    write_params(tmp_path, models)
+    with pytest.raises(SystemExit):
+        check()
+    assert capsys.readouterr().err == (
+        "error: train.init_revision: given is not pinned: `sedd pin` writes its revision\n"
+        "score.scorer_revision: gpt2-large is not pinned: `sedd pin` writes its revision\n"
+    )
+    assert not ASKED.exists()
+    write_params(
+        tmp_path, models | dict.fromkeys(("train.init_revision", "score.scorer_revision"), "a" * 40)
+    )
+    check()
+
+
 def test_a_sampler_that_the_method_has_not_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, {"method": "embedding", "sample.predictor": "cached"})
