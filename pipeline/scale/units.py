@@ -69,7 +69,14 @@ class Units:
 
         with bar:
             mine = {index: take(index) for index in range(num) if self.mine(index)}
-            self.wait(lambda: self.num_kept(num) == num)
+            others = [index for index in range(num) if index not in mine]
+
+            def are_kept() -> bool:
+                while others and self._path(others[-1]).exists():
+                    others.pop()
+                return not others
+
+            self.wait(are_kept)
             return [mine[index] if index in mine else take(index) for index in range(num)]
 
     def _path(self, index: int) -> Path:
