@@ -43,7 +43,7 @@ def main(
     model = load_checkpoint(checkpoint, device)
     name = str(num_steps) if temperature is None else f"temperature-{temperature}"
     how = {
-        "temperature": settings.temperature if temperature is None else float(temperature),
+        "temperature": settings.temperature if temperature is None else _number(temperature),
         "top_p": settings.top_p,
     }
     stepping = settings.stepping
@@ -85,6 +85,14 @@ def main(
         timing = {"num_steps": num_steps, "predictor": predictor, **_timing(drawn), **by}
         write_json(out / f"{name}.timing.json", timing)
         work.finish()
+
+
+def _number(temperature: str) -> float:
+    # As text it names files: DVC writes 1 and 1.0 as they stand in params.yaml.
+    try:
+        return float(temperature)
+    except ValueError:
+        raise ParamsError(f"--temperature must be a number (got {temperature})") from None
 
 
 def _timing(drawn: Drawn) -> dict[str, Any]:

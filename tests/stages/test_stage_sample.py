@@ -217,3 +217,13 @@ def test_another_temperature_is_in_the_name_and_the_rows(trained):
     write_params(trained, TINY | {"sample.temperature": 0.5})
     main(4, CHECKPOINT, TOKENIZER, Path("other"))
     assert read_jsonl(Path("other/4.jsonl")) == rows
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("abc", "--temperature must be a number (got abc)"), ("nan", "(got nan)")]
+)
+def test_a_temperature_that_is_none_is_refused(trained, capsys, given, said):
+    with pytest.raises(SystemExit):
+        main(4, CHECKPOINT, TOKENIZER, Path("out"), temperature=given)
+    assert said in capsys.readouterr().err
+    assert not Path("out").exists()
