@@ -39,20 +39,20 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
             training_state("baseline", identity, STARTED_BY, world) as state,
             memory_for("baseline.batch_size", "baseline.accumulate"),
         ):
-            model, fitted = train(
+            model, seconds = train(
                 params.baseline, settings, blocks, device=device, state=state, world=world
             )
             if not world.is_first:
                 return
             sha256 = save_baseline(baseline, model, tokenizer=tokenizer)
-            write_losses(losses, fitted.losses)
+            write_losses(losses, state.losses)
             num_tokens = settings.num_steps * settings.batch_size * blocks.meta.length
             facts = {
                 "num_params": model.num_parameters(),
                 "num_tokens": num_tokens,
                 "num_steps": settings.num_steps,
-                "seconds": fitted.seconds,
-                "tokens_per_second": num_tokens / fitted.seconds,
+                "seconds": seconds,
+                "tokens_per_second": num_tokens / seconds,
                 "device": device_label(device),
                 "processes": world.size,
                 "precision": settings.precision,

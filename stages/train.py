@@ -50,7 +50,7 @@ def main(
         ):
             sends = publish.during_training and world.is_first
             with pushing(sends, state.folder, request) as push:
-                model, fitted = train(params, blocks, text, state, push, world)
+                model, seconds = train(params, blocks, text, state, push, world)
             if not world.is_first:
                 return
             sha256 = save_checkpoint(
@@ -60,15 +60,15 @@ def main(
                 tokenizer_sha256=text.sha256,
                 text_lengths=blocks.meta.text_lengths,
             )
-            write_jsonl(snapshots, fitted.snapshots)
-            write_losses(losses, fitted.losses)
+            write_jsonl(snapshots, state.snapshots)
+            write_losses(losses, state.losses)
             num_tokens = params.train.num_steps * params.train.batch_size * blocks.meta.length
             facts = {
                 "num_params": sum(p.numel() for p in model.network.parameters()),
                 "num_tokens": num_tokens,
                 "num_steps": params.train.num_steps,
-                "seconds": fitted.seconds,
-                "tokens_per_second": num_tokens / fitted.seconds if num_tokens else None,
+                "seconds": seconds,
+                "tokens_per_second": num_tokens / seconds if num_tokens else None,
                 "device": device_label(device),
                 "processes": world.size,
                 "precision": identity["precision"],

@@ -11,7 +11,7 @@ from pipeline.data.packed import Packed
 from pipeline.device import pick_precision
 from pipeline.kernels.precision import products_in
 from pipeline.scale.world import ALONE, World
-from pipeline.training.loop import Fitted, Watch, fit
+from pipeline.training.loop import Watch, fit
 from pipeline.training.settings import Settings
 from pipeline.training.state import TrainingState
 
@@ -36,8 +36,8 @@ def train(
     device: torch.device,
     state: TrainingState,
     world: World = ALONE,
-) -> tuple[GPT2LMHeadModel, Fitted]:
-    """The trained model, with what was logged; the same on all ranks of `world`."""
+) -> tuple[GPT2LMHeadModel, float]:
+    """The trained model, the same on all ranks of `world`, and the seconds that it took."""
     meta = packed.meta
     model = new_baseline(
         params,
@@ -55,7 +55,7 @@ def train(
 
     held_out = packed.some_held_out(params.eval_blocks)[:, len(meta.labels) :]
     at_once = settings.batch_size // settings.accumulate
-    fitted = fit(
+    seconds = fit(
         NextToken(model),
         packed.train,
         settings,
@@ -66,4 +66,4 @@ def train(
         overlap=packed.overlaps,
         world=world,
     )
-    return model, fitted
+    return model, seconds

@@ -7,7 +7,7 @@ the seed and the epoch's, so that a resumed run needs no generator's state.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from pipeline.training.ahead import Ahead, Chosen
 from pipeline.training.ema import Ema
 from pipeline.training.gradient import accumulate_gradient, gradient_norm
 from pipeline.training.interrupts import stop_requested
+from pipeline.training.rows import Row
 from pipeline.training.schedule import Order, Windows, learning_rate, piece_seeds
 from pipeline.training.settings import Settings
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
     from pipeline.scale.ddp import Ranks
     from pipeline.training.state import TrainingState
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,24 +51,8 @@ class Watch:
     on_snapshot: Callable[[Row], object] = lambda row: None
 
 
-@dataclass
-class Fitted:
-    """What training leaves beside the weights.
-
-    Attributes:
-        losses: rows of step, train_loss (mean since the last row), eval_loss, lr; None for what
-            a row does not have.
-        snapshots: rows of step, loss, eval_loss, and what `Watch.snapshot` gave.
-        seconds: time spent in the loop, all resumed pieces together.
-    """
-
-    losses: list[Row] = field(default_factory=list)
-    snapshots: list[Row] = field(default_factory=list)
-    seconds: float = 0.0
-
-
 class Trainer:
-    """One run: its weights, optimiser, averages and what it logged so far."""
+    """One run: its weights, optimiser and averages, and how long it took so far."""
 
     def __init__(
         self,
@@ -82,8 +65,7 @@ class Trainer:
         self.settings = settings
         self.device = device
         self.world = world
-        self.fitted = Fitted()
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
         self.ema = Ema(objective.module, settings.ema)
         decayed = [p for p in objective.module.parameters() if p.dim() >= 2]
         plain = [p for p in objective.module.parameters() if p.dim() < 2]
@@ -150,8 +132,10 @@ class Trainer:
             decay=settings.decay,
         )
 
-    def look(self, watch: Watch) -> float | None:
+    def look(self, watch: Watch, state: "TrainingState") -> float | None:
         """Evaluate, log and sample where this step asks for it; returns the loss if it was logged.
+
+        Rows are added to the `state`'s.
 
         Raises:
             PipelineError: a loss or a weight is not finite.
@@ -165,16 +149,20 @@ class Trainer:
         with self.ema.in_module():
             self.objective.module.eval()
             eval_loss = watch.evaluate() if evaluates or samples else None
-            loss = self._log(eval_loss)
+            row = self._row(eval_loss)
+            if self.world.is_first:
+                state.losses.append(row)
+            loss: float | None = row["train_loss"]
             if samples and watch.snapshot is not None:
-                row = {"step": self.step, "loss": loss, "eval_loss": eval_loss}
-                row |= watch.snapshot(self.step)
-                self.fitted.snapshots.append(row)
-                watch.on_snapshot(row)
+                seen = {"step": self.step, "loss": loss, "eval_loss": eval_loss}
+                seen |= watch.snapshot(self.step)
+                if self.world.is_first:
+                    state.snapshots.append(seen)
+                watch.on_snapshot(seen)
         return loss
 
-    def _log(self, eval_loss: float | None) -> float | None:
-        """Add a row with the mean loss of the steps since the last one; returns that mean."""
+    def _row(self, eval_loss: float | None) -> Row:
+        """What is logged, with the mean loss of the steps since the last row."""
         train_loss = self._window.item() / self._window_steps if self._window_steps else None
         # What the last update made of the weights is in no training loss yet.
         largest = torch.stack(torch._foreach_norm(self.ema.averages, math.inf)).max().item()
@@ -189,14 +177,12 @@ class Trainer:
                     "lower lr or clip"
                 )
         lr = self.learning_rate(self.step - 1) if self.step else None
-        row = {"step": self.step, "train_loss": train_loss, "eval_loss": eval_loss, "lr": lr}
-        self.fitted.losses.append(row)
         self._window.zero_()
         self._window_steps = 0
-        return train_loss
+        return {"step": self.step, "train_loss": train_loss, "eval_loss": eval_loss, "lr": lr}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
+        """Everything that a resumed run needs but rows."""
         return {
             "step": self.step,
             "module": self.objective.module.state_dict(),
@@ -204,9 +190,7 @@ class Trainer:
             "ema": self.ema.state_dict(),
             "window": self._window,
             "window_steps": self._window_steps,
-            "losses": self.fitted.losses,
-            "snapshots": self.fitted.snapshots,
-            "seconds": self.fitted.seconds,
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -217,7 +201,7 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self._window.copy_(state["window"])
         self._window_steps = state["window_steps"]
-        self.fitted = Fitted(state["losses"], state["snapshots"], state["seconds"])
+        self.seconds = state["seconds"]
 
 
 def fit(
@@ -231,7 +215,7 @@ def fit(
     desc: str,
     overlap: bool = False,
     world: World = ALONE,
-) -> Fitted:
+) -> float:
     """Train on blocks [N, L] from where `state` stands; the module ends with the averages.
 
     Args:
@@ -240,13 +224,14 @@ def fit(
         settings: how.
         watch: how it is looked at meanwhile.
         device: where.
-        state: checkpoints are written here every `checkpoint_every` steps and at the end.
+        state: checkpoints are written here every `checkpoint_every` steps and at the end, and what
+            was logged.
         desc: the name shown with progress.
         overlap: whether blocks are windows that overlap: each step then draws some at random, and
             else every block comes once an epoch.
         world: whose ranks share the pieces of each step; all else they all do alike.
     Returns:
-        what was logged.
+        seconds spent, all resumed pieces together.
     Raises:
         Interrupted: SIGTERM or SIGINT came; the state is saved.
         PipelineError: a loss or a weight is not finite.
@@ -260,9 +245,9 @@ def fit(
         # The optimiser shares its moments; the rest would be held beside what it was copied to.
         del saved
     elif watch.from_start:
-        trainer.look(watch)
+        trainer.look(watch, state)
     order = (Windows if overlap else Order)(len(blocks), settings.seed)
-    started = time.monotonic() - trainer.fitted.seconds
+    started = time.monotonic() - trainer.seconds
     bar = progress(
         total=settings.num_steps,
         done=trainer.step,
@@ -275,13 +260,12 @@ def fit(
             objective.module.train()
             trainer.train_step(blocks, order)
             bar.update()
-            loss = trainer.look(watch)
+            loss = trainer.look(watch, state)
             if loss is not None:
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             stop, last = world.agree(stopping()), trainer.step == settings.num_steps
-            due = stop or last or trainer.step % settings.checkpoint_every == 0
-            if due and world.is_first:
-                trainer.fitted.seconds = time.monotonic() - started
+            if stop or last or trainer.step % settings.checkpoint_every == 0:
+                trainer.seconds = time.monotonic() - started
                 state.save(trainer.state_dict())
             if stop and not last:
                 raise Interrupted(
@@ -290,4 +274,4 @@ def fit(
                 )
     trainer.ema.copy_to_module()
     objective.module.eval()
-    return trainer.fitted
+    return trainer.seconds

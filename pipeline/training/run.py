@@ -19,7 +19,7 @@ from pipeline.methods.registry import method_named, method_of
 from pipeline.progress import progress
 from pipeline.scale.seeds import step_seed
 from pipeline.scale.world import ALONE, World
-from pipeline.training.loop import Fitted, Watch, fit
+from pipeline.training.loop import Watch, fit
 from pipeline.training.settings import Settings
 from pipeline.training.state import TrainingState
 
@@ -120,11 +120,11 @@ def train(
     state: TrainingState,
     on_snapshot: Callable[[dict[str, Any]], object],
     world: World = ALONE,
-) -> tuple[Model, Fitted]:
-    """The trained model, with what was logged.
+) -> tuple[Model, float]:
+    """The trained model, and the seconds that it took.
 
     Args:
-        state: where training stands, and where it is kept.
+        state: where training stands, and where it and what is logged are kept.
         on_snapshot: called with each new row of snapshots.
         world: whose ranks all train the same model.
     """
@@ -139,7 +139,7 @@ def train(
     held_out = torch.from_numpy(blocks.astype("int64"))
     settings = settings_of(params, device)
     watched = {"batch_size": settings.batch_size // settings.accumulate, "seed": settings.seed}
-    fitted = fit(
+    seconds = fit(
         method_of(model).objective(model),
         packed.train_rows,
         settings,
@@ -159,4 +159,4 @@ def train(
         world=world,
     )
     free_gradient_memory()
-    return model, fitted
+    return model, seconds

@@ -1,4 +1,4 @@
-"""The last checkpoint of an unfinished training run, kept as `pipeline.scale.unfinished` has it."""
+"""The last checkpoint of an unfinished training, kept as `pipeline.scale.unfinished` has it."""
 
 import pickle
 from collections.abc import Iterator
@@ -13,10 +13,29 @@ from pipeline.errors import BusyError, CheckpointError
 from pipeline.files import whole
 from pipeline.scale.unfinished import Unfinished, held, unfinished_folder
 from pipeline.scale.world import ALONE, World
+from pipeline.training.rows import Rows
 
 
 class TrainingState(Unfinished):
-    """The last checkpoint of one unfinished run."""
+    """The last checkpoint of one unfinished run, and all that the run logged, in files beside it.
+
+    Attributes:
+        losses: rows of step, train_loss (mean since the last row), eval_loss, lr; None for what
+            a row does not have.
+        snapshots: rows of step, loss, eval_loss, and what was seen of samples.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        started_by: list[psutil.Process] | None = None,
+        world: World = ALONE,
+    ) -> None:
+        """Of ranks, all of which call the same methods, the first writes."""
+        super().__init__(folder, started_by)
+        self._world = world
+        self.losses = Rows(folder / "losses.jsonl")
+        self.snapshots = Rows(folder / "snapshots.jsonl")
 
     @property
     def path(self) -> Path:
@@ -25,9 +44,12 @@ class TrainingState(Unfinished):
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the last checkpoint; a kill at any moment leaves the old or the new one whole."""
+        if not self._world.is_first:
+            return
+        sizes = [rows.write() for rows in (self.losses, self.snapshots)]
         with whole(self.path) as partial, partial.open("wb") as file:
             try:
-                torch.save(state, file)
+                torch.save(state | {"sizes": sizes}, file)
             except RuntimeError as error:
                 # torch hides why a write failed, a full disk among others.
                 if isinstance(error.__context__, OSError):
@@ -35,13 +57,19 @@ class TrainingState(Unfinished):
                 raise
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The last checkpoint, or None.
+        """The last checkpoint, or None; what was logged since then is cut.
 
         Raises:
-            CheckpointError: the file cannot be read.
+            CheckpointError: a file cannot be read, or lacks what was logged before.
         """
-        if not self.path.exists():
-            return None
+        state = self._read(device) if self.path.exists() else None
+        sizes = [0, 0] if state is None else state.pop("sizes")
+        if self._world.is_first:
+            for rows, size in zip((self.losses, self.snapshots), sizes, strict=True):
+                rows.cut(size)
+        return state
+
+    def _read(self, device: torch.device) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
@@ -66,12 +94,12 @@ def training_state(
         BusyError: another process trains it now.
     """
     if not world.is_first:
-        yield TrainingState(Path(world.gather(None)[0]), started_by)
+        yield TrainingState(Path(world.gather(None)[0]), started_by, world)
         return
     folder = unfinished_folder("train", kind, identity)
     with held(folder, "training"):
         world.gather(str(folder))
-        yield TrainingState(folder, started_by)
+        yield TrainingState(folder, started_by, world)
 
 
 def finish_training(folder: Path, started_by: list[psutil.Process]) -> None:

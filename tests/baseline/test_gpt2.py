@@ -21,6 +21,7 @@ from pipeline.baseline.gpt2 import (
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import CheckpointError
 from pipeline.training.loop import Watch, fit
+from pipeline.training.state import TrainingState
 
 PAD, EOS = 0, 1
 SIZES = SimpleNamespace(width=16, num_blocks=2, num_heads=2, dropout=0.0)
@@ -126,7 +127,7 @@ def test_same_seed_same_weights():
         assert torch.equal(a, b)
 
 
-def test_training_reaches_the_entropy_of_the_data():
+def test_training_reaches_the_entropy_of_the_data(tmp_path):
     """Three letters, each one of four at even odds, then the end: 3 log 4 nats."""
     letters = np.random.default_rng(0).integers(2, 6, (512, 3))
     blocks = np.column_stack([letters, np.full(512, EOS), np.full(512, PAD)])
@@ -139,7 +140,7 @@ def test_training_reaches_the_entropy_of_the_data():
         settings,
         Watch(lambda: block_nats(model, blocks, batch_size=64)[0].mean().item()),
         device=CPU,
-        state=SimpleNamespace(load=lambda device: None, save=lambda state: None),
+        state=TrainingState(tmp_path),
         desc="baseline",
     )
     nats, _ = block_nats(model, blocks, batch_size=64)

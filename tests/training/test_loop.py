@@ -25,7 +25,7 @@ class Killed(BaseException):
 
 def train(state, settings=SETTINGS, blocks=BLOCKS, method=None, evaluate=None, sample_every=15):
     method = method or Regression()
-    fitted = fit(
+    fit(
         method,
         blocks,
         settings,
@@ -34,11 +34,11 @@ def train(state, settings=SETTINGS, blocks=BLOCKS, method=None, evaluate=None, s
         state=state,
         desc="test",
     )
-    return method, fitted
+    return method, state
 
 
 def test_a_run_interrupted_anywhere_ends_like_an_uninterrupted_one(tmp_path):
-    whole, fitted = train(TrainingState(tmp_path / "whole"))
+    whole, logged = train(TrainingState(tmp_path / "whole"))
     for after in (1, 4, 5, 11, 29):
         state = TrainingState(tmp_path / str(after))
         calls = 0
@@ -53,9 +53,9 @@ def test_a_run_interrupted_anywhere_ends_like_an_uninterrupted_one(tmp_path):
 
         with pytest.raises(Killed):
             train(state, method=Dying())
-        resumed, resumed_fitted = train(state)
-        assert resumed_fitted.losses == fitted.losses
-        assert resumed_fitted.snapshots == fitted.snapshots
+        resumed, _ = train(state)
+        assert list(state.losses) == list(logged.losses)
+        assert list(state.snapshots) == list(logged.snapshots)
         for name, value in resumed.module.state_dict().items():
             assert torch.equal(value, whole.module.state_dict()[name]), (after, name)
 
@@ -75,17 +75,18 @@ def test_a_resumed_run_does_not_repeat_what_was_saved(tmp_path):
 
 
 def test_what_is_logged(tmp_path):
-    _, fitted = train(TrainingState(tmp_path))
-    assert [row["step"] for row in fitted.losses] == [7, 10, 14, 15, 20, 21, 28, 30]
-    evaluated = [row["step"] for row in fitted.losses if row["eval_loss"] is not None]
+    _, logged = train(TrainingState(tmp_path))
+    assert [row["step"] for row in logged.losses] == [7, 10, 14, 15, 20, 21, 28, 30]
+    evaluated = [row["step"] for row in logged.losses if row["eval_loss"] is not None]
     assert evaluated == [10, 15, 20, 30]
-    assert [row["step"] for row in fitted.snapshots] == [15, 30]
-    assert fitted.snapshots[1]["texts"] == ["text 30"]
+    assert [row["step"] for row in logged.snapshots] == [15, 30]
+    assert [*logged.snapshots][1]["texts"] == ["text 30"]
 
 
 def test_training_learns(tmp_path):
-    _, fitted = train(TrainingState(tmp_path))
-    assert fitted.losses[-1]["train_loss"] < 0.5 * fitted.losses[0]["train_loss"]
+    _, logged = train(TrainingState(tmp_path))
+    first, *_, last = logged.losses
+    assert last["train_loss"] < 0.5 * first["train_loss"]
 
 
 def test_the_module_holds_the_averages_in_evaluations_and_at_the_end(tmp_path):
@@ -237,6 +238,49 @@ def test_a_damaged_state_is_named(tmp_path):
     state.path.write_bytes(state.path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=r"state\.pt cannot be read"):
         state.load(CPU)
+
+
+def stopped(folder, steps=9):
+    """A state of step 8, whose rows of steps 7 and 5 are written, and not that of step 9."""
+    state = TrainingState(folder)
+    left = list(range(steps))
+
+    class Dying(Regression):
+        def draw(self, x0, generator):
+            if not left:
+                raise Killed
+            left.pop()
+            return super().draw(x0, generator)
+
+    with pytest.raises(Killed):
+        train(state, method=Dying(), sample_every=5)
+    return state
+
+
+def test_rows_that_a_killed_checkpoint_left_are_cut(tmp_path):
+    """The last of them is torn."""
+    _, whole = train(TrainingState(tmp_path / "whole"), sample_every=5)
+    state = stopped(tmp_path / "stopped")
+    for rows in (state.losses, state.snapshots):
+        with rows.path.open("ab") as file:
+            file.write(b'{"step": 10}\n{"step": 11, "te')
+    train(state, sample_every=5)
+    for found, expected in ((state.losses, whole.losses), (state.snapshots, whole.snapshots)):
+        assert found.path.read_bytes() == expected.path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["losses", "snapshots"])
+def test_rows_that_are_lost_or_damaged_are_named(tmp_path, name):
+    state = stopped(tmp_path)
+    path = getattr(state, name).path
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    said = rf"{name}\.jsonl has {len(content) - 1} bytes of {len(content)}: remove {tmp_path} to"
+    with pytest.raises(CheckpointError, match=said):
+        train(state)
+    path.write_bytes(b"?" + content[1:])
+    with pytest.raises(CheckpointError, match=rf"{name}\.jsonl is damaged: remove {tmp_path} to"):
+        list(getattr(state, name))
 
 
 def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path, capsys):
