@@ -23,6 +23,8 @@ from pipeline.report.records import (
 )
 
 R = TypeVar("R", bound=Record)
+MOST_SNAPSHOTS = 20
+"""Of a long training, which has left tens of MB."""
 
 
 def read_experiment(
@@ -53,7 +55,7 @@ def read_experiment(
         baseline=_read(artifacts / "runs" / "baseline.json", Run),
         loss=_read_losses(reports / "loss.csv"),
         baseline_loss=_read_losses(reports / "baseline_loss.csv"),
-        snapshots=_read_rows(artifacts / "snapshots.jsonl", Snapshot),
+        snapshots=_read_snapshots(artifacts / "snapshots.jsonl"),
         likelihood=_read(reports / "likelihood.json", Likelihood),
         real_text=_read(artifacts / "scores" / "real_text.json", Scores),
         by_steps={n: _read_at(folders[n], str(n), n) for n in sorted(folders)},
@@ -101,7 +103,11 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise PipelineError(f"{path} is missing: run `dvc repro`") from None
+        raise _missing(path) from None
+
+
+def _missing(path: Path) -> PipelineError:
+    return PipelineError(f"{path} is missing: run `dvc repro`")
 
 
 def _read(path: Path, kind: type[R]) -> R:
@@ -112,6 +118,23 @@ def _read_rows(path: Path, kind: type[R]) -> list[R]:
     # Not splitlines(): JSON text may hold U+2028, which is a line's end to Python.
     lines = _bytes(path).rstrip(b"\n").split(b"\n")
     return [parsed_as(kind, line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line]
+
+
+def _read_snapshots(path: Path) -> list[Snapshot]:
+    """Some that are evenly spaced, the first and the last among them."""
+    try:
+        with path.open("rb") as file:
+            num = sum(1 for _ in file)
+        last = min(num, MOST_SNAPSHOTS) - 1
+        chosen = {k * (num - 1) // max(last, 1) for k in range(last + 1)}
+        with path.open("rb") as file:
+            return [
+                parsed_as(Snapshot, line, f"{path}:{i + 1}")
+                for i, line in enumerate(file)
+                if i in chosen
+            ]
+    except FileNotFoundError:
+        raise _missing(path) from None
 
 
 def _optional(cell: str) -> float | None:

@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,21 @@ def test_a_loss_that_diverged_is_still_reported(files: Path) -> None:
     path = files / "artifacts/snapshots.jsonl"
     path.write_text('{"step": 200, "loss": NaN, "eval_loss": null, "texts": []}\n')
     assert read(files).snapshots[0].loss != read(files).snapshots[0].loss
+
+
+@pytest.mark.parametrize("num", [0, 1, 2, 20, 21, 833])
+def test_of_many_snapshots_some_are_read_and_the_rest_is_not_parsed(files: Path, num: int) -> None:
+    row = '{{"step": {}, "loss": 1.0, "eval_loss": null, "texts": []}}\n'
+    lines = [row.format(step) for step in range(num)]
+    path = files / "artifacts/snapshots.jsonl"
+    path.write_text("".join(lines))
+    found = [snapshot.step for snapshot in read(files).snapshots]
+    assert len(found) == min(num, 20)
+    assert found[:1] + found[-1:] == [*range(num)][:1] + [*range(num)][-1:]
+    gaps = {after - before for before, after in itertools.pairwise(found)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    path.write_text("".join(line if step in found else "?\n" for step, line in enumerate(lines)))
+    assert [snapshot.step for snapshot in read(files).snapshots] == found
 
 
 def test_given_weights_have_a_held_out_loss_and_no_other(files: Path) -> None:
