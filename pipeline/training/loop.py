@@ -266,7 +266,9 @@ def fit(
             stop, last = world.agree(stopping()), trainer.step == settings.num_steps
             if stop or last or trainer.step % settings.checkpoint_every == 0:
                 trainer.seconds = time.monotonic() - started
-                state.save(trainer.state_dict())
+                # On a CPU a copy would cost memory, and writing it cores that train.
+                beside = device.type == "cuda" and not (stop or last)
+                state.save(trainer.state_dict(), beside=beside)
             if stop and not last:
                 raise Interrupted(
                     f"{desc} stopped at step {trainer.step} of {settings.num_steps}; "

@@ -2,12 +2,15 @@
 
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pipeline.errors import BusyError, CheckpointError
 from pipeline.files import whole
@@ -34,6 +37,8 @@ class TrainingState(Unfinished):
         """Of ranks, all of which call the same methods, the first writes."""
         super().__init__(folder, started_by)
         self._world = world
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
         self.losses = Rows(folder / "losses.jsonl")
         self.snapshots = Rows(folder / "snapshots.jsonl")
 
@@ -42,14 +47,34 @@ class TrainingState(Unfinished):
         """The file that holds it."""
         return self.folder / "state.pt"
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the last checkpoint; a kill at any moment leaves the old or the new one whole."""
+    def save(self, state: dict[str, Any], *, beside: bool = False) -> None:
+        """Replace the last checkpoint; a kill at any moment leaves the old or the new one whole.
+
+        Args:
+            beside: return once its tensors are copied to the CPU's memory: they are written while
+                training goes on, and what goes wrong is raised by the next call, or by `settle`.
+        """
+        self.settle()
         if not self._world.is_first:
             return
         sizes = [rows.write() for rows in (self.losses, self.snapshots)]
+        state = state | {"sizes": sizes}
+        if beside:
+            copied = pytree.tree_map_only(Tensor, lambda each: each.to("cpu", copy=True), state)
+            self._writing = self._thread.submit(self._write, copied)
+        else:
+            self._write(state)
+
+    def settle(self) -> None:
+        """Have the last checkpoint written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, state: dict[str, Any]) -> None:
         with whole(self.path) as partial, partial.open("wb") as file:
             try:
-                torch.save(state | {"sizes": sizes}, file)
+                torch.save(state, file)
             except RuntimeError as error:
                 # torch hides why a write failed, a full disk among others.
                 if isinstance(error.__context__, OSError):
@@ -99,7 +124,12 @@ def training_state(
     folder = unfinished_folder("train", kind, identity)
     with held(folder, "training"):
         world.gather(str(folder))
-        yield TrainingState(folder, started_by, world)
+        state = TrainingState(folder, started_by, world)
+        try:
+            yield state
+        finally:
+            # The lock is held for as long as something is written.
+            state.settle()
 
 
 def finish_training(folder: Path, started_by: list[psutil.Process]) -> None:

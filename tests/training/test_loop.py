@@ -1,4 +1,8 @@
+import itertools
+import multiprocessing
 import os
+import random
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -283,12 +287,56 @@ def test_rows_that_are_lost_or_damaged_are_named(tmp_path, name):
         list(getattr(state, name))
 
 
-def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path, capsys):
+def test_a_checkpoint_beside_training_is_of_the_moment_when_it_was_asked_for(tmp_path):
+    state, weights = TrainingState(tmp_path), torch.zeros(1_000_000)
+    for step in range(5):
+        state.save({"step": step, "weights": weights, "moments": [weights]}, beside=True)
+        weights += 1
+    state.settle()
+    saved = state.load(CPU)
+    assert saved["step"] == 4
+    assert torch.equal(saved["weights"], torch.full_like(weights, 4))
+    assert torch.equal(saved["moments"][0], saved["weights"])
+
+
+def saving(folder, beside):
+    """Save one checkpoint after another until the end, each of one number."""
+    state = TrainingState(folder)
+    for step in itertools.count(1):
+        state.losses.append({"step": step})
+        state.save({"step": step, "weights": torch.full((300_000,), float(step))}, beside=beside)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, beside):
+    state, chance, last = TrainingState(tmp_path), random.Random(0), 0
+    while last < 10:
+        process = multiprocessing.get_context("fork").Process(
+            target=saving, args=(tmp_path, beside)
+        )
+        process.start()
+        time.sleep(chance.uniform(0.02, 0.1))
+        process.kill()
+        process.join()
+        if (saved := state.load(CPU)) is not None:
+            last += 1
+            assert torch.equal(saved["weights"], torch.full((300_000,), float(saved["step"])))
+            assert [row["step"] for row in state.losses][-1] == saved["step"]
+        assert len(list(tmp_path.glob(".*.partial"))) <= 1
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path, capsys, beside):
     state = TrainingState(tmp_path)
     state.save({"step": 3})
     (tmp_path / f".state.pt.{os.getpid()}.partial").symlink_to("/dev/full")
+
+    def save():
+        state.save({"weights": torch.zeros(100_000)}, beside=beside)
+        state.settle()
+
     with pytest.raises(SystemExit) as exit_info:
-        reported(state.save)({"weights": torch.zeros(100_000)})
+        reported(save)()
     assert exit_info.value.code == 1
     assert "no disk space left while writing" in capsys.readouterr().err
     assert state.load(CPU) == {"step": 3}
