@@ -11,6 +11,7 @@ from pipeline.references.tables import rows_of
 from pipeline.references.trained import Mine
 from pipeline.report.experiment import Experiment
 from pipeline.report.figures import draw
+from pipeline.report.inputs import MOST_SNAPSHOTS
 from pipeline.report.published import beside_published
 from pipeline.report.records import Trace
 from pipeline.templates import templates
@@ -43,6 +44,7 @@ def render(experiment: Experiment, *, steps: int, num_samples: int) -> str:
         traces=[_trace(at.trace) for at in experiment.by_steps.values() if at.trace.samples],
         excluded=_excluded(experiment),
         references=_references(experiment, steps),
+        most_snapshots=MOST_SNAPSHOTS,
         long_texts=sum(map(len, texts)) > 40 * len(texts),
     )
 
