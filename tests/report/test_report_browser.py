@@ -107,7 +107,7 @@ def test_page_asks_for_nothing_and_complains_of_nothing(page: webdriver.Chrome) 
     assert not [url for url in requests[1:] if not url.startswith("data:")]
     assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert page.get_log("browser") == []
-    assert page.execute_script("return document.getElementsByTagName('svg').length") == 3
+    assert page.execute_script("return document.getElementsByTagName('svg').length") == 4
 
 
 @pytest.mark.parametrize("width", [360, 1280])
