@@ -13,7 +13,7 @@ from pipeline.table import aligned
 if TYPE_CHECKING:
     from pipeline.references.trained import Mine
 
-PUBLISHED = Path(__file__).with_name("published.yaml")
+REFERENCES = Path(__file__).with_name("references.yaml")
 
 
 class Row(Section):
@@ -48,7 +48,7 @@ class Table(Section):
 @cache
 def published() -> tuple[Table, ...]:
     """The tables that ship."""
-    values = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    values = yaml.safe_load(REFERENCES.read_text(encoding="utf-8"))
     return tuple(Table.model_validate(each) for each in values)
 
 

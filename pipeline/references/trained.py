@@ -28,7 +28,7 @@ GEN_PPL = {
 
 
 class Mine(Section):
-    """A figure of ours for a table of published.yaml.
+    """A figure of ours for a table of references.yaml.
 
     Attributes:
         key: what figures are called.
