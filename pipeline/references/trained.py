@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.config.sections import Section
+from pipeline.errors import DataError
 from pipeline.files import read_as
 from pipeline.references.tables import rows_of
 
@@ -57,7 +58,7 @@ class Mine(Section):
 
 
 class _Results(BaseModel):
-    references: list[Mine]
+    references: list[Mine] | None = None
 
 
 def reported(path: Path) -> list[Mine]:
@@ -67,7 +68,10 @@ def reported(path: Path) -> list[Mine]:
         FileNotFoundError: there is no report.
         DataError: it is damaged, or of a version that had none.
     """
-    return read_as(path, _Results).references
+    found = read_as(path, _Results).references
+    if found is None:
+        raise DataError(f"{path} is of an older version: run dvc repro")
+    return found
 
 
 @dataclass(frozen=True)

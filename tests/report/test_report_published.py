@@ -52,5 +52,5 @@ def test_a_run_that_may_stand_there_has_its_table_on_the_page(files):
 
 def test_results_of_another_version_are_said(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"gen_ppl": 12.0}))
-    with pytest.raises(DataError, match=r"results\.json: references: "):
+    with pytest.raises(DataError, match="of an older version: run dvc repro"):
         reported(tmp_path / "results.json")
