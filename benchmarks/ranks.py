@@ -22,7 +22,7 @@ from benchmarks.train import blocks_of, settings_of
 from pipeline.device import keep_freed_memory
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD
-from pipeline.scale.world import joined
+from pipeline.scale.world import Strategy, joined
 from pipeline.training.loop import Trainer
 from pipeline.training.schedule import Order
 
@@ -32,7 +32,12 @@ Found = tuple[float, float, int]
 
 
 def steps(
-    rank: int, size: int, port: int, values: dict[str, Any], found: "SimpleQueue[Found]"
+    rank: int,
+    size: int,
+    strategy: Strategy,
+    port: int,
+    values: dict[str, Any],
+    found: "SimpleQueue[Found]",
 ) -> None:
     """Tokens a second of one rank, megabytes that it sent and received, and those of weights."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
@@ -40,7 +45,7 @@ def steps(
     torch.set_num_threads(RANKS // size)
     keep_freed_memory()
     cpu = torch.device("cpu")
-    with joined(size, cpu, 600) as world:
+    with joined(size, cpu, 600, strategy) as world:
         torch.manual_seed(0)
         model = SEDD(config_of("gpt2", "conditional"))
         trainer = Trainer(ScoreEntropy(model), settings_of("gpt2", **values), cpu, world)
@@ -66,7 +71,7 @@ def loopback_bytes() -> int:
     return 0
 
 
-def turn(size: int, **values: Any) -> Found:
+def turn(size: int, strategy: Strategy, **values: Any) -> Found:
     """Steps by processes of their own."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -74,7 +79,8 @@ def turn(size: int, **values: Any) -> Found:
     fork = multiprocessing.get_context("fork")
     found: SimpleQueue[Found] = fork.SimpleQueue()
     ranks = [
-        fork.Process(target=steps, args=(rank, size, port, values, found)) for rank in range(size)
+        fork.Process(target=steps, args=(rank, size, strategy, port, values, found))
+        for rank in range(size)
     ]
     for rank in ranks:
         rank.start()
@@ -86,17 +92,18 @@ def turn(size: int, **values: Any) -> Found:
 def main() -> None:
     """Print a line for each way to train, after all rounds."""
     rounds, rows = (int(given) for given in sys.argv[1:] or ("3", "8"))
-    ways = {
-        "one process": (1, "fixed"),
-        "ranks, fixed": (RANKS, "fixed"),
-        "ranks, fast": (RANKS, "fast"),
+    ways: dict[str, tuple[int, str, Strategy]] = {
+        "one process": (1, "fixed", "ddp"),
+        "ranks, fixed": (RANKS, "fixed", "ddp"),
+        "ranks, fast": (RANKS, "fast", "ddp"),
+        "ranks, fsdp": (RANKS, "fixed", "fsdp"),
     }
     found: dict[str, list[Found]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in list(ways)[:: 1 if number % 2 == 0 else -1]:
-            size, reduction = ways[name]
+            size, reduction, strategy = ways[name]
             how = {"batch_size": rows, "accumulate": RANKS, "reduction": reduction}
-            found[name].append(turn(size, **how))
+            found[name].append(turn(size, strategy, **how))
             print(f"{name}: {found[name][-1][0]:,.0f} tokens/s", file=sys.stderr)
     base = [each[0] for each in found["one process"]]
     for name, turns in found.items():

@@ -21,7 +21,7 @@ from pipeline.training.settings import Settings
 from pipeline.training.state import training_state
 from stages import STARTED_BY, TRAINED, run
 
-SUMMED = ("scale/ddp.py", "scale/seeds.py", "scale/tree.py", "scale/world.py")
+SUMMED = [f"scale/{name}.py" for name in ("adamw", "ddp", "fsdp", "seeds", "tree", "world")]
 
 
 @reported
@@ -33,7 +33,9 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
     device, resources = pick_device(params.device), params.resources
     blocks = Packed.open(packed)
     settings = settings_of(params.baseline, blocks.meta.length, device)
-    with joined(resources.num_ranks, device, resources.timeout_seconds) as world:
+    with joined(
+        resources.num_ranks, device, resources.timeout_seconds, resources.strategy
+    ) as world:
         identity = identity_of(params.baseline, settings, packed, blocks) if world.is_first else {}
         with (
             training_state("baseline", identity, STARTED_BY, world) as state,

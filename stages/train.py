@@ -26,7 +26,7 @@ from stages import STARTED_BY, TRAINED, run
 # With the method, all of the code that decides what training writes.
 CODE = (
     *("methods/draws.py", "methods/estimates.py", "network", "kernels", "training"),
-    *("scale/ddp.py", "scale/seeds.py", "scale/tree.py", "scale/world.py"),
+    *(f"scale/{name}.py" for name in ("adamw", "ddp", "fsdp", "seeds", "tree", "world")),
 )
 
 
@@ -42,7 +42,9 @@ def main(
     device, publish = pick_device(params.device), params.publish
     request = {"repo": publish.repo, "patience": params.oxen.model_dump()}
     resources = params.resources
-    with joined(resources.num_ranks, device, resources.timeout_seconds) as world:
+    with joined(
+        resources.num_ranks, device, resources.timeout_seconds, resources.strategy
+    ) as world:
         identity = identity_of(params, packed, blocks.meta, text) if world.is_first else {}
         with (
             training_state("train", identity, STARTED_BY, world) as state,

@@ -45,6 +45,7 @@ TABLE = {
     "resources.processes": (2, []),
     "resources.nodes": (2, []),
     "resources.launcher": ("env", []),
+    "resources.strategy": ("fsdp", []),
     "resources.timeout_seconds": (60, []),
     "data.repo": ("elsewhere", ["fetch", *LOGGED]),
     "data.revision": ("0" * 64, ["fetch", *LOGGED]),

@@ -78,6 +78,10 @@ class NextToken:
     def __init__(self, model: GPT2LMHeadModel) -> None:
         self.module = model
 
+    def divided(self) -> list[nn.Module]:
+        """See Objective."""
+        return list(self.module.transformer.h)
+
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Nothing is random; x0 [B, L] itself."""
         return (x0,)

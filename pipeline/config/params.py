@@ -3,8 +3,10 @@
 Sections stand beside this file, by what they configure; checks that tie several together are here.
 """
 
+import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -64,6 +66,7 @@ class Resources(Section):
     processes: Count
     nodes: Count
     launcher: Literal["local", "env", "slurm"]
+    strategy: Literal["ddp", "fsdp"]
     timeout_seconds: Count
 
     @property
@@ -151,9 +154,24 @@ class Params(Section):
                 f"device must be auto, cpu or cuda with resources.processes "
                 f"{resources.processes}: each has a GPU of its own (got {self.device})"
             )
+        if num > 1 and resources.strategy == "fsdp":
+            found += self._cannot_be_divided()
         if found:
             raise ValueError("; ".join(found))
         return self
+
+    def _cannot_be_divided(self) -> Iterator[str]:
+        for name, section in (("train", self.train), ("baseline", self.baseline)):
+            if section.reduction == "fixed" and section.accumulate & (section.accumulate - 1):
+                yield (
+                    f"{name}.accumulate must be a power of two with resources.strategy fsdp and "
+                    f"{name}.reduction fixed (got {section.accumulate})"
+                )
+        if self.train.compile:
+            yield (
+                "train.compile must be false with resources.strategy fsdp (got "
+                f"{json.dumps(self.train.compile)})"
+            )
 
     @model_validator(mode="after")
     def _exports_a_score(self) -> Self:

@@ -55,6 +55,15 @@ class Objective(Protocol):
     def module(self) -> nn.Module:
         """The network whose parameters are optimised."""
 
+    def divided(self) -> Sequence[nn.Module]:
+        """To be told that ranks will hold a part of every weight of `module` each.
+
+        Returns:
+            its layers: what is only ever called as a whole, by then as often on all ranks. Their
+            weights are whole only while they compute.
+        """
+        ...
+
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """All randomness of a step for the whole batch x0 [B, L]; each tensor is [B, ...].
 

@@ -27,6 +27,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.attention: Attention = "sdpa"
         self.activation_checkpointing = False
+        self.is_divided = False
         self._recorded: Recorded | None = None
         self._compiled: Callable[..., tuple[Tensor, Tensor, Tensor | None]] | None = None
 
@@ -47,6 +48,11 @@ class Trunk(nn.Module):
             Block(width, num_heads, cond_dim, dropout, norm_bias) for _ in range(num_blocks)
         )
         self.output_layer = Head(width, num_outputs, cond_dim, norm_bias)
+
+    def divided(self) -> list[nn.Module]:
+        """Be told that ranks hold parts of weights; blocks that are only called as a whole."""
+        self.is_divided = True
+        return list(self.blocks[:-1])
 
     @property
     def head(self) -> nn.Linear:
@@ -113,7 +119,8 @@ class Trunk(nn.Module):
 
         Weights, and the type of products, stay as they are meanwhile.
         """
-        if self.head.weight.device.type != "cuda":
+        # What gathers weights that are divided is not recorded.
+        if self.head.weight.device.type != "cuda" or self.is_divided:
             yield
             return
         self._recorded = Recorded(self._to_last)

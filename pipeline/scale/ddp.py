@@ -1,6 +1,7 @@
 """Gradients summed across ranks by DistributedDataParallel, in an order of our own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Ranks:
         num_pieces: of each rank, a step.
         in_order: sum as `tree` does, not as a library's ring would.
         """
-        self.size = size
+        self.size, self._in_order = size, in_order
         self._sums: PartialSums | None = None
         # Not all parameters need have a gradient in each piece. And buckets that are laid out anew
         # after the first step, as without this, would change the order in which a ring adds: a
@@ -66,9 +67,10 @@ class Ranks:
             self._sums.define_others(set(leaves_of(loss)))
         return loss
 
-    def total(self, value: Tensor) -> Tensor:
-        """The sum of a scalar over ranks, in the order of the tree; the end of a step."""
+    def finish(self, sums: PartialSums, losses: Sequence[Tensor]) -> Tensor:
+        """The end of a step: the sum of all ranks' losses of pieces, in the order of the tree."""
         self._sums = None
+        value = tree(losses) if self._in_order else reduce(torch.add, losses)
         values = value.new_empty(self.size)
         distributed.all_gather_single(values, value.view(1))
         return tree(values.unbind())

@@ -1,17 +1,19 @@
 """The processes of one job, each of a rank; or one process, which knows nothing of others."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from pipeline.errors import PipelineError
 
 T = TypeVar("T")
+Strategy = Literal["ddp", "fsdp"]
+"""Where weights lie: on every rank, or divided among them."""
 
 
 class PeerError(PipelineError):
@@ -24,22 +26,39 @@ class World:
 
     rank: int = 0
     size: int = 1
+    strategy: Strategy = "ddp"
+    beside: Any = None
+    """A group of all processes for what goes on beside training, where weights are divided."""
 
     @property
     def is_first(self) -> bool:
         """Of one rank alone: the one that writes."""
         return self.rank == 0
 
+    @property
+    def divides(self) -> bool:
+        """Whether each rank holds a part of every weight."""
+        return self.size > 1 and self.strategy == "fsdp"
+
     def part(self, pieces: list[T]) -> list[T]:
-        """This rank's share of pieces, whose number `size` divides."""
+        """This rank's share of pieces, whose number `size` divides.
+
+        As many in a row; where weights are divided, every `size`-th: see `fsdp.Shards`.
+        """
+        if self.divides:
+            return pieces[self.rank :: self.size]
         num = len(pieces) // self.size
         return pieces[self.rank * num : (self.rank + 1) * num]
 
-    def rows(self, of_this: torch.Tensor) -> torch.Tensor:
-        """Rows [B, ...] of all ranks, of which this one has [b, ...]."""
+    def rows(self, of_this: torch.Tensor, num_pieces: int) -> torch.Tensor:
+        """Rows [B, ...] of all ranks, of which this one has [b, ...], in `num_pieces` pieces."""
         if self.size == 1:
             return of_this
-        return torch.cat(self.gather(of_this.cpu())).to(of_this.device)
+        found = self.gather(of_this.cpu())
+        if self.divides:
+            by_rank = (torch.chunk(rows, num_pieces) for rows in found)
+            found = [piece for pieces in zip(*by_rank, strict=True) for piece in pieces]
+        return torch.cat(found).to(of_this.device)
 
     def agree(self, flag: bool) -> bool:
         """Whether any rank says so."""
@@ -65,6 +84,12 @@ class World:
 ALONE = World()
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as it is, or gathered from the parts that ranks hold of it, all of which ask."""
+    gathered: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return gathered
+
+
 def check_same_step(world: World, step: int | None) -> None:
     """Raise PipelineError unless every rank found a state of the same step."""
     steps = world.gather(step)
@@ -75,8 +100,15 @@ def check_same_step(world: World, step: int | None) -> None:
         )
 
 
+def parts(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors as they are, or what this rank holds of each, which may be empty."""
+    return [each.to_local() if hasattr(each, "to_local") else each for each in tensors]
+
+
 @contextmanager
-def joined(size: int, device: torch.device, timeout_seconds: int) -> Iterator[World]:
+def joined(
+    size: int, device: torch.device, timeout_seconds: int, strategy: Strategy = "ddp"
+) -> Iterator[World]:
     """The world of `size` processes; which of them this is says its environment.
 
     Args:
@@ -97,10 +129,14 @@ def joined(size: int, device: torch.device, timeout_seconds: int) -> Iterator[Wo
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.index is not None:  # Of a GPU: where NCCL works.
         torch.cuda.set_device(device)
+    timeout = timedelta(seconds=timeout_seconds)
     with _meeting(timeout_seconds):
-        distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        distributed.init_process_group(backend, timeout=timeout)
     with _failing_alone(timeout_seconds):
-        yield World(distributed.get_rank(), size)
+        beside = None
+        if strategy == "fsdp":
+            beside = distributed.new_group(timeout=timeout, backend="gloo")
+        yield World(distributed.get_rank(), size, strategy, beside)
     # After a failure it would wait for those that are gone.
     distributed.destroy_process_group()
 

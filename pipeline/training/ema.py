@@ -1,11 +1,14 @@
 """Exponential moving average of weights, warmed up as in the paper's code."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pipeline.scale.world import World, parts
 
 
 class Ema:
@@ -26,12 +29,12 @@ class Ema:
         """Take in the module's present parameters."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        torch._foreach_lerp_(self.averages, self._parameters, 1 - decay)
+        torch._foreach_lerp_(parts(self.averages), parts(self._parameters), 1 - decay)
 
     @torch.no_grad()
     def copy_to_module(self) -> None:
         """Put the averages in the place of the parameters."""
-        torch._foreach_copy_(self._parameters, self.averages)
+        torch._foreach_copy_(parts(self._parameters), parts(self.averages))
 
     @contextmanager
     def in_module(self) -> Iterator[None]:
@@ -42,7 +45,19 @@ class Ema:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self._parameters, kept)
+                torch._foreach_copy_(parts(self._parameters), parts(kept))
+
+    @torch.no_grad()
+    def largest(self, world: World) -> float:
+        """The largest of all averages, whatever its sign, or one that is not finite.
+
+        Ranks of a `world` that divides them ask together.
+        """
+        held = [part for part in parts(self.averages) if part.numel()]
+        found: list[float] = [torch.stack(torch._foreach_norm(held, math.inf)).max().item()]
+        if world.divides:
+            found = world.gather(found[0])
+        return next((value for value in found if not math.isfinite(value)), max(found))
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes."""
@@ -52,4 +67,4 @@ class Ema:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved average."""
         self.num_updates = state["num_updates"]
-        torch._foreach_copy_(self.averages, state["averages"])
+        torch._foreach_copy_(parts(self.averages), parts(state["averages"]))

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from pipeline.kernels.precision import Precision, products_in
 from pipeline.scale.tree import PartialSums, tree
+from pipeline.scale.world import whole
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
     from pipeline.scale.ddp import Ranks
+    from pipeline.scale.fsdp import Shards
 
 Reduction = Literal["fixed", "fast"]
 """How the pieces of a step are summed: in the order of `scale.tree`, or as they come."""
@@ -27,7 +29,7 @@ def accumulate_gradient(
     *,
     reduction: Reduction = "fixed",
     seeds: Sequence[int] | None = None,
-    ranks: "Ranks | None" = None,
+    ranks: "Ranks | Shards | None" = None,
 ) -> Tensor:
     """Gradient of the mean loss over a batch, of which each piece holds some rows; that mean.
 
@@ -55,11 +57,10 @@ def accumulate_gradient(
         with products_in("tf32" if precision == "tf32" else "float32", device):
             torch.autograd.backward(loss)
         losses.append(loss.detach())
-    total = tree(losses) if reduction == "fixed" else reduce(torch.add, losses)
     if ranks is not None:
-        return ranks.total(total)
+        return ranks.finish(sums, losses)
     sums.finish()
-    return total
+    return tree(losses) if reduction == "fixed" else reduce(torch.add, losses)
 
 
 def pieces_of(drawn: tuple[Tensor, ...], num: int) -> list[tuple[Tensor, ...]]:
@@ -75,6 +76,6 @@ def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if any(gradient.device.type != "cpu" for gradient in gradients):
-        return nn.utils.get_total_norm(gradients, foreach=True)
-    pieces = [piece for each in gradients for piece in torch.split(each.flatten(), AT_ONCE)]
+        return whole(nn.utils.get_total_norm(gradients, foreach=True))
+    pieces = (piece for each in gradients for piece in torch.split(whole(each).flatten(), AT_ONCE))
     return torch.stack([torch.dot(piece, piece) for piece in pieces]).sum().sqrt()

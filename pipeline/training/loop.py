@@ -8,7 +8,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
 import torch
@@ -25,11 +26,13 @@ from pipeline.training.interrupts import stop_requested
 from pipeline.training.rows import Row
 from pipeline.training.schedule import Order, Windows, learning_rate, piece_seeds
 from pipeline.training.settings import Settings
+from pipeline.training.strategy import adamw_of, ranks_of, shards_of
 
 if TYPE_CHECKING:
     from pipeline.methods.protocol import Objective
-    from pipeline.scale.ddp import Ranks
     from pipeline.training.state import TrainingState
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,13 @@ class Trainer:
         self.device = device
         self.world = world
         self.step, self.seconds = 0, 0.0
+        self._num_pieces = settings.accumulate // world.size
+        self._shards = shards_of(objective, settings, device, world)
+        self._ranks = self._shards or ranks_of(objective, settings, world)
         self.ema = Ema(objective.module, settings.ema)
         decayed = [p for p in objective.module.parameters() if p.dim() >= 2]
         plain = [p for p in objective.module.parameters() if p.dim() < 2]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = adamw_of(device, world)(
             [
                 {"params": decayed, "weight_decay": settings.weight_decay},
                 {"params": plain, "weight_decay": 0.0},
@@ -82,18 +88,6 @@ class Trainer:
         self._window = torch.zeros((), device=device)
         self._window_steps = 0
         self._ahead = Ahead(objective, device, settings, world)
-        self._ranks = None if world.size == 1 else self._on_ranks()
-
-    def _on_ranks(self) -> "Ranks":
-        from pipeline.scale.ddp import Ranks
-
-        return Ranks(
-            self.objective.module,
-            self.objective.loss,
-            size=self.world.size,
-            num_pieces=self.settings.accumulate // self.world.size,
-            in_order=self.settings.reduction == "fixed",
-        )
 
     def train_step(self, blocks: npt.NDArray[Any], order: Chosen) -> None:
         """One optimiser step."""
@@ -116,7 +110,7 @@ class Trainer:
             parameters, settings.clip, gradient_norm(parameters), foreach=True
         )
         self.optimizer.step()
-        self.objective.finish_step(self.world.rows)
+        self.objective.finish_step(partial(self.world.rows, num_pieces=self._num_pieces))
         self.ema.update()
         self._window_steps += 1
         self.step += 1
@@ -148,14 +142,14 @@ class Trainer:
             return None
         with self.ema.in_module():
             self.objective.module.eval()
-            eval_loss = watch.evaluate() if evaluates or samples else None
+            eval_loss = self._whole(watch.evaluate) if evaluates or samples else None
             row = self._row(eval_loss)
             if self.world.is_first:
                 state.losses.append(row)
             loss: float | None = row["train_loss"]
             if samples and watch.snapshot is not None:
                 seen = {"step": self.step, "loss": loss, "eval_loss": eval_loss}
-                seen |= watch.snapshot(self.step)
+                seen |= self._whole(partial(watch.snapshot, self.step))
                 if self.world.is_first:
                     state.snapshots.append(seen)
                 watch.on_snapshot(seen)
@@ -165,7 +159,7 @@ class Trainer:
         """What is logged, with the mean loss of the steps since the last row."""
         train_loss = self._window.item() / self._window_steps if self._window_steps else None
         # What the last update made of the weights is in no training loss yet.
-        largest = torch.stack(torch._foreach_norm(self.ema.averages, math.inf)).max().item()
+        largest = self.ema.largest(self.world)
         for what, value in (
             ("loss", train_loss),
             ("largest weight", largest),
@@ -181,6 +175,10 @@ class Trainer:
         self._window_steps = 0
         return {"step": self.step, "train_loss": train_loss, "eval_loss": eval_loss, "lr": lr}
 
+    def _whole(self, compute: Callable[[], T]) -> T:
+        """What is computed with weights that ranks may hold in parts."""
+        return compute() if self._shards is None else self._shards.whole(compute)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs but rows."""
         return {
@@ -192,6 +190,25 @@ class Trainer:
             "window_steps": self._window_steps,
             "seconds": self.seconds,
         }
+
+    def gather(self) -> None:
+        """Have the module hold whole weights, on the CPU if they were not; the end of training."""
+        if self._shards is not None:
+            self._shards.gather()
+
+    def like(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A state of the shape of `saved`, in tensors of this trainer, which may be written to."""
+        own = self.state_dict()
+        weights = [each for group in self.optimizer.param_groups for each in group["params"]]
+        own["optimizer"]["state"] = {
+            index: {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(weights[index]),
+                "exp_avg_sq": torch.zeros_like(weights[index]),
+            }
+            for index in saved["optimizer"]["state"]
+        }
+        return own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
@@ -241,7 +258,7 @@ def fit(
     saved = state.load(device)
     check_same_step(world, None if saved is None else saved["step"])
     if saved is not None:
-        trainer.load_state_dict(saved)
+        trainer.load_state_dict(state.fitted(saved, trainer.like))
         # The optimiser shares its moments; the rest would be held beside what it was copied to.
         del saved
     elif watch.from_start:
@@ -275,5 +292,6 @@ def fit(
                     "the next run goes on from there"
                 )
     trainer.ema.copy_to_module()
+    trainer.gather()
     objective.module.eval()
     return trainer.seconds

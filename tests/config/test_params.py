@@ -142,6 +142,13 @@ def test_every_mistake_is_named_at_once(tmp_path):
             {"resources.processes": 2, "train.accumulate": 2},
             "resources.processes (2) * resources.nodes (1) must divide baseline.accumulate (1)",
         ),
+        (
+            {"resources.processes": 2, "resources.strategy": "fsdp", "train.compile": True}
+            | {"train.batch_size": 48, "train.accumulate": 12, "baseline.accumulate": 2},
+            "train.accumulate must be a power of two with resources.strategy fsdp and "
+            "train.reduction fixed (got 12); train.compile must be false with resources.strategy "
+            "fsdp (got true)",
+        ),
         ({"resources.nodes": 2}, "resources: nodes must be 1 with launcher local (got 2)"),
         ({"resources.timeout_seconds": 0}, "resources.timeout_seconds: Input should be greater"),
         (

@@ -19,8 +19,8 @@ from pipeline.errors import Interrupted
 from pipeline.methods.embedding.model import EmbeddingDiffusion
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
-from pipeline.scale.world import ALONE, World
-from pipeline.training.loop import Watch, fit
+from pipeline.scale.world import ALONE, Strategy, World
+from pipeline.training.loop import Trainer, Watch, fit
 from pipeline.training.run import held_out_loss
 from pipeline.training.settings import Settings
 from pipeline.training.state import TrainingState
@@ -42,8 +42,8 @@ def sedd(*given: Any) -> Callable[[], Model]:
     return lambda: small_model(*given)
 
 
-# Of the model and of the settings.
-CASES: dict[str, tuple[Callable[[], Model], Settings]] = {
+Case = tuple[Callable[[], Model], Settings]
+CASES: dict[str, Case] = {
     "conditional": (sedd("absorb", "conditional"), FOUR),
     "raw, dropout": (sedd("absorb", "raw", 0.2), FOUR),
     "uniform, dropout": (sedd("uniform", "raw", 0.2), FOUR),
@@ -80,14 +80,38 @@ class Stopping:
                 os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train(world: World, name: str, folder: Path, stop: int | None = None, **changes: Any) -> str:
-    """SHA-256 of weights, averages, optimiser and losses after some steps or at the end."""
-    make, settings = CASES[name]
+def saved_by(folder: Path, model: Model, settings: Settings) -> dict[str, Any]:
+    """The state that some ranks left, as one process takes it up."""
+    state, trainer = (
+        TrainingState(folder),
+        Trainer(method_of(model).objective(model), settings, CPU),
+    )
+    saved = state.load(CPU)
+    assert saved is not None
+    return state.fitted(saved, trainer.like)
+
+
+def train(world: World, case: Case, folder: Path, stop: int | None = None, **changes: Any) -> str:
+    """SHA-256 of weights, averages, moments and what is logged, after some steps or at the end."""
+    make, settings = case
     model = make()
     held_out = torch.from_numpy(BLOCKS[:8].astype(np.int64))
     state = TrainingState(folder, world=world)
     stops = stop if world.rank == world.size - 1 else None
-    watch = Watch(lambda: held_out_loss(model, held_out, batch_size=4, seed=0, precision="float32"))
+
+    def sampled(step: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(step)
+        samples = method_of(model).sample(
+            model, 2, num_steps=3, predictor="auto", generator=generator
+        )
+        return {"ids": samples.tokens.tolist()}
+
+    watch = Watch(
+        lambda: held_out_loss(model, held_out, batch_size=4, seed=0, precision="float32"),
+        sampled,
+        sample_every=3,
+        from_start=True,
+    )
     try:
         fit(
             Stopping(model, stops),
@@ -105,12 +129,12 @@ def train(world: World, name: str, folder: Path, stop: int | None = None, **chan
     for tensor in model.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     if world.is_first:
-        saved = state.load(CPU)
-        assert saved is not None
-        digest.update(repr(list(state.losses)).encode())
+        saved = saved_by(folder, make(), settings)
+        digest.update(repr([*state.losses, *state.snapshots]).encode())
         for tensor in (*saved["module"].values(), *saved["ema"]["averages"]):
             digest.update(tensor.numpy().tobytes())
         for moments in saved["optimizer"]["state"].values():
+            digest.update(moments["exp_avg"].numpy().tobytes())
             digest.update(moments["exp_avg_sq"].numpy().tobytes())
     return digest.hexdigest()
 
@@ -121,9 +145,13 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
 
     def all_cases(world: World) -> dict[str, str]:
-        return {name: train(world, name, folder / f"{name} {world.size}") for name in CASES} | {
+        found = {
+            name: train(world, case, folder / f"{name} {world.size}")
+            for name, case in CASES.items()
+        }
+        return found | {
             f"fast {num}": train(
-                world, "conditional", folder / f"fast {num} {world.size}", reduction="fast"
+                world, CASES["conditional"], folder / f"fast {num} {world.size}", reduction="fast"
             )
             for num in (1, 2)
         }
@@ -149,17 +177,20 @@ def test_fast_is_the_same_bytes_for_the_same_number_of_ranks_alone(found):
     assert found[4][0]["fast 1"] != found[1][0]["fast 1"]
 
 
-def resumed(folder: Path, *parts: tuple[int, int | None], **changes: Any) -> str:
-    """The hash after parts of a training, each on some ranks and until some step."""
+Part = tuple[int, int | None] | tuple[int, int | None, Strategy]
+
+
+def resumed(folder: Path, *parts: Part, **changes: Any) -> str:
+    """The hash after parts of a training, each on some ranks and for some steps."""
     state = folder / "state"
     shutil.rmtree(state, ignore_errors=True)
     name = "conditional, dropout, bfloat16"
-    for size, stop in parts:
+    for size, stop, *strategy in parts:
 
         def part(world: World, stop: int | None = stop) -> str:
-            return train(world, name, state, stop, num_steps=12, **changes)
+            return train(world, CASES[name], state, stop, num_steps=12, **changes)
 
-        hashes = [part(ALONE)] if size == 1 else on_ranks(size, part, folder)
+        hashes = [part(ALONE)] if size == 1 else on_ranks(size, part, folder, 60, *strategy)
         assert (hashes[0] == "stopped") == (stop is not None)
     return str(hashes[0])
 

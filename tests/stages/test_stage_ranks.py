@@ -57,12 +57,15 @@ def test_a_killed_rank_ends_all_with_one_message(tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_stages_on_ranks_write_what_one_process_writes(tiny, run_stage, processes):
+@pytest.mark.parametrize(
+    ("processes", "strategy"), [(2, "ddp"), (4, "ddp"), (2, "fsdp"), (4, "fsdp")]
+)
+def test_stages_on_ranks_write_what_one_process_writes(tiny, run_stage, processes, strategy):
     baseline = ["artifacts/baseline", "artifacts/runs/baseline.json", "reports/baseline_loss.csv"]
     found = []
     for num in (1, processes):
-        write_params(tiny, VALUES | {"resources.processes": num, "baseline.dropout": 0.1})
+        ranks = {"resources.processes": num, "resources.strategy": strategy}
+        write_params(tiny, VALUES | ranks | {"baseline.dropout": 0.1})
         clear_outs()
         done = run_stage("train", *INPUTS, *OUTS)
         assert done.returncode == 0, done.stderr

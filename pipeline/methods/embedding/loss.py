@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.kernels.expected import Expected
 from pipeline.kernels.gradient_memory import clear_gradients
@@ -49,6 +49,10 @@ class Denoising:
 
     def __init__(self, model: EmbeddingDiffusion) -> None:
         self.module = model
+
+    def divided(self) -> list[nn.Module]:
+        """See Objective."""
+        return self.module.network.divided()
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """(x0, known, t, scale, estimated, noise) of a whole batch x0 [B, L].
@@ -139,13 +143,23 @@ class Denoising:
         Args:
             at: the places of these rows' free positions, among N * L.
         """
-        if self.module.passes == 1 or not len(rows):
+        if self.module.passes == 1:
+            return None
+        if not len(rows):
+            self._call_as_others(z, g, known)
             return None
         estimate = torch.zeros_like(z)
         z, g, known = (each.index_select(0, rows) for each in (z, g, known))
         hidden = self.module.network.hidden(z, g, known, at=at)
         first = self.module.network.expect(hidden, z, g, known.clamp(min=0), at).mean
         return estimate.index_copy(0, rows, first)
+
+    def _call_as_others(self, z: Tensor, g: Tensor, known: Tensor) -> None:
+        """Ranks that divide weights wait for one another wherever one of them calls the network."""
+        if self.module.network.is_divided:
+            devices = [z.device] if z.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):
+                self.module.network.hidden(z[:1], g[:1], known[:1])
 
     def finish_step(self, of_all: Callable[[Tensor], Tensor] = own) -> None:
         """Clear gradients, and let the clock learn where nats were paid."""

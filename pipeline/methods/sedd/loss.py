@@ -1,7 +1,7 @@
 """Training losses: diffusion-weighted denoising score entropy, SEDD eq. 10."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.kernels.criterion import add_at_, value_at
 from pipeline.kernels.gradient_memory import clear_gradients
@@ -170,6 +170,10 @@ class ScoreEntropy:
 
     def __init__(self, model: SEDD) -> None:
         self.module = model
+
+    def divided(self) -> list[nn.Module]:
+        """See Objective."""
+        return self.module.network.divided()
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Times and noised tokens for a whole batch x0 [B, L]: (x0, xt, t).

@@ -1,0 +1,68 @@
+"""Weights divided among ranks: the bytes of one process, also where ranks or strategy change."""
+
+from dataclasses import replace
+
+import pytest
+import torch.distributed.checkpoint  # noqa: F401 - once, and not in each rank that is forked
+from ranks import on_ranks
+from test_training import CASES, FOUR, Case, resumed, train
+
+from pipeline.methods.protocol import Model
+from pipeline.scale import adamw
+from pipeline.scale.world import ALONE, World
+
+
+def checkpointing() -> Model:
+    model = CASES["raw, dropout"][0]()
+    model.network.activation_checkpointing = True
+    return model
+
+
+DIVIDED: dict[str, Case] = {
+    name: case for name, case in CASES.items() if case[1].accumulate == FOUR.accumulate
+} | {
+    "eight pieces": (CASES["conditional"][0], replace(FOUR, accumulate=8)),
+    "blocks computed again": (checkpointing, FOUR),
+}
+
+
+def test_a_run_that_stops_goes_on_divided_or_not_to_the_same_bytes(tmp_path):
+    whole = resumed(tmp_path, (1, None))
+    assert resumed(tmp_path, (2, 3, "ddp"), (4, 4, "fsdp"), (1, None)) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DIVIDED)
+def test_divided_weights_are_trained_to_the_bytes_of_one_process(tmp_path, name):
+    def run(world: World) -> str:
+        return train(world, DIVIDED[name], tmp_path / str(world.size))
+
+    found = {run(ALONE)}
+    for size in (2, 4):
+        first, *others = on_ranks(size, run, tmp_path, strategy="fsdp")
+        found.add(first)
+        # The others gather the same weights.
+        assert len(set(others)) == 1
+    assert len(found) == 1
+
+
+@pytest.mark.slow
+def test_their_number_may_change_on_the_way(tmp_path):
+    whole = resumed(tmp_path, (1, None))
+    parts = (1, 2), (2, 3, "fsdp"), (4, 2, "fsdp"), (2, 2, "ddp"), (2, None, "fsdp")
+    assert resumed(tmp_path, *parts) == whole
+
+
+@pytest.mark.slow
+def test_with_fast_as_many_ranks_go_on_to_the_same_bytes(tmp_path):
+    whole = resumed(tmp_path, (4, None, "fsdp"), reduction="fast")
+    assert resumed(tmp_path, (4, 5, "fsdp"), (4, None, "fsdp"), reduction="fast") == whole
+
+
+@pytest.mark.slow
+def test_parts_that_are_not_laid_out_as_in_the_whole_are_rounded_otherwise(tmp_path, monkeypatch):
+    def run(world: World) -> str:
+        return train(world, CASES["conditional"], tmp_path / str(world.size))
+
+    monkeypatch.setattr(adamw, "UNIT", 1)
+    assert on_ranks(4, run, tmp_path, strategy="fsdp")[0] != run(ALONE)
