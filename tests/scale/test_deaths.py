@@ -39,9 +39,10 @@ AGAIN = ("dvc", "repro", "-s", "-f", "train")
 class Repro:
     """A `dvc repro` of the training on two ranks, under way."""
 
-    def __init__(self, clone: Path, timeout: int = PATIENT) -> None:
+    def __init__(self, clone: Path, timeout: int = PATIENT, strategy: str = "ddp") -> None:
         self.clone = clone
         values = {"resources.processes": 2, "resources.timeout_seconds": timeout}
+        values["resources.strategy"] = strategy
         edit_yaml(clone / "params.yaml", values)
         self.log = clone.parent / "log"
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -114,10 +115,18 @@ WAYS: dict[str, tuple[Callable[[Repro], object], str | None]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_however_ranks_die_all_end_with_one_message_and_the_next_run_goes_on(clone, expected, way):
+@pytest.mark.parametrize(
+    ("way", "strategy"),
+    [
+        *((way, "ddp") for way in WAYS),
+        *((way, "fsdp") for way in ("a rank is killed", "ctrl-c", "a rank hangs")),
+    ],
+)
+def test_however_ranks_die_all_end_with_one_message_and_the_next_run_goes_on(
+    clone, expected, way, strategy
+):
     do, message = WAYS[way]
-    repro = Repro(clone, HASTY if way == "a rank hangs" else PATIENT)
+    repro = Repro(clone, HASTY if way == "a rank hangs" else PATIENT, strategy)
     do(repro)
     said = repro.end()
     assert "Traceback" not in said
@@ -140,7 +149,7 @@ def test_twenty_random_kills_change_nothing(clone, expected):
     chance = random.Random(0)
     killed = 0
     while killed < 20:
-        repro = Repro(clone)
+        repro = Repro(clone, strategy=chance.choice(["ddp", "fsdp"]))
         time.sleep(chance.uniform(0, 6))
         victim = chance.choice([*repro.ranks.values(), repro.stage])
         with suppress(psutil.NoSuchProcess):
