@@ -6,6 +6,7 @@ import pytest
 import torch.distributed.checkpoint  # noqa: F401 - once, and not in each rank that is forked
 from ranks import on_ranks
 from test_training import CASES, FOUR, Case, resumed, train
+from toy import random_model
 
 from pipeline.methods.protocol import Model
 from pipeline.scale import adamw
@@ -18,11 +19,18 @@ def checkpointing() -> Model:
     return model
 
 
+def labelled() -> Model:
+    """With embeddings of three rows, of which the last of four ranks has none."""
+    labels = {"labels": {"a": ["1", "2"]}, "label_dropout": 0.1, "length": 15}
+    return random_model("absorb", "conditional", vocab_size=11, num_blocks=2, **labels)
+
+
 DIVIDED: dict[str, Case] = {
     name: case for name, case in CASES.items() if case[1].accumulate == FOUR.accumulate
 } | {
     "eight pieces": (CASES["conditional"][0], replace(FOUR, accumulate=8)),
     "blocks computed again": (checkpointing, FOUR),
+    "labels": (labelled, FOUR),
 }
 
 
