@@ -24,7 +24,14 @@ class _Root(nn.Module):
         self.module = module
 
     def forward(self, compute: Callable[..., T], *arguments: Any) -> T:
-        return compute(*arguments)
+        # Of a narrow copy that autocast keeps from an earlier call the gradient comes last of all,
+        # when FSDP has summed those of its layer.
+        before = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            return compute(*arguments)
+        finally:
+            torch.set_autocast_cache_enabled(before)
 
 
 class Shards:
@@ -103,17 +110,17 @@ class Shards:
             shard.reshard()
         return found
 
-    def gather(self) -> None:
-        """Have the module hold whole weights on the CPU, once no rank calls it any more."""
-        modules = list(self._root.module.modules())
-        gathered: dict[Tensor, nn.Parameter] = {
-            each: nn.Parameter(each.full_tensor().cpu())
-            for each in self._root.module.parameters()
-            if isinstance(each, DTensor)
-        }
-        for module in modules:
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                setattr(module, name, gathered[parameter])
+    def gather(self, *, here: bool) -> None:
+        """Have the module hold whole weights on the CPU, where `here`; it is called no more."""
+        gathered: dict[Tensor, nn.Parameter] = {}
+        for parameter in list(self._root.parameters()):
+            whole = parameter.full_tensor()  # type: ignore[attr-defined]
+            if here:
+                gathered[parameter] = nn.Parameter(whole.cpu())
+        if here:
+            for module in self._root.modules():
+                for name, parameter in list(module.named_parameters(recurse=False)):
+                    setattr(module, name, gathered[parameter])
 
 
 class _SumInOrder:

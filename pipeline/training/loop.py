@@ -192,9 +192,9 @@ class Trainer:
         }
 
     def gather(self) -> None:
-        """Have the module hold whole weights, on the CPU if they were not; the end of training."""
+        """End training: weights that are divided become whole on the first rank's CPU."""
         if self._shards is not None:
-            self._shards.gather()
+            self._shards.gather(here=self.world.is_first)
 
     def like(self, saved: dict[str, Any]) -> dict[str, Any]:
         """A state of the shape of `saved`, in tensors of this trainer, which may be written to."""
