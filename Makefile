@@ -44,7 +44,7 @@ clean: .venv/installed
 # has to be compiled.
 lock: .venv/installed
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate \
-	  --extra dev --extra bench --extra mauve --extra lm-eval --extra lock \
+	  --extra dev --extra bench --extra mauve --extra lm-eval --extra ray --extra lock \
 	  --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
 .venv/installed: pyproject.toml requirements.lock install.py

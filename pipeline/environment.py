@@ -11,7 +11,7 @@ from pipeline.files import sha256
 
 LOCK = Path(__file__).parents[1] / "requirements.lock"
 # Extra -> the module that it brings, imported only where it is asked for.
-MODULES = {"mauve": "mauve", "lm-eval": "lm_eval"}
+MODULES = {"mauve": "mauve", "lm-eval": "lm_eval", "ray": "ray"}
 
 
 def lock_sha256(lock: Path = LOCK) -> str | None:

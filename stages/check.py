@@ -25,6 +25,8 @@ def main(checked: Path, method: Path, asked: Path, zero_shot: Path) -> None:
     check_pinned(params)
     if params.score.mauve_seeds:
         check_extra("mauve", "score.mauve_seeds")
+    if params.resources.pack == "ray":
+        check_extra("ray", "resources.pack: ray")
     write_json(method, method_in_use(params))
     names = swept(params)
     for path in asked.parent.glob("*/*"):

@@ -23,7 +23,10 @@ EXEMPT = {
     *(f"pipeline/checkpoints/{name}.py" for name in ("keys", "weights")),
     "pipeline/methods/samplers.py",
     "pipeline/publishing/handing.py",
-    *(f"pipeline/scale/{name}.py" for name in ("launch", "shares", "unfinished", "units")),
+    *(
+        f"pipeline/scale/{name}.py"
+        for name in ("cluster", "launch", "shares", "unfinished", "units")
+    ),
     "stages/__init__.py",
 } - {"pipeline/config/identity.py"}
 
@@ -47,6 +50,8 @@ TABLE = {
     "resources.launcher": ("env", []),
     "resources.strategy": ("fsdp", []),
     "resources.timeout_seconds": (60, []),
+    "resources.pack": ("ray", []),
+    "resources.ray_address": ("head:6379", []),
     "data.repo": ("elsewhere", ["fetch", *LOGGED]),
     "data.revision": ("0" * 64, ["fetch", *LOGGED]),
     "data.files.train": (

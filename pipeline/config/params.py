@@ -60,19 +60,32 @@ def _device(name: str) -> str:
     return name
 
 
+def _address(text: str) -> str:
+    if not re.fullmatch(r"auto|[^\s:/]+:[0-9]{1,5}", text):
+        raise ValueError("must be auto or HOST:PORT")
+    return text
+
+
 class Resources(Section):
-    """Who runs the networks; what comes out is the same."""
+    """Who runs the networks, and who packs; what comes out is the same."""
 
     processes: Count
     nodes: Count
     launcher: Literal["local", "env", "slurm"]
     strategy: Literal["ddp", "fsdp"]
     timeout_seconds: Count
+    pack: Literal["local", "ray"]
+    ray_address: Annotated[str, AfterValidator(_address)]
 
     @property
     def num_ranks(self) -> int:
         """Processes of all nodes together."""
         return self.processes * self.nodes
+
+    @property
+    def of_ranks(self) -> dict[str, Any]:
+        """What starting them takes."""
+        return self.model_dump(include={"processes", "nodes", "launcher", "timeout_seconds"})
 
     @model_validator(mode="after")
     def _are_started(self) -> Self:
@@ -204,6 +217,14 @@ class Params(Section):
             raise ValueError(
                 "data.holdout must be below 0.5 with pack.mode stream, which takes two such parts "
                 f"from the end (got {self.data.holdout:g})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _packs_parts(self) -> Self:
+        if self.resources.pack == "ray" and self.pack.mode == "stream":
+            raise ValueError(
+                "resources.pack must be local with pack.mode stream, which is one text"
             )
         return self
 

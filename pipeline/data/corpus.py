@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -64,12 +64,44 @@ def read_rows(path: Path, column: str, labels: Sequence[str]) -> Iterator[tuple[
     """As `read_documents`, each text with what its row has in the columns `labels`."""
     if not path.is_file():
         raise DataError(f"{path} is missing")
-    columns = {column: "data.column"} | dict.fromkeys(labels, "data.labels")
-    for row, values in enumerate(READERS[format_of(path)](path, columns)):
+    columns = _columns(column, labels)
+    yield from _checked(path, column, READERS[format_of(path)](path, columns))
+
+
+def _columns(column: str, labels: Sequence[str]) -> Columns:
+    return {column: "data.column"} | dict.fromkeys(labels, "data.labels")
+
+
+def _checked(
+    path: Path, column: str, rows: Iterable[tuple[Any, ...]], first: int = 0
+) -> Iterator[tuple[Any, ...]]:
+    """Rows whose first value is a text, counted from `first`."""
+    for row, values in enumerate(rows, first):
         if not isinstance(values[0], str):
             what = "no text" if values[0] is None else f"no text but {_short(values[0])}"
             raise DataError(f"{path}: row {row} holds {what} in column {column!r}")
         yield values
+
+
+def row_groups(path: Path) -> list[int]:
+    """Rows of each part of a dataset file that can be read without the others; none: it has none.
+
+    Raises:
+        DataError: the file is damaged, or of another format.
+    """
+    if format_of(path) != ".parquet" or path.suffix in COMPRESSIONS:
+        return []
+    with _parquet_file(path) as file:
+        metadata = file.metadata
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+def read_row_group(
+    path: Path, column: str, labels: Sequence[str], group: int
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of `read_rows` that are in one of a file's `row_groups`."""
+    first = sum(row_groups(path)[:group])
+    return _checked(path, column, _parquet(path, _columns(column, labels), group), first)
 
 
 def count_rows(path: Path) -> int:
@@ -203,12 +235,13 @@ def _seekable(path: Path) -> Iterator[Path | BinaryIO]:
         yield unpacked
 
 
-def _parquet(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
+def _parquet(path: Path, columns: Columns, group: int | None = None) -> Iterator[tuple[Any, ...]]:
     with _parquet_file(path) as file:
         if not file.metadata.num_rows:
             return
         _check_columns(path, file.schema_arrow, columns)
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*columns]):
+        groups = None if group is None else [group]
+        for batch in file.iter_batches(ROWS_AT_ONCE, groups, columns=[*columns]):
             # By name: a.b asks for the field b of a column a as well.
             for values in zip(*map(batch.column, columns), strict=True):
                 yield tuple([value.as_py() for value in values])  # All at once would be a copy.

@@ -45,11 +45,12 @@ class Encoder:
     other vocabulary is left to the tokenizers library.
 
     Attributes:
+        tokenizer: which.
         uses_tiktoken: whether it does so here.
     """
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._table = _table_of(tokenizer)
         self._encoding = _tiktoken_of(tokenizer)
         self.uses_tiktoken = self._encoding is not None
@@ -80,7 +81,7 @@ class Encoder:
         if self._table is not None:
             return self._table[_codes(texts)], np.array([len(text) for text in texts], np.int64)
         if self._encoding is None:
-            lists = self._tokenizer.encode_batch(texts)
+            lists = self.tokenizer.encode_batch(texts)
             lengths = np.array([len(ids) for ids in lists], np.int64)
             ids = np.fromiter(chain.from_iterable(lists), np.uint32, count=lengths.sum())
             return ids, lengths
@@ -96,7 +97,7 @@ class Encoder:
         except ValueError:
             # It gives up on a million spaces in a row, and knows no half of a surrogate pair: the
             # other library goes on with the first, `tokenizer` has a message for the second.
-            return np.array(self._tokenizer.encode(text), np.uint32)
+            return np.array(self.tokenizer.encode(text), np.uint32)
 
 
 def _codes(texts: Sequence[str]) -> Ids:

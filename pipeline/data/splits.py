@@ -142,11 +142,7 @@ def _rows(
     folder: Path, split: Split, data: Data, labels: Sequence[str] = ()
 ) -> Iterator[tuple[Any, ...]]:
     """All documents of the files that a split is taken from, with their columns `labels`."""
-    held = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    of, name = split, getattr(data.files, split)
-    if name is None:
-        of, name = "train", data.files.train
-    chosen = _chosen(held, of, name)
+    of, chosen = files_for(folder, split, data)
     is_empty = True
     for path in chosen:
         for row in read_rows(folder / path, data.column, labels):
@@ -154,6 +150,19 @@ def _rows(
             yield row
     if is_empty:
         raise DataError(f"data.files.{of}: no document in {', '.join(chosen)}")
+
+
+def files_for(folder: Path, split: Split, data: Data) -> tuple[Split, list[str]]:
+    """The files that a split is taken from, by name, and the split that they are given for.
+
+    Raises:
+        DataError: there is none.
+    """
+    held = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    of, name = split, getattr(data.files, split)
+    if name is None:
+        of, name = "train", data.files.train
+    return of, _chosen(held, of, name)
 
 
 def stream(folder: Path, split: Split, data: Data) -> Iterator[str]:
@@ -199,6 +208,10 @@ class Empty:
         for text in documents:
             self._num[split] += not text
             yield text
+
+    def add(self, other: "Empty") -> None:
+        """Count those of another, too."""
+        self._num.update(other._num)
 
     def line(self) -> str | None:
         """How many there were; None for none."""

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from pipeline.data.encoding import Encoder
 from pipeline.data.packed import EVAL, Meta
-from pipeline.data.packing import Packer, num_cores
+from pipeline.data.packing import write_pieces
+from pipeline.data.pieces import Packer, num_cores
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError
 from pipeline.files import whole
@@ -37,17 +39,15 @@ def pack_stream(
         DataError: a text holds a character that the tokenizer does not know, or a split fills no
             block. Nothing is written then.
     """
-    packer = Packer(tokenizer, "stream", length)
+    packer = Packer(Encoder(tokenizer), "stream", length)
     with ExitStack() as files:
         # Left last, so that meta.json appears when the blocks are there.
         partial_meta = files.enter_context(whole(folder / "meta.json"))
         splits = ["train", "test"] if "test" in texts else ["train", EVAL, "test"]
         paths = {split: files.enter_context(whole(folder / f"{split}.bin")) for split in splits}
-        sizes = {}
-        for split, pieces in texts.items():
-            with paths[split].open("wb") as file:
-                seen = packer.write(file, split, pieces, num_workers or num_cores())
-            sizes[split] = seen.num_tokens
+        pieces = packer.pieces(texts, num_workers or num_cores())
+        seen = write_pieces(pieces, {split: paths[split] for split in texts})
+        sizes = {split: counts.num_tokens for split, counts in seen.items()}
         if EVAL in splits:
             sizes = _hold_out(paths, sizes["train"], holdout, packer.dtype.itemsize)
         for split in splits:

@@ -30,9 +30,7 @@ def starting(module: str, resources: "Resources", device: str) -> Callable[[], o
     if resources.num_ranks == 1 or resources.launcher == "env" or "RANK" in os.environ:
         return None
     check_ranks(resources, device)
-    return lambda: launch(
-        module, sys.argv[1:], store=store(), **resources.model_dump(exclude={"strategy"})
-    )
+    return lambda: launch(module, sys.argv[1:], store=store(), **resources.of_ranks)
 
 
 def share_of(folder: Path) -> Units:

@@ -36,9 +36,7 @@ def as_ranks(module: str, params: Params, started_by: list[psutil.Process], trai
             "the environment, where RANK is not set; local and slurm have the stage start ranks"
         )
     check_ranks(resources, params.device)
-    finished = launch(
-        module, sys.argv[1:], store=store(), **resources.model_dump(exclude={"strategy"})
-    )
+    finished = launch(module, sys.argv[1:], store=store(), **resources.of_ranks)
     trained.set()
     finish_training(Path(finished), started_by)
     return True

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data import packing
+from pipeline.data import pieces
 from pipeline.data.byte_level import train_bpe_tokenizer
 from pipeline.data.packed import Packed
-from pipeline.data.packing import DOCUMENTS_AT_ONCE, in_order, pack
+from pipeline.data.packing import pack
+from pipeline.data.pieces import DOCUMENTS_AT_ONCE, in_order
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import DataError
 
@@ -104,7 +105,7 @@ def test_documents_are_written_as_they_come(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("mode", ["pad", "concat"])
 def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch, mode):
-    monkeypatch.setattr(packing, "CHARACTERS_AT_ONCE", 2**17)
+    monkeypatch.setattr(pieces, "CHARACTERS_AT_ONCE", 2**17)
     words = ["".join(letters) for letters in product("abcdefghij", repeat=4)]
     tokenizer = train_bpe_tokenizer(words, 300)
     text = " ".join(words)[:20_000]
@@ -160,8 +161,8 @@ MIXED = ["abcéabc"[: number % 8] * (1 + number % 5 // 4) for number in range(15
 def test_bytes_do_not_depend_on_workers_or_batches(tokenizer, tmp_path, monkeypatch, mode):
     found = set()
     for num_workers, documents, characters in product((1, 2, 5), (1, 7, 1024), (3, 2**20)):
-        monkeypatch.setattr(packing, "DOCUMENTS_AT_ONCE", documents)
-        monkeypatch.setattr(packing, "CHARACTERS_AT_ONCE", characters)
+        monkeypatch.setattr(pieces, "DOCUMENTS_AT_ONCE", documents)
+        monkeypatch.setattr(pieces, "CHARACTERS_AT_ONCE", characters)
         packed(tmp_path, tokenizer, MIXED, MIXED[:50], 16, mode, num_workers=num_workers)
         names = "train.bin", "test.bin", "meta.json"
         found.add(tuple((tmp_path / name).read_bytes() for name in names))

@@ -80,15 +80,22 @@ def test_a_sampler_that_the_method_has_not_is_refused(tmp_path, monkeypatch, cap
     assert not list(tmp_path.glob("artifacts/**/*.json"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"score.mauve_seeds": [25]}, "score.mauve_seeds: the package mauve is not installed"),
+        ({"resources.pack": "ray"}, "resources.pack: ray: the package ray is not installed"),
+    ],
+)
 def test_an_extra_that_is_asked_for_and_not_here_is_said_before_all_else(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, changes, said
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipeline.environment.find_spec", lambda name: None)
-    write_params(tmp_path, {"score.mauve_seeds": [25]})
+    write_params(tmp_path, changes)
     with pytest.raises(SystemExit):
         check()
-    assert "score.mauve_seeds: the package mauve is not installed" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert not list(tmp_path.glob("artifacts/**/*.json"))
 
 
