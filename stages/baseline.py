@@ -13,7 +13,7 @@ from pipeline.device import device_label, memory_for, pick_device
 from pipeline.environment import lock_sha256
 from pipeline.errors import reported
 from pipeline.files import write_json
-from pipeline.scale.unfinished import hash_code, hash_files
+from pipeline.scale.unfinished import hash_code
 from pipeline.scale.world import joined
 from pipeline.training.losses import write_losses
 from pipeline.training.processes import as_ranks, finish
@@ -36,7 +36,7 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
     with joined(
         resources.num_ranks, device, resources.timeout_seconds, resources.strategy
     ) as world:
-        identity = identity_of(params.baseline, settings, packed, blocks) if world.is_first else {}
+        identity = identity_of(params.baseline, settings, blocks) if world.is_first else {}
         with (
             training_state("baseline", identity, STARTED_BY, world) as state,
             memory_for("baseline.batch_size", "baseline.accumulate"),
@@ -66,15 +66,12 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
             finish(state, TRAINED)
 
 
-def identity_of(
-    params: Baseline, settings: Settings, packed: Path, blocks: Packed
-) -> dict[str, Any]:
+def identity_of(params: Baseline, settings: Settings, blocks: Packed) -> dict[str, Any]:
     """All that decides what training writes."""
-    files = ["meta.json", *(f"{split}.bin" for split in blocks.meta.num_blocks)]
     return {
         "baseline": params.model_dump(exclude={"checkpoint_every"}),
         "precision": settings.precision,
-        "data": hash_files([packed / name for name in files]),
+        "data": blocks.meta.asdict(),
         "code": hash_code("baseline", "training", *SUMMED),
         "torch": torch.__version__,
     }

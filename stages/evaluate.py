@@ -20,7 +20,7 @@ from pipeline.methods.estimates import Bound
 from pipeline.methods.protocol import Model
 from pipeline.methods.registry import method_of
 from pipeline.scale.shares import starting
-from pipeline.scale.unfinished import hash_files, unfinished_units
+from pipeline.scale.unfinished import unfinished_units
 from pipeline.scale.units import Units
 from stages import STARTED_BY, run
 
@@ -43,7 +43,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
         "precision": precision,
         "checkpoint": folder_revision(checkpoint),
         "baseline": folder_revision(baseline),
-        "blocks": hash_files([packed / "meta.json", packed / "test.bin"]),
+        "blocks": blocks.meta.asdict(),
     }
     start = starting("stages.evaluate", params.resources, params.device)
     with unfinished_units("evaluate", identity, STARTED_BY, start) as (units, work):

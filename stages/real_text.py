@@ -13,7 +13,7 @@ from pipeline.evaluation.samples import Samples
 from pipeline.evaluation.scores import draw_weights, identity_of, score, score_draws
 from pipeline.files import write_json
 from pipeline.scale.shares import starting
-from pipeline.scale.unfinished import hash_files, unfinished_units
+from pipeline.scale.unfinished import unfinished_units
 from stages import STARTED_BY, run
 
 
@@ -30,7 +30,7 @@ def main(tokenizer: Path, packed: Path, baseline: Path, out: Path) -> None:
     index = np.flatnonzero(draws.any(axis=0))
     drawn = Samples.held_out(blocks, index, text)
     desc = "score real text"
-    of_blocks = {"blocks": hash_files([packed / "meta.json", packed / "test.bin"])}
+    of_blocks = {"blocks": blocks.meta.asdict()}
     identity = identity_of(params, text, baseline) | of_blocks | {"num": params.sample.num}
     start = starting("stages.real_text", params.resources, params.device)
     with unfinished_units("real_text", identity, STARTED_BY, start) as (units, work):

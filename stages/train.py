@@ -15,7 +15,7 @@ from pipeline.errors import reported
 from pipeline.files import write_json, write_jsonl
 from pipeline.methods.registry import method_named
 from pipeline.publishing.handing import pushing
-from pipeline.scale.unfinished import hash_code, hash_files
+from pipeline.scale.unfinished import hash_code
 from pipeline.scale.world import joined
 from pipeline.training.losses import write_losses
 from pipeline.training.processes import as_ranks, finish
@@ -45,7 +45,7 @@ def main(
     with joined(
         resources.num_ranks, device, resources.timeout_seconds, resources.strategy
     ) as world:
-        identity = identity_of(params, packed, blocks.meta, text) if world.is_first else {}
+        identity = identity_of(params, blocks.meta, text) if world.is_first else {}
         with (
             training_state("train", identity, STARTED_BY, world) as state,
             memory_for("train.batch_size", "train.accumulate"),
@@ -84,7 +84,7 @@ def main(
             finish(state, TRAINED)
 
 
-def identity_of(params: Params, packed: Path, meta: Meta, text: TextTokenizer) -> dict[str, Any]:
+def identity_of(params: Params, meta: Meta, text: TextTokenizer) -> dict[str, Any]:
     """All that decides what training writes."""
     config = method_named(params.method).config_of(
         params, meta.vocab_size, meta.length, meta.labels
@@ -94,7 +94,7 @@ def identity_of(params: Params, packed: Path, meta: Meta, text: TextTokenizer) -
         "model": config.asdict(),
         "train": params.train.model_dump(exclude={"checkpoint_every"}),
         "precision": settings_of(params, pick_device(params.device)).precision,
-        "data": hash_files([packed / f"{split}.bin" for split in meta.num_blocks]),
+        "data": meta.sha256,
         "tokenizer": text.sha256,
         "init": init_sha256(params),
         "code": hash_code(*CODE, f"methods/{params.method}"),

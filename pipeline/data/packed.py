@@ -26,6 +26,12 @@ class Meta:
         num_dropped: tokens at the end of each split that fill no block.
         text_lengths: training documents of 0, 1, … tokens, eos not counted; None with `concat`.
         num_unknown, unknown: characters by split that the tokenizer does not know.
+        sha256: of each split's file, as `pack` wrote it. It stands for the file wherever something
+            is known by its data, since to read tens of gigabytes at each start takes longer than
+            all else. That a file was changed since is seen by DVC, which runs `pack` again before
+            whatever depends on it, and by `Packed.open` where its size is another. So a stage that
+            is started without DVC, after one of its files was changed by hand to others of as many
+            bytes, takes it for what it was.
         labels: what the values of each label are called, by column; not in a meta.json without any.
     """
 
@@ -42,6 +48,7 @@ class Meta:
     num_unknown: dict[str, int]
     unknown: dict[str, dict[str, int]]
     tokenizer_sha256: str
+    sha256: dict[str, str]
     labels: dict[str, list[str]] = field(default_factory=dict)
 
     def asdict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pipeline.data.packed import Meta
 from pipeline.data.pieces import Packer, Piece, num_cores
 from pipeline.data.tokenizer import Mode, TextTokenizer
 from pipeline.errors import DataError
-from pipeline.files import whole
+from pipeline.files import sha256, whole
 
 
 @dataclass
@@ -91,7 +91,8 @@ def write_blocks(
             if packer.mode == "pad":
                 index = files.enter_context(whole(path_of(folder, split)))
                 index.write_bytes(index_of(counts.keys))
-        meta = _described(packer, seen, labels)
+        hashes = {split: sha256(partial) for split, partial in partials.items()}
+        meta = _described(packer, seen, labels, hashes)
         meta.write(folder, partial_meta)
     return meta
 
@@ -108,7 +109,12 @@ def write_pieces(pieces: Iterable[tuple[str, Piece]], paths: Mapping[str, Path])
     return seen
 
 
-def _described(packer: Packer, seen: Mapping[str, Seen], labels: dict[str, list[str]]) -> Meta:
+def _described(
+    packer: Packer,
+    seen: Mapping[str, Seen],
+    labels: dict[str, list[str]],
+    hashes: dict[str, str],
+) -> Meta:
     lengths, width = seen["train"].lengths, len(labels) + packer.length
     tokenizer = packer.tokenizer
     return Meta(
@@ -125,6 +131,7 @@ def _described(packer: Packer, seen: Mapping[str, Seen], labels: dict[str, list[
         num_unknown={split: counts.unknown.total() for split, counts in seen.items()},
         unknown={split: dict(sorted(counts.unknown.items())) for split, counts in seen.items()},
         tokenizer_sha256=tokenizer.sha256,
+        sha256=hashes,
         labels=labels,
     )
 

@@ -11,7 +11,7 @@ from pipeline.data.packing import write_pieces
 from pipeline.data.pieces import Packer, num_cores
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError
-from pipeline.files import whole
+from pipeline.files import sha256, whole
 
 
 def pack_stream(
@@ -55,7 +55,8 @@ def pack_stream(
             with paths[split].open("rb+") as file:
                 kept = sizes[split] if split == "train" else sizes[split] // length * length
                 file.truncate(kept * packer.dtype.itemsize)
-        meta = _described(tokenizer, packer.dtype.name, sizes, length)
+        hashes = {split: sha256(path) for split, path in paths.items()}
+        meta = _described(tokenizer, packer.dtype.name, sizes, length, hashes)
         meta.write(folder, partial_meta)
     return meta
 
@@ -79,7 +80,13 @@ def _check_size(split: str, size: int, length: int) -> None:
         )
 
 
-def _described(tokenizer: TextTokenizer, dtype: str, sizes: Mapping[str, int], length: int) -> Meta:
+def _described(
+    tokenizer: TextTokenizer,
+    dtype: str,
+    sizes: Mapping[str, int],
+    length: int,
+    hashes: dict[str, str],
+) -> Meta:
     evaluated = {split: size for split, size in sizes.items() if split != "train"}
     return Meta(
         dtype=dtype,
@@ -96,4 +103,5 @@ def _described(tokenizer: TextTokenizer, dtype: str, sizes: Mapping[str, int], l
         num_unknown=dict.fromkeys(sizes, 0),
         unknown={split: {} for split in sizes},
         tokenizer_sha256=tokenizer.sha256,
+        sha256=hashes,
     )

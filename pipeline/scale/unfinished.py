@@ -8,7 +8,7 @@ system releases it when its holder dies, however it dies.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -89,19 +89,12 @@ def held(folder: Path, doing: str) -> Iterator[None]:
 
 
 def hash_code(*rooms: str) -> str:
-    """SHA-256 over the Python files of rooms of the library, by their paths in it."""
-    library = Path(__file__).parents[1]
-    return hash_files(library / room for room in rooms)
-
-
-def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over the names and bytes of files, of folders' Python files for folders."""
-    digest = hashlib.sha256()
-    for path in paths:
+    """SHA-256 over the names and bytes of the Python files of rooms of the library, in order."""
+    library, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in (library / room for room in rooms):
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(f"{file.name}\0".encode())
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 

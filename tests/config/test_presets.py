@@ -117,7 +117,7 @@ def test_three_steps_at_the_real_vocabulary_and_length(name, tmp_path):
     length, ends = params.pack.length, params.pack.mode != "stream"
     meta = Meta(
         *("uint32", length, params.pack.mode, vocab_size, *([0, 1] if ends else [None, None])),
-        *(None, {}, {}, None, {}, {}, ""),
+        *(None, {}, {}, None, {}, {}, "", {}),
     )
     device = torch.device("cpu")
     model = new_model(params, meta, device)

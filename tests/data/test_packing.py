@@ -20,6 +20,7 @@ from pipeline.data.packing import pack
 from pipeline.data.pieces import DOCUMENTS_AT_ONCE, in_order
 from pipeline.data.tokenizer import train_char_tokenizer
 from pipeline.errors import DataError
+from pipeline.files import sha256
 
 
 @pytest.fixture
@@ -30,6 +31,10 @@ def tokenizer():
 def packed(folder, tokenizer, train, test, length=4, mode="pad", **options):
     splits = {"train": train, "test": test}
     return pack(folder, splits, tokenizer, mode=mode, length=length, **options)
+
+
+def hashes(folder, *splits):
+    return {split: sha256(folder / f"{split}.bin") for split in splits}
 
 
 def test_bytes_of_the_files(tokenizer, tmp_path):
@@ -64,6 +69,7 @@ def test_meta(tokenizer, tmp_path):
         "num_unknown": {"train": 0, "test": 3},
         "unknown": {"train": {}, "test": {"ß": 1, "é": 2}},
         "tokenizer_sha256": tokenizer.sha256,
+        "sha256": hashes(tmp_path, "train", "test"),
     }
     assert Packed.open(tmp_path).meta == meta
     assert Packed.open(tmp_path).test.tolist() == [[2, 3, 2, 1], [2, 1, 0, 0]]
@@ -176,6 +182,7 @@ def test_running_text_is_cut_into_blocks(tokenizer, tmp_path):
     assert blocks.train.tolist() == [[a, b, c, eos], [eos, c, a, eos]]
     assert blocks.test.tolist() == [[c, c, c, c]]
     assert meta.num_dropped == {"train": 2, "test": 1}
+    assert meta.sha256 == hashes(tmp_path, "train", "test")
     assert (meta.mode, meta.text_lengths) == ("concat", None)
     assert blocks.meta == meta
 

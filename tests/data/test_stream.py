@@ -11,6 +11,7 @@ from pipeline.data.packed import Packed
 from pipeline.data.stream import pack_stream
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
 from pipeline.errors import DataError
+from pipeline.files import sha256
 from pipeline.training.schedule import Windows
 from stages import pack, tokenizer
 
@@ -58,6 +59,7 @@ def test_split_by_position_with_no_token_of_its_own(letters, tmp_path):
     meta = pack_stream(tmp_path, {"train": pieces}, letters, length=16, holdout=0.05)
     # 0.05 of 1,011 is 51 characters, of which 3 blocks of 16 take 48.
     assert meta.num_blocks == {"train": 1011 - 102 - 16 + 1, "eval": 3, "test": 3}
+    assert meta.sha256 == {split: sha256(tmp_path / f"{split}.bin") for split in meta.num_blocks}
     assert meta.num_dropped == {"train": 0, "eval": 3, "test": 3}
     assert (meta.mode, meta.vocab_size, meta.start_id) == ("stream", 27, 27)
     held = Packed.open(tmp_path)
