@@ -36,7 +36,7 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
     with joined(
         resources.num_ranks, device, resources.timeout_seconds, resources.strategy
     ) as world:
-        identity = identity_of(params.baseline, settings, blocks) if world.is_first else {}
+        identity = identity_of(params.baseline, settings, packed, blocks) if world.is_first else {}
         with (
             training_state("baseline", identity, STARTED_BY, world) as state,
             memory_for("baseline.batch_size", "baseline.accumulate"),
@@ -66,12 +66,14 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
             finish(state, TRAINED)
 
 
-def identity_of(params: Baseline, settings: Settings, blocks: Packed) -> dict[str, Any]:
+def identity_of(
+    params: Baseline, settings: Settings, packed: Path, blocks: Packed
+) -> dict[str, Any]:
     """All that decides what training writes."""
     return {
         "baseline": params.model_dump(exclude={"checkpoint_every"}),
         "precision": settings.precision,
-        "data": blocks.meta.asdict(),
+        "data": blocks.identity(packed),
         "code": hash_code("baseline", "training", *SUMMED),
         "torch": torch.__version__,
     }

@@ -43,7 +43,7 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
         "precision": precision,
         "checkpoint": folder_revision(checkpoint),
         "baseline": folder_revision(baseline),
-        "blocks": blocks.meta.asdict(),
+        "blocks": blocks.identity(packed),
     }
     start = starting("stages.evaluate", params.resources, params.device)
     with unfinished_units("evaluate", identity, STARTED_BY, start) as (units, work):

@@ -8,7 +8,7 @@ from typing import get_args
 from pipeline.config.params import Params, load_params
 from pipeline.data.encoding import Encoder
 from pipeline.data.labels import label_names, named, watching
-from pipeline.data.packed import Meta, blocks_line, check_comparable, unknown_line
+from pipeline.data.packed import Meta, blocks_line, check_comparable, remember, unknown_line
 from pipeline.data.packing import pack, write_blocks
 from pipeline.data.parts import Recipe, pack_part, parts_of, pieces_of
 from pipeline.data.pieces import Packer
@@ -34,6 +34,8 @@ def main(data: Path, tokenizer: Path, packed: Path) -> None:
     else:
         meta = _documents(params, data, text, packed, empty)
     check_comparable(meta.num_blocks["test"], params.sample.num)
+    for split, written in meta.sha256.items():
+        remember(packed / f"{split}.bin", written)
     if said := empty.line():
         print(shown(said), file=sys.stderr)
     if meta.mode != "pad":

@@ -30,7 +30,7 @@ def main(tokenizer: Path, packed: Path, baseline: Path, out: Path) -> None:
     index = np.flatnonzero(draws.any(axis=0))
     drawn = Samples.held_out(blocks, index, text)
     desc = "score real text"
-    of_blocks = {"blocks": blocks.meta.asdict()}
+    of_blocks = {"blocks": blocks.identity(packed)}
     identity = identity_of(params, text, baseline) | of_blocks | {"num": params.sample.num}
     start = starting("stages.real_text", params.resources, params.device)
     with unfinished_units("real_text", identity, STARTED_BY, start) as (units, work):

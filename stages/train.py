@@ -7,7 +7,7 @@ import torch
 
 from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.config.params import Params, load_params
-from pipeline.data.packed import Meta, Packed
+from pipeline.data.packed import Packed
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.environment import lock_sha256
@@ -45,7 +45,7 @@ def main(
     with joined(
         resources.num_ranks, device, resources.timeout_seconds, resources.strategy
     ) as world:
-        identity = identity_of(params, blocks.meta, text) if world.is_first else {}
+        identity = identity_of(params, packed, blocks, text) if world.is_first else {}
         with (
             training_state("train", identity, STARTED_BY, world) as state,
             memory_for("train.batch_size", "train.accumulate"),
@@ -84,8 +84,11 @@ def main(
             finish(state, TRAINED)
 
 
-def identity_of(params: Params, meta: Meta, text: TextTokenizer) -> dict[str, Any]:
+def identity_of(
+    params: Params, packed: Path, blocks: Packed, text: TextTokenizer
+) -> dict[str, Any]:
     """All that decides what training writes."""
+    meta = blocks.meta
     config = method_named(params.method).config_of(
         params, meta.vocab_size, meta.length, meta.labels
     )
@@ -94,7 +97,7 @@ def identity_of(params: Params, meta: Meta, text: TextTokenizer) -> dict[str, An
         "model": config.asdict(),
         "train": params.train.model_dump(exclude={"checkpoint_every"}),
         "precision": settings_of(params, pick_device(params.device)).precision,
-        "data": meta.sha256,
+        "data": blocks.identity(packed),
         "tokenizer": text.sha256,
         "init": init_sha256(params),
         "code": hash_code(*CODE, f"methods/{params.method}"),

@@ -53,6 +53,7 @@ def test_from_a_clone_to_comparable_runs(clone):
         assert ran(run(clone, "make", "repro")) == ALL
     else:
         assert ran(run(clone, "dvc", "repro")) == ALL
+    assert (clone / "artifacts" / "packed" / "train.bin").stat().st_nlink == 2
     results = json.loads((clone / "reports" / "results.json").read_text())
     assert set(results["by_steps"]) == {"64", "128"}
     assert len(runs(clone)) == 1

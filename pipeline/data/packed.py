@@ -1,5 +1,6 @@
 """Blocks of token ids [N, L], one flat file a split, read as memory maps."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from pipeline.data.tokenizer import Mode
 from pipeline.errors import DataError
+from pipeline.files import sha256, store
 
 EVAL = "eval"
 """The split of a stream that training looks at, where there is one."""
@@ -26,12 +28,7 @@ class Meta:
         num_dropped: tokens at the end of each split that fill no block.
         text_lengths: training documents of 0, 1, … tokens, eos not counted; None with `concat`.
         num_unknown, unknown: characters by split that the tokenizer does not know.
-        sha256: of each split's file, as `pack` wrote it. It stands for the file wherever something
-            is known by its data, since to read tens of gigabytes at each start takes longer than
-            all else. That a file was changed since is seen by DVC, which runs `pack` again before
-            whatever depends on it, and by `Packed.open` where its size is another. So a stage that
-            is started without DVC, after one of its files was changed by hand to others of as many
-            bytes, takes it for what it was.
+        sha256: of each split's file, as `pack` wrote it.
         labels: what the values of each label are called, by column; not in a meta.json without any.
     """
 
@@ -123,6 +120,28 @@ class Packed:
             raise DataError(f"the packed data in {folder} are damaged: {error}") from error
         return cls(train, test, splits.get(EVAL, test), meta)
 
+    def identity(self, folder: Path) -> dict[str, Any]:
+        """What the blocks in `folder` are known by: all that meta.json says of them.
+
+        To read tens of gigabytes at each start would take longer than all else. So a file is read,
+        and its hash compared, only if it is not the one that was written or read last time: by its
+        inode, its size and the time of its last change, as DVC tells files too.
+
+        Raises:
+            DataError: a file is not what `pack` wrote.
+        """
+        for split, written in self.meta.sha256.items():
+            path = folder / f"{split}.bin"
+            if not _seen(path, written).exists():
+                if sha256(path) != written:
+                    # Whether DVC trusts its cache depends on the mode, which a link shares.
+                    raise DataError(
+                        f"{path} was changed since `pack` wrote it, as is what it may link to in "
+                        f"DVC's cache: `chmod u+w {path}`, which has DVC look, then `dvc repro`"
+                    )
+                remember(path, written)
+        return self.meta.asdict()
+
     @property
     def overlaps(self) -> bool:
         """Whether training blocks overlap, so that training draws them at random."""
@@ -138,6 +157,19 @@ class Packed:
     def some_held_out(self, num: int) -> np.ndarray[Any, np.dtype[Any]]:
         """At most `num` held-out rows, evenly spread: neighbours may be of one kind."""
         return self.eval_rows[:: max(1, len(self.eval_rows) // num)][:num]
+
+
+def remember(path: Path, written: str) -> None:
+    """Note that a file is what hashes to `written`, until somebody changes it."""
+    seen = _seen(path, written)
+    seen.parent.mkdir(parents=True, exist_ok=True)
+    seen.touch()
+
+
+def _seen(path: Path, written: str) -> Path:
+    stat = path.stat()
+    what = f"{written} {stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
+    return store() / "seen" / hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
 def _map_blocks(folder: Path, split: str, meta: Meta) -> np.ndarray[Any, np.dtype[Any]]:

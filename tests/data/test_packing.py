@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import pieces
 from pipeline.data.byte_level import train_bpe_tokenizer
-from pipeline.data.packed import Packed
+from pipeline.data.packed import Packed, remember
 from pipeline.data.packing import pack
 from pipeline.data.pieces import DOCUMENTS_AT_ONCE, in_order
 from pipeline.data.tokenizer import train_char_tokenizer
@@ -300,6 +301,44 @@ def test_blocks_are_read_only(tokenizer, tmp_path):
     packed(tmp_path, tokenizer, ["a"], ["b"])
     with pytest.raises(ValueError, match="read-only"):
         Packed.open(tmp_path).train[0, 0] = 3
+
+
+def test_what_was_read_once_is_known_until_it_is_changed(tokenizer, empty_project, monkeypatch):
+    folder = empty_project / "packed"
+    packed(folder, tokenizer, ["a", "b"], ["b"])
+    blocks, read = Packed.open(folder), []
+
+    def reading(path):
+        read.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr("pipeline.data.packed.sha256", reading)
+    for _ in range(2):
+        assert blocks.identity(folder) == blocks.meta.asdict()
+    assert read == ["train.bin", "test.bin"]
+    # Of the same inode, as what DVC links to, but of other content.
+    with (folder / "test.bin").open("rb+") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match=r"test\.bin was changed since `pack` wrote it.*chmod u\+w"):
+        blocks.identity(folder)
+    assert read == ["train.bin", "test.bin", "test.bin"]
+
+
+def test_a_copy_is_read_and_a_link_is_not(tokenizer, empty_project, monkeypatch):
+    folder, other = empty_project / "packed", empty_project / "other"
+    packed(folder, tokenizer, ["a", "b"], ["b"])
+    for split, written in Packed.open(folder).meta.sha256.items():
+        remember(folder / f"{split}.bin", written)
+    other.mkdir()
+    shutil.copy(folder / "meta.json", other)
+    os.link(folder / "train.bin", other / "train.bin")
+    shutil.copy(folder / "test.bin", other)
+    read = []
+    monkeypatch.setattr(
+        "pipeline.data.packed.sha256", lambda path: read.append(path.name) or sha256(path)
+    )
+    assert Packed.open(other).identity(other) == Packed.open(folder).identity(folder)
+    assert read == ["test.bin"]
 
 
 def test_missing_packed_data(tmp_path):

@@ -37,10 +37,12 @@ def run(train, test):
     return CliRunner().invoke(app, ["data", "tokenizer", "packed"])
 
 
-def test_packs_both_splits(project):
+def test_packs_both_splits(project, monkeypatch):
     result = run(["Bea", "Al"], ["Ale"])
     assert (result.exit_code, result.output) == (0, "")
     packed = Packed.open(project / "packed")
+    monkeypatch.setattr("pipeline.data.packed.sha256", None)
+    assert packed.identity(project / "packed") == packed.meta.asdict()
     assert packed.train.tolist() == [[4, 6, 5, 1], [3, 7, 1, 0]]
     assert packed.test.tolist() == [[3, 7, 6, 1]]
 
