@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and the place that all experiments share."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -42,6 +43,19 @@ def whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def tensors_written(path: Path) -> Iterator[None]:
+    """Let a full disk, of which safetensors has an error of its own, be the system's error."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if "No space left" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
 
 def is_gone(pid: str) -> bool:

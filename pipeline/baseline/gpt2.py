@@ -1,7 +1,6 @@
 """The autoregressive baseline: transformers' GPT-2 on the same blocks, its likelihood exact."""
 
-import errno
-import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -19,7 +17,7 @@ from transformers.utils import logging
 
 from pipeline.config.params import Transformer
 from pipeline.errors import CheckpointError, read_by_library
-from pipeline.files import sha256, whole
+from pipeline.files import sha256, tensors_written, whole
 from pipeline.scale.units import UNKEPT, Result, Units
 
 CONFIG = "config.json"
@@ -175,20 +173,20 @@ def save_baseline(folder: Path, model: GPT2LMHeadModel, *, tokenizer: Path) -> s
     with tempfile.TemporaryDirectory() as temporary:
         quiet: Any = logging.disable_progress_bar
         quiet()
-        try:
+        with tensors_written(Path(temporary)):
             model.save_pretrained(temporary)
-        except SafetensorError as error:
-            if "No space left" not in str(error):
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary) from None
         files = {path.name: path for path in sorted(Path(temporary).iterdir())}
         files |= {name: tokenizer / name for name in TOKENIZER_FILES}
         weights = files.pop(WEIGHTS)
         # Earlier weights must not stand beside the new config for a moment.
         (folder / WEIGHTS).unlink(missing_ok=True)
         for name, path in [*files.items(), (WEIGHTS, weights)]:
-            with whole(folder / name) as partial:
-                partial.write_bytes(path.read_bytes())
+            with (
+                whole(folder / name) as partial,
+                path.open("rb") as file,
+                partial.open("wb") as out,
+            ):
+                shutil.copyfileobj(file, out)
     return sha256(folder / WEIGHTS)
 
 

@@ -6,10 +6,14 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from safetensors.torch import save
 
 from pipeline.checkpoints.keys import read_keys
-from pipeline.checkpoints.weights import check_num_blocks, check_weights, read_safetensors
+from pipeline.checkpoints.weights import (
+    check_num_blocks,
+    check_weights,
+    read_safetensors,
+    write_safetensors,
+)
 from pipeline.config.mistakes import mistakes
 from pipeline.errors import CheckpointError
 from pipeline.files import sha256, whole, write_json
@@ -53,8 +57,7 @@ def save_checkpoint(
     about = {"tokenizer_sha256": tokenizer_sha256, "text_lengths": text_lengths}
     write_json(folder / CONFIG, model.config.asdict() | about)
     weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}
-    with whole(folder / WEIGHTS) as partial:
-        partial.write_bytes(save(weights))
+    write_safetensors(folder / WEIGHTS, weights)
     return weights_sha256(folder)
 
 

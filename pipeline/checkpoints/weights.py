@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
+from pipeline.files import tensors_written, whole
 
 FLOATS = torch.float32, torch.float64, torch.float16, torch.bfloat16
 QUICK = 200
@@ -27,6 +29,15 @@ def read_safetensors(path: Path, device: torch.device) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def write_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write tensors whole or not at all, from where they are: the file is not held beside them."""
+    with whole(path) as partial, tensors_written(path):
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(weights, partial)
+        partial.chmod(mode)  # The library's is a temporary file's, which its owner alone can read.
 
 
 def check_weights(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

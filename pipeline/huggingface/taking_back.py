@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
 from pipeline.checkpoints.checkpoint import (
     CONFIG,
@@ -14,10 +13,10 @@ from pipeline.checkpoints.checkpoint import (
     keys_of,
 )
 from pipeline.checkpoints.keys import read_keys
-from pipeline.checkpoints.weights import check_weights, read_safetensors
+from pipeline.checkpoints.weights import check_weights, read_safetensors, write_safetensors
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import CheckpointError
-from pipeline.files import whole, write_json
+from pipeline.files import write_json
 from pipeline.methods.registry import method_named
 
 
@@ -43,5 +42,4 @@ def take_back(export: Path, folder: Path) -> None:
         write_json(folder / CONFIG, mine)
     except ValueError as error:
         raise CheckpointError(f"{export / CONFIG}: {error}") from None
-    with whole(folder / WEIGHTS) as partial:
-        partial.write_bytes(save({name: value.float() for name, value in weights.items()}))
+    write_safetensors(folder / WEIGHTS, {name: value.float() for name, value in weights.items()})

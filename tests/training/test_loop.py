@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import random
 import time
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -151,6 +152,18 @@ def test_every_block_comes_once_an_epoch_in_an_order_of_its_own():
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, Order(40, seed=4).batch(0, 40))
     assert np.array_equal(Order(40, seed=3).batch(2, 16), seen[32:48])
+
+
+def test_the_order_is_numpys_permutation_in_half_its_memory():
+    num = 2**19
+    tracemalloc.start()
+    found = Order(num, seed=3).batch(0, num // 64)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    whole = np.random.default_rng(step_seed(3, "order", 0)).permutation(num)
+    assert np.array_equal(found, whole[: num // 64])
+    assert found.dtype == whole.dtype
+    assert most < 5 * num
 
 
 def test_a_batch_larger_than_the_data_repeats_it():
