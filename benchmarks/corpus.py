@@ -5,6 +5,7 @@ each a process of its own, and prints its seconds and the most memory that it he
 """
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ PROJECT = Path(__file__).parents[1]
 PATIENCE = Patience(connect_seconds=10, stall_seconds=60, retries=4)
 NUM_SHARDS, NUM_WORDS, WORDS_EACH = 80, 20_000, (4, 20)
 SEARCHED = 1024
-TINY = {
+TINY: dict[str, Any] = {
     "device": "cpu",
     "data.files.train": "*.parquet",
     "data.files.test": None,
@@ -41,6 +42,8 @@ TINY = {
     "train.sample_steps": 1,
 }
 STAGES = {
+    "check": "artifacts/checked.json artifacts/method.json artifacts/sweep/asked.json "
+    "artifacts/zero_shot/sets-asked.json",
     "fetch": "artifacts/data artifacts/provenance.json",
     "tokenizer": "artifacts/data artifacts/tokenizer",
     "pack": "artifacts/data artifacts/tokenizer artifacts/packed",
@@ -102,12 +105,20 @@ def through(server: OxenServer, folder: Path, num: int) -> Iterator[tuple[str, A
     url, commit = server.url("made", f"corpus-{num}"), folder / "commit"
     here = "import benchmarks.corpus as made, sys; getattr(made, sys.argv[1])(*sys.argv[2:])"
     yield "send", measured(folder, "-c", here, "send", url, str(folder / "corpus"), str(commit))
-    (folder / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    for each in ("params.yaml", "dvc.yaml"):
+        shutil.copy(PROJECT / each, folder)
+    for each in ("pipeline", "stages"):
+        shutil.copytree(PROJECT / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
     source = {"data.repo": url, "data.revision": commit.read_text(encoding="utf-8")}
     edit_yaml(folder / "params.yaml", TINY | source)
     for stage, arguments in STAGES.items():
         yield stage, measured(folder, "-m", f"stages.{stage}", *arguments.split())
     yield "search", measured(folder, "-c", here, "search", str(folder / "artifacts/packed"))
+    measured(folder, "-m", "dvc", "init", "--no-scm", "--quiet")
+    shutil.copy(PROJECT / ".dvc/config", folder / ".dvc/config")
+    (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    yield "dvc commit", measured(folder, "-m", "dvc", "commit", "--force", "--with-deps", "train")
+    yield "dvc status", measured(folder, "-m", "dvc", "status", "--with-deps", "train")
 
 
 def main() -> None:

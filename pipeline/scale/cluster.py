@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.environment import check_extra
-from pipeline.errors import PipelineError
+from pipeline.errors import Interrupted, PipelineError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,14 +38,20 @@ def cluster(address: str) -> Iterator[InOrder[Any, Any]]:
     Raises:
         PipelineError: Ray is not installed; none answers, or one of another version; a worker
             cannot import this project, or was lost too often; or what the function raises.
+        Interrupted: a signal came.
     """
     check_extra("ray", "resources.pack: ray")
     _check_answers(address)
     import ray
 
     ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    if not ray.cluster_resources().get("CPU"):
+        said = f"resources.pack: ray: no machine at {address} computes yet: waiting for one"
+        print(said, file=sys.stderr, flush=True)
     try:
         yield _in_order
+    except SystemExit:  # Of a signal's handler, whose words Ray drops.
+        raise Interrupted("interrupted") from None
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, PipelineError):
             raise error.cause from None

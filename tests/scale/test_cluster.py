@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import sys
+import threading
 import time
 from functools import partial
 
@@ -13,7 +16,7 @@ import pytest
 from tiny_project import PROJECT, write_params
 
 from pipeline.data.byte_level import train_bpe_tokenizer
-from pipeline.errors import PipelineError
+from pipeline.errors import Interrupted, PipelineError
 from pipeline.scale import cluster
 from stages import pack
 
@@ -153,6 +156,33 @@ def test_tasks_run_a_little_ahead(tmp_path, start):
         for place, result in enumerate(in_order(partial(max, 3), Items(range(30)))):
             assert result == max(3, place)
             assert len(taken) <= place + 4
+
+
+def test_a_signal_is_told(start):
+    # No machine computes: what is asked for does not come.
+    nodes, _ = start(0)
+
+    def interrupted():
+        with cluster.cluster(nodes.address) as in_order:
+            threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            list(in_order(abs, [1]))
+
+    before = signal.signal(signal.SIGINT, lambda *_: sys.exit("error: interrupted"))
+    try:
+        with pytest.raises(Interrupted, match="interrupted"):
+            interrupted()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_cluster_without_a_machine_that_computes_is_waited_for(start, capsys):
+    nodes, _ = start(0)
+    with cluster.cluster(nodes.address) as in_order:
+        assert capsys.readouterr().err == (
+            f"resources.pack: ray: no machine at {nodes.address} computes yet: waiting for one\n"
+        )
+        nodes.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(PROJECT)})
+        assert list(in_order(abs, [-1, 2])) == [1, 2]
 
 
 def test_a_mistake_in_the_data_is_one_message(corpus, tmp_path, monkeypatch, start):
