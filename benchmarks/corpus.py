@@ -1,7 +1,7 @@
 """A made corpus of many short documents, from a real Oxen server to one training step, by hand.
 
 `python -m benchmarks.corpus 250000 1000000` takes each number of documents through the stages,
-each a process of its own, and prints its seconds and the most memory that it held.
+each a process of its own, and prints its seconds, those of a core, and the most memory it held.
 """
 
 import os
@@ -50,8 +50,8 @@ STAGES = {
     "train": "artifacts/packed artifacts/tokenizer artifacts/checkpoint artifacts/snapshots.jsonl "
     "artifacts/runs/train.json reports/loss.csv",
 }
-Found = dict[str, tuple[float, float]]
-"""Seconds and megabytes of each process."""
+Taken = tuple[float, float, float]
+"""Seconds, seconds of a core and megabytes of a process."""
 
 
 def write_corpus(folder: Path, num: int) -> None:
@@ -82,8 +82,8 @@ def search(packed: str) -> None:
     assert not found
 
 
-def measured(folder: Path, *command: str) -> tuple[float, float]:
-    """Seconds and the most megabytes of a process, this Python's.
+def measured(folder: Path, *command: str) -> Taken:
+    """What a process of this Python takes.
 
     Raises:
         RuntimeError: it fails.
@@ -95,10 +95,11 @@ def measured(folder: Path, *command: str) -> tuple[float, float]:
     _, status, usage = os.wait4(os.spawnvpe(os.P_NOWAIT, at[0], at, environment), 0)
     if status:
         raise RuntimeError(f"{' '.join(command)} ended with status {status}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1e3
+    of_core = usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - started, of_core, usage.ru_maxrss / 1e3
 
 
-def through(server: OxenServer, folder: Path, num: int) -> Iterator[tuple[str, Any]]:
+def through(server: OxenServer, folder: Path, num: int) -> Iterator[tuple[str, Taken]]:
     """What each process took, as they end."""
     (folder / "corpus").mkdir()
     write_corpus(folder / "corpus", num)
@@ -130,8 +131,9 @@ def main() -> None:
             (Path(name) / "server").mkdir()
             server = OxenServer(binary, Path(name) / "server")
             try:
-                for what, (seconds, megabytes) in through(server, Path(name), num):
-                    print(f"{num:>10,} {what:10} {seconds:8.1f} s {megabytes:8.0f} MB", flush=True)
+                for what, (seconds, of_core, megabytes) in through(server, Path(name), num):
+                    took = f"{seconds:8.1f} s {of_core:8.1f} s of a core {megabytes:8.0f} MB"
+                    print(f"{num:>10,} {what:10} {took}", flush=True)
             finally:
                 server.kill()
 

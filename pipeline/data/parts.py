@@ -56,7 +56,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedPart:
     """A part's pieces, each with its split, in order, and how many documents were empty."""
 
     pieces: list[tuple[Split, Piece]]
@@ -78,7 +78,7 @@ def parts_of(folder: Path, data: Data) -> list[Part]:
     ]
 
 
-def pack_part(recipe: Recipe, part: Part) -> Packed:
+def pack_part(recipe: Recipe, part: Part) -> PackedPart:
     """Read and encode a part, which is held in memory meanwhile.
 
     Raises:
@@ -104,7 +104,7 @@ def pack_part(recipe: Recipe, part: Part) -> Packed:
                 pieces.append((split, packer.piece(split, batch)))
     except DataError as error:
         raise DataError(f"{part}: {error}") from None
-    return Packed(pieces, empty)
+    return PackedPart(pieces, empty)
 
 
 def _rows(data: Data, part: Part, labels: list[str]) -> Iterator[tuple[Any, ...]]:
@@ -122,7 +122,7 @@ def _encoder(folder: Path, sha256: str) -> Encoder:
     return Encoder(tokenizer)
 
 
-def pieces_of(found: Iterable[Packed], num: int, empty: Empty) -> Iterator[tuple[Split, Piece]]:
+def pieces_of(found: Iterable[PackedPart], num: int, empty: Empty) -> Iterator[tuple[Split, Piece]]:
     """The pieces of `num` parts, in order; `empty` counts their documents without a text."""
     for part in progress(found, total=num, desc="pack", unit="part", delay=2):
         empty.add(part.empty)
