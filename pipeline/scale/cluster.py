@@ -74,15 +74,16 @@ def _check_answers(address: str) -> None:
         joined = subprocess.run(
             command, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
-        said = joined.stderr.partition("SAID ")[2] if joined.returncode else ""
-        if joined.returncode:
-            said = " ".join((said or joined.stderr).split())
     except subprocess.TimeoutExpired:
         said = f"no Ray answers within {PATIENCE:.0f} s"
-    if said:
-        raise PipelineError(
-            f"resources.ray_address: {said} (got {address}): start one with `ray start --head`"
-        )
+    else:
+        if joined.returncode == 0:
+            return
+        words = joined.stderr.partition("SAID ")[2] or joined.stderr
+        said = " ".join(words.split()).rstrip(".")
+    raise PipelineError(
+        f"resources.ray_address: {said} (got {address}): start one with `ray start --head`"
+    )
 
 
 def _in_order(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
