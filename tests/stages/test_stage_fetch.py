@@ -96,7 +96,12 @@ def test_what_is_there_whole_is_not_fetched_again(monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    "damage", ["a byte", "a file", "one too many", "its provenance", "{", "[1]", '{"files": [{}]}']
+    "damage",
+    ["a byte", "one too many", "its provenance"]
+    + [
+        pytest.param(each, marks=pytest.mark.slow)
+        for each in ("a file", "{", "[1]", '{"files": [{}]}')
+    ],
 )
 def test_what_is_not_whole_is_fetched_again(capfd, damage):
     write_params()

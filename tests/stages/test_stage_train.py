@@ -110,7 +110,8 @@ def test_training_ends_with_its_outs_and_no_state(tiny):
     assert list(Path(".store/train").iterdir()) == []
 
 
-@pytest.mark.parametrize("method", ["sedd", pytest.param("embedding", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sedd", "embedding"])
 def test_killed_training_ends_like_uninterrupted_training(tiny, method):
     """Kills inside a checkpoint write, between checkpoints, and inside the copy to the outs."""
     # Of embedding diffusion with the clock that learns.

@@ -118,6 +118,7 @@ def test_a_repository_that_cannot_be_is_said_and_training_goes_on(tiny):
     assert not waiting_spools()
 
 
+@pytest.mark.slow
 def test_snapshots_reach_a_server(tiny, oxen_server):
     url = oxen_server.url("training", "snapshots")
     write_params(tiny, PUSHING | {"publish.repo": url})
