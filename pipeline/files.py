@@ -5,7 +5,10 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +46,31 @@ def whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
+    """A temporary folder, on the disk of the folder `beside` when given, gone afterwards.
+
+    What killed processes left there goes too. Oxen's threads may still write into a database that
+    lies there: removing it is tried again.
+    """
+    beside = beside or Path(tempfile.gettempdir(), "text-diffusion")
+    for left in beside.parent.glob(f"{glob.escape(beside.name)}.*.*.partial"):
+        if is_gone(left.name.split(".")[-3]):
+            shutil.rmtree(left, ignore_errors=True)
+    prefix = f"{beside.name}.{os.getpid()}."
+    folder = Path(tempfile.mkdtemp(dir=beside.parent, prefix=prefix, suffix=".partial"))
+    try:
+        yield folder
+    finally:
+        for _ in range(50):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.05)
+        else:
+            shutil.rmtree(folder)
 
 
 @contextmanager

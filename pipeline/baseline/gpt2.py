@@ -1,7 +1,6 @@
 """The autoregressive baseline: transformers' GPT-2 on the same blocks, its likelihood exact."""
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from transformers.utils import logging
 
 from pipeline.config.params import Transformer
 from pipeline.errors import CheckpointError, read_by_library
-from pipeline.files import sha256, tensors_written, whole
+from pipeline.files import scratch_folder, sha256, tensors_written, whole
 from pipeline.scale.units import UNKEPT, Result, Units
 
 CONFIG = "config.json"
@@ -170,12 +169,12 @@ def save_baseline(folder: Path, model: GPT2LMHeadModel, *, tokenizer: Path) -> s
 
     Each file appears whole or not at all, the weights last.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    with scratch_folder() as temporary:
         quiet: Any = logging.disable_progress_bar
         quiet()
-        with tensors_written(Path(temporary)):
+        with tensors_written(temporary):
             model.save_pretrained(temporary)
-        files = {path.name: path for path in sorted(Path(temporary).iterdir())}
+        files = {path.name: path for path in sorted(temporary.iterdir())}
         files |= {name: tokenizer / name for name in TOKENIZER_FILES}
         weights = files.pop(WEIGHTS)
         # Earlier weights must not stand beside the new config for a moment.

@@ -96,7 +96,8 @@ def _convert(folder: Path, tokenizer: str | None, destination: Path) -> str:
 
     from pipeline.checkpoints.checkpoint import save_checkpoint
     from pipeline.checkpoints.reference.reading import build, read_published
-    from pipeline.oxen.folders import in_place_of, scratch_folder
+    from pipeline.files import scratch_folder
+    from pipeline.oxen.folders import in_place_of
 
     published = read_published(folder)
     text = _tokenizer(tokenizer, folder)
@@ -167,7 +168,7 @@ def _opened(source: str, revision: str | None, path: str | None) -> Iterator[Pat
     """A folder with the files of `source`; of a repository only while the context lasts."""
     plain = expanded(source)
     if _is_repository(source):
-        from pipeline.oxen.folders import scratch_folder
+        from pipeline.files import scratch_folder
 
         with scratch_folder() as scratch:
             yield _fetch(source, revision, path, scratch)

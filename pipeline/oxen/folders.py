@@ -3,8 +3,6 @@
 import glob
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -12,7 +10,6 @@ from pathlib import Path, PurePosixPath
 import xxhash
 
 from pipeline.errors import RepositoryError
-from pipeline.files import is_gone
 
 
 @contextmanager
@@ -51,31 +48,6 @@ def resumed_in_place_of(path: Path) -> Iterator[Path]:
     finally:
         if partial.is_dir() and not any(partial.iterdir()):
             partial.rmdir()
-
-
-@contextmanager
-def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
-    """A temporary folder, on the disk of the folder `beside` when given, gone afterwards.
-
-    What killed processes left there goes too. Oxen's threads may still write into a database that
-    lies there: removing it is tried again.
-    """
-    beside = beside or Path(tempfile.gettempdir(), "text-diffusion")
-    for left in beside.parent.glob(f"{glob.escape(beside.name)}.*.*.partial"):
-        if is_gone(left.name.split(".")[-3]):
-            shutil.rmtree(left, ignore_errors=True)
-    prefix = f"{beside.name}.{os.getpid()}."
-    folder = Path(tempfile.mkdtemp(dir=beside.parent, prefix=prefix, suffix=".partial"))
-    try:
-        yield folder
-    finally:
-        for _ in range(50):
-            shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
-                break
-            time.sleep(0.05)
-        else:
-            shutil.rmtree(folder)
 
 
 def oxen_hash(path: Path) -> str:

@@ -14,8 +14,7 @@ from pipeline.config.identity import (
 )
 from pipeline.config.params import Params
 from pipeline.errors import DataError, ServerError
-from pipeline.files import read_jsonl, read_object
-from pipeline.oxen.folders import scratch_folder
+from pipeline.files import read_jsonl, read_object, scratch_folder
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import Repository, named
 from pipeline.publishing.exporting import write_beside

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.params import Params
-from pipeline.files import from_root
+from pipeline.files import from_root, scratch_folder
 from pipeline.hub import HUB_ID, to_hub
 from pipeline.huggingface.card import Card, Data, Results
 from pipeline.huggingface.export import write_export
-from pipeline.oxen.folders import scratch_folder
 from pipeline.table import shown
 
 

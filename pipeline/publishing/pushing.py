@@ -17,8 +17,7 @@ from typing import Any
 
 from pipeline.config.params import Patience
 from pipeline.errors import PipelineError
-from pipeline.files import read_object
-from pipeline.oxen.folders import scratch_folder
+from pipeline.files import read_object, scratch_folder
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.repository import named
 from pipeline.publishing.publication import write_snapshot

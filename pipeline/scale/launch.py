@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from pipeline import errors
 from pipeline.errors import Interrupted, PipelineError
-from pipeline.files import write_json
+from pipeline.files import scratch_folder, write_json
 
 WORDS = "PIPELINE_WORDS"
 """Environment variable: the folder where a rank leaves word."""
@@ -95,22 +95,34 @@ def launch(
         PipelineError: what the rank said that failed first, or how it ended.
         Interrupted: a signal came.
     """
-    place = None
-    if launcher == "slurm":
-        store.mkdir(parents=True, exist_ok=True)
-        place = store
-    with tempfile.TemporaryDirectory(prefix="ranks-", dir=place) as folder:
+    with _place_of_words(store if launcher == "slurm" else None) as folder:
         threads = max(1, (os.cpu_count() or 1) // processes)
-        given = {WORDS: folder, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        given = {
+            WORDS: str(folder),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        }
         command = [sys.executable, "-u", "-m", module, *arguments]
         with _kept_signals(), _environment(given):
             if launcher == "slurm":
                 ended = _by_srun(command, processes, nodes)
             else:
-                ended = _by_torchrun(command, processes, timeout_seconds, Path(folder))
+                ended = _by_torchrun(command, processes, timeout_seconds, folder)
         if ended is not None:
-            _say(Path(folder), ended)
-        return Path(folder, FINISHED).read_text(encoding="utf-8")
+            _say(folder, ended)
+        return (folder / FINISHED).read_text(encoding="utf-8")
+
+
+@contextmanager
+def _place_of_words(store: Path | None) -> Iterator[Path]:
+    """A folder for the words of ranks, in one that all nodes have if there are several."""
+    if store is None:
+        with scratch_folder() as folder:
+            yield folder
+        return
+    # Whether what a killed one left is still in use cannot be told of another machine's.
+    store.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="ranks-", dir=store) as name:
+        yield Path(name)
 
 
 def _by_torchrun(command: list[str], processes: int, timeout: int, folder: Path) -> str | None:

@@ -9,12 +9,11 @@ import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.config.params import Params
 from pipeline.errors import DataError
-from pipeline.files import folder_revision
+from pipeline.files import folder_revision, scratch_folder
 
 NAME = "model"
 LOADER = "pipeline.cli.pyfunc"
@@ -97,9 +96,9 @@ def log_model(client: Any, run: Any, checkpoint: Checkpoint) -> Logged:
     # One that a killed process left half uploaded is taken up again.
     new = model.status != LoggedModelStatus.READY
     if new:
-        with TemporaryDirectory(prefix="model-") as name:
-            _save(Path(name), model, checkpoint)
-            client.log_model_artifacts(model.model_id, str(Path(name, NAME)))
+        with scratch_folder() as folder:
+            _save(folder, model, checkpoint)
+            client.log_model_artifacts(model.model_id, str(folder / NAME))
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     outputs = client.get_run(run_id).outputs.model_outputs
     if model.model_id not in {output.model_id for output in outputs}:

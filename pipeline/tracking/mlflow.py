@@ -14,11 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from operator import attrgetter
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.files import scratch_folder
 from pipeline.tracking.logged_model import Checkpoint, Logged, log_model
 from pipeline.tracking.record import Point, Record
 from pipeline.tracking.store import (
@@ -243,8 +242,7 @@ def dataset_input(provenance: Mapping[str, Any]) -> Any:
 
 
 def _log_artifacts(client: Any, run_id: str, record: Record) -> None:
-    with TemporaryDirectory(prefix="track-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         for path, file in record.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / path)

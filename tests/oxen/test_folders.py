@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from pipeline.files import write_json
-from pipeline.oxen.folders import in_place_of, scratch_folder
+from pipeline.files import scratch_folder, write_json
+from pipeline.oxen.folders import in_place_of
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):

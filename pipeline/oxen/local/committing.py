@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import oxen
 
 from pipeline.errors import BusyError, RepositoryError
-from pipeline.files import locked, whole
-from pipeline.oxen.folders import in_place_of, scratch_folder
+from pipeline.files import locked, scratch_folder, whole
+from pipeline.oxen.folders import in_place_of
 from pipeline.oxen.local.snapshot import Snapshot, log_of
 
 STRANGERS_PATIENCE = 30.0

@@ -7,8 +7,8 @@ from pathlib import Path
 import oxen
 
 from pipeline.errors import RepositoryError
-from pipeline.files import locked, store, whole
-from pipeline.oxen.folders import is_whole, oxen_hash, scratch_folder
+from pipeline.files import locked, scratch_folder, store, whole
+from pipeline.oxen.folders import is_whole, oxen_hash
 from pipeline.oxen.local.snapshot import Snapshot, copy_databases, log_of
 from pipeline.oxen.repository import named
 

@@ -17,8 +17,8 @@ from typing import Any
 import oxen
 
 from pipeline.errors import BusyError, RepositoryError
-from pipeline.files import locked
-from pipeline.oxen.folders import inside, oxen_hash, scratch_folder
+from pipeline.files import locked, scratch_folder
+from pipeline.oxen.folders import inside, oxen_hash
 
 # Content; one folder a commit; what is staged or being merged, which is nothing of a commit.
 _NOT_COPIED = ("versions", "history", "staged", "workspaces", "merge")
