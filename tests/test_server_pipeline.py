@@ -61,7 +61,7 @@ def assert_traced(folder: Path, commits: list[str]) -> None:
     rows = [row for path in (folder / "samples").glob("*.parquet")
             for row in read_table(path).to_pylist()]  # fmt: skip
     assert {row["run"] for row in rows} == runs.keys()
-    assert len(rows) == len(runs) * 5 * 16
+    assert len(rows) == len(runs) * (1 + len(SWEEP)) * 16
     fingerprints = {path.parent.name for path in (folder / "snapshots").glob("*/*.parquet")}
     assert {run["training_fingerprint"] for run in runs.values()} == fingerprints
 
