@@ -211,4 +211,4 @@ def test_the_recipe_leads_from_a_parquet_file_to_figures_without_a_baseline(tmp_
     values["zero_shot"]["names"] = []
     (clone / "params.yaml").write_text(yaml.safe_dump(values))
     assert "names, protocol" not in run(clone, "sedd", "references")
-    assert "zero_shot@" not in run(clone, "dvc", "repro", "--dry", "train")
+    assert not re.search(r"zero_shot\w*@", run(clone, "dvc", "repro", "--dry", "train"))

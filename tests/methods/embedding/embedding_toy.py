@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from toy import small_embedding
 
 from pipeline.methods.draws import FREE
 from pipeline.methods.embedding.loss import Denoising
@@ -14,25 +15,9 @@ from pipeline.methods.embedding.vectors import Level, by_row
 
 
 def embedding_config(**changes: object) -> EmbeddingConfig:
-    values: dict[str, object] = {
-        "vocab_size": 7,
-        "length": 5,
-        "width": 16,
-        "num_blocks": 2,
-        "num_heads": 2,
-        "cond_dim": 8 if changes.get("input") == "vector" else None,
-        "dropout": 0.0,
-        "dim": 4,
-        "norm": "l2",
-        "input": "evidence",
-        "loss": "half",
-        "clock": "nats",
-        "g_min": -5.0,
-        "g_max": 6.0,
-        "self_condition": 0.25,
-        "known": 0.5,
-    }
-    return EmbeddingConfig(**(values | changes))  # type: ignore[arg-type]
+    cond_dim = 8 if changes.get("input") == "vector" else None
+    sizes = {"vocab_size": 7, "length": 5, "num_blocks": 2, "cond_dim": cond_dim}
+    return small_embedding(**sizes | changes)
 
 
 def random_model(**changes: object) -> EmbeddingDiffusion:
