@@ -3,7 +3,7 @@
 No [N, V] tensor is ever whole, and none is kept: the backward pass computes its outputs again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -75,7 +75,8 @@ class _Expected(torch.autograd.Function):
             at_ids, total = (hidden.new_zeros(len(hidden), dtype=head.wide) for _ in range(2))
             # The largest output so far; all sums are of what outputs are above it.
             top = torch.full_like(total, -torch.inf)
-            for rows, columns in head.tiles():
+
+            def add(rows: slice, columns: slice) -> None:
                 outputs, here = head.outputs(rows, columns), ids[rows]
                 found = value_at(outputs, here, columns)
                 at_ids[rows] += torch.where(is_in(here, columns), found, 0.0)
@@ -85,6 +86,8 @@ class _Expected(torch.autograd.Function):
                 p = outputs.sub_(higher[:, None]).exp_()
                 total[rows] = total[rows].mul_(kept).add_(p.sum(-1))
                 mean[rows] = mean[rows].mul_(kept[:, None]).add_(head.means(p, columns))
+
+            head.for_each_tile(add)
             mean /= total[:, None]
             log_total = total.log_().add_(top)
         ctx.save_for_backward(hidden, weight, bias, table, evidence, ids, mean, log_total)
@@ -110,7 +113,8 @@ class _Expected(torch.autograd.Function):
             if by_mean is not None:
                 shift = shift - (by_mean * mean).sum(-1)
                 by_mean = by_mean.to(ctx.dtype)
-            for rows, columns in head.tiles():
+
+            def add(rows: slice, columns: slice) -> None:
                 p = head.outputs(rows, columns).sub_(log_total[rows, None]).exp_()
                 by_outputs = shift[rows, None]
                 if by_mean is not None:
@@ -127,6 +131,8 @@ class _Expected(torch.autograd.Function):
                 if head.evidence is not None and by_evidence is not None:
                     by_evidence[rows] += narrow @ head.table[columns]
                     by_table[columns] += narrow.T @ head.evidence[rows]
+
+            head.for_each_tile(add)
         gradients = [each.to(part.dtype) for each, part in zip(sums, parts, strict=True)]
         if evidence is not None and by_evidence is not None:
             by_evidence = by_evidence.to(evidence.dtype)
@@ -153,9 +159,10 @@ class _Head:
         # Products write rows of whole cache lines at twice the speed.
         self._shape = height, whole_lines(width)
 
-    def tiles(self) -> Iterator[tuple[slice, slice]]:
-        """Rows and columns of each."""
-        return tiles(len(self.hidden), len(self.weight), *self._shape)
+    def for_each_tile(self, add: Callable[[slice, slice], None]) -> None:
+        """`add` of the rows and columns of each: what it makes of one is gone before the next."""
+        for rows, columns in tiles(len(self.hidden), len(self.weight), *self._shape):
+            add(rows, columns)
 
     def outputs(self, rows: slice, columns: slice) -> Tensor:
         """Outputs [n, k], in memory of their own."""
