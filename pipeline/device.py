@@ -19,7 +19,6 @@ from pipeline.errors import ParamsError, PipelineError
 if TYPE_CHECKING:
     from pipeline.config.params import Params, Resources
     from pipeline.kernels.precision import Precision
-    from pipeline.network.trunk import Trunk
 
 OUT_OF_MEMORY = (
     "can't allocate memory",  # a CPU
@@ -29,16 +28,6 @@ OUT_OF_MEMORY = (
     "CUDA driver error: out of memory",  # Triton
 )
 """What running out of memory says where torch has no kind of its own for it."""
-HELD, GRADIENT = 16, 4
-"""Bytes a parameter: weights, averages and two moments; and its gradient, all in float32."""
-KEPT, KEPT_WITH_SIGMA = 40, 56
-"""Bytes x width that a token leaves in a block for the backward pass, in bfloat16; the second of a
-network that is told the noise, with what shifts, scales and gates."""
-KEPT_OF_DROPOUT, KEPT_OF_X, MODULATION = 2, 4, 32
-"""The same of what dropout leaves out, of what a block gets, and of what shifts, scales and gates
-each position that has a loss."""
-OUTPUT, TILE = 2, 2**29
-"""Bytes of one of the head's outputs, and of a tile of them at the most."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -212,28 +201,3 @@ def is_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         words in str(error) for words in OUT_OF_MEMORY
     )
-
-
-def training_bytes(network: "Trunk", num_tokens: int, *, everywhere: bool) -> int:
-    """Bytes that training SEDD in bfloat16 takes on a GPU at the most, calculated: docs/gpu.md.
-
-    Args:
-        network: of the model, perhaps without memory, on the meta device.
-        num_tokens: of the batch's piece that is computed at once, its blocks times their length.
-        everywhere: whether every position has a loss, and not masks alone, half of them.
-    """
-    num_params = sum(each.numel() for each in network.parameters())
-    first, num_blocks = network.blocks[0], len(network.blocks)
-    num_outputs, width = network.head.weight.shape
-    with_loss = num_tokens if everywhere else num_tokens // 2
-    tile = min(TILE, OUTPUT * num_outputs * with_loss)
-    kept, modulation = KEPT, 0
-    if first.adaLN_modulation is not None:
-        kept, modulation = KEPT_WITH_SIGMA, MODULATION * width * with_loss
-    kept = width * num_tokens * (kept + KEPT_OF_DROPOUT * bool(first.dropout))
-    held, gradients = HELD * num_params + modulation, GRADIENT * num_params
-    if not network.activation_checkpointing:
-        return held + gradients + kept * num_blocks + tile
-    # What blocks get is given up as their gradients come, and the tile before.
-    rows = KEPT_OF_X * width * num_tokens * num_blocks + GRADIENT * network.head.weight.numel()
-    return held + max(gradients, rows) + max(kept, tile)

@@ -59,7 +59,7 @@ def plan(
         raise ParamsError(f"method: a plan is made for sedd alone (got {params.method})")
     corpus = _corpus(params, packed, tokens, gigabytes)
     vocab_size, sizes = _vocab_size(params, packed, preset), params.model
-    trunk, held = trained(params, vocab_size, max(params.train.accumulate, gpus))
+    trunk, held = trained(params, vocab_size, gpus)
     network = Network(
         sum(each.numel() for each in trunk.parameters()),
         *(sizes.width, sizes.num_blocks, vocab_size, params.pack.length),
@@ -67,7 +67,7 @@ def plan(
     memory = rates().gpus[gpu].memory * 1e9
     print(
         f"{network.num_params:,} parameters on {gpus} x {gpu}; training takes {held / 1e9:.3g} GB "
-        f"of each GPU's {memory / 1e9:g}, calculated (docs/gpu.md)"
+        f"of each GPU's {memory / 1e9:g} with {params.resources.strategy}, calculated (docs/gpu.md)"
     )
     rows = [["stage", "takes", "leaves on disk", "by"]]
     for cost in costs(params, network, corpus, gpu=gpu, num_gpus=gpus, num_cores=cores):
@@ -76,8 +76,9 @@ def plan(
     print(aligned(rows))
     if held > memory:
         raise ParamsError(
-            f"training does not fit: raise train.accumulate (now {params.train.accumulate}), or "
-            "set train.activation_checkpointing: true"
+            f"training does not fit: raise train.accumulate (now {params.train.accumulate}), set "
+            "train.activation_checkpointing: true, or have several GPUs divide weights "
+            "(resources.strategy: fsdp)"
         )
 
 
@@ -122,24 +123,31 @@ def _corpus(
     return Corpus(sum(blocks.values()) * length, blocks["test"], gigabytes)
 
 
-def trained(params: "Params", vocab_size: int, pieces: int) -> "tuple[Trunk, int]":
+def trained(params: "Params", vocab_size: int, num_gpus: int) -> "tuple[Trunk, int]":
     """The network on the meta device, and the bytes that training it takes on a GPU.
 
     Args:
-        pieces: in how many a batch is computed on each GPU, one after another or side by side.
+        num_gpus: side by side, each with pieces of the batch.
     """
     import torch
 
-    from pipeline.device import training_bytes
     from pipeline.methods.registry import method_named
+    from pipeline.training.memory import training_bytes
 
     method, train, length = method_named(params.method), params.train, params.pack.length
     with torch.device("meta"):
         network = method.build(method.config_of(params, vocab_size, length)).network
     network.activation_checkpointing = train.activation_checkpointing
-    at_once = train.batch_size // pieces * length
-    everywhere = params.diffusion.graph == "uniform"
-    return network, training_bytes(network, at_once, everywhere=everywhere)
+    pieces = max(train.accumulate, num_gpus)
+    return network, training_bytes(
+        network,
+        train.batch_size // pieces * length,
+        everywhere=params.diffusion.graph == "uniform",
+        num_pieces=pieces // num_gpus,
+        in_order=train.reduction == "fixed",
+        num_ranks=num_gpus,
+        divided=num_gpus > 1 and params.resources.strategy == "fsdp",
+    )
 
 
 def _span(least: float, most: float) -> str:

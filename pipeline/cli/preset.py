@@ -78,7 +78,7 @@ def _costs(params: "Params", vocab_size: int) -> list[str]:
     from pipeline.cli.plan import trained
 
     train, length = params.train, params.pack.length
-    network, held = trained(params, vocab_size, train.accumulate)
+    network, held = trained(params, vocab_size, 1)
     num_params = sum(each.numel() for each in network.parameters())
     return [
         f"parameters: {num_params:,}",

@@ -39,6 +39,19 @@ def test_what_does_not_fit_says_what_would(sedd):
     assert "error: training does not fit: raise train.accumulate (now 1)" in result.stderr
 
 
+def test_what_does_not_fit_may_when_it_is_divided(sedd):
+    assert sedd("preset", "owt-large").exit_code == 0
+    edit_yaml(Path("params.yaml"), {"train.batch_size": 64, "model.num_blocks": 500})
+    options = ("plan", "--tokens", 9_040_000_000, "--gpus", 64)
+    result = sedd(*options)
+    assert result.exit_code == 1
+    assert "have several GPUs divide weights (resources.strategy: fsdp)" in result.stderr
+    edit_yaml(Path("params.yaml"), {"resources.strategy": "fsdp"})
+    result = sedd(*options)
+    assert result.exit_code == 0, result.output
+    assert "80 with fsdp, calculated" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
