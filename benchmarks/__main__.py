@@ -18,6 +18,7 @@ from benchmarks import (
     oxen,
     pack,
     push,
+    ranks,
     sample,
     score,
     startup,
@@ -42,6 +43,7 @@ GROUPS: dict[str, Group] = {
     "train_gpt2_embedding": embedding.train_gpt2_embedding,
     "sample_gpt2_embedding": embedding.sample_gpt2_embedding,
     "train_with_push": push.train_with_push,
+    "train_ranks": ranks.train_ranks,
     "pack_gpt2": pack.pack_gpt2,
     "score_gpt2": score.score_gpt2,
     "bound_small": bound.bound_small,
@@ -55,6 +57,7 @@ LONG = {
     "train_gpt2_embedding": "tokens/s",
     "sample_gpt2_embedding": "samples/s",
     "train_with_push": "tokens/s",
+    "train_ranks": "tokens/s",
     "exp_run_1024": "s",
     "bound_small": "tokens/s",
 }

@@ -1,7 +1,8 @@
-"""A made corpus of many short documents, from a real Oxen server to one training step, by hand.
+"""A made corpus of many short documents, from a real Oxen server to samples on it, by hand.
 
 `python -m benchmarks.corpus 250000 1000000` takes each number of documents through the stages,
-each a process of its own, and prints its seconds, those of a core, and the most memory it held.
+each a process of its own, and prints its seconds, those of a core, and the most memory it held;
+`publish` is a `dvc repro` of all that comes after a training step.
 """
 
 import os
@@ -40,6 +41,16 @@ TINY: dict[str, Any] = {
     "train.eval_blocks": 64,
     "train.sample_num": 1,
     "train.sample_steps": 1,
+    "steps": 4,
+    "sweep": [],
+    "sample.num": 16,
+    "evaluate.num_texts": 64,
+    "baseline.width": 16,
+    "baseline.num_blocks": 1,
+    "baseline.num_tokens": 64 * 192,
+    "baseline.warmup_steps": 0,
+    "baseline.eval_blocks": 64,
+    "score.num_bootstrap": 20,
 }
 STAGES = {
     "check": "artifacts/checked.json artifacts/method.json artifacts/sweep/asked.json "
@@ -90,6 +101,7 @@ def measured(folder: Path, *command: str) -> Taken:
     """
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "DVC_ROOT": str(folder)}
     environment["OXEN_CONFIG_DIR"] = str(folder / "config")
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     started = time.perf_counter()
     at = ["env", f"--chdir={folder}", sys.executable, *command]
     _, status, usage = os.wait4(os.spawnvpe(os.P_NOWAIT, at[0], at, environment), 0)
@@ -111,7 +123,8 @@ def through(server: OxenServer, folder: Path, num: int) -> Iterator[tuple[str, T
     for each in ("pipeline", "stages"):
         shutil.copytree(PROJECT / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
     source = {"data.repo": url, "data.revision": commit.read_text(encoding="utf-8")}
-    edit_yaml(folder / "params.yaml", TINY | source)
+    samples = {"publish.repo": server.url("made", f"samples-{num}"), "publish.strict": True}
+    edit_yaml(folder / "params.yaml", TINY | source | samples)
     for stage, arguments in STAGES.items():
         yield stage, measured(folder, "-m", f"stages.{stage}", *arguments.split())
     yield "search", measured(folder, "-c", here, "search", str(folder / "artifacts/packed"))
@@ -120,6 +133,8 @@ def through(server: OxenServer, folder: Path, num: int) -> Iterator[tuple[str, T
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     yield "dvc commit", measured(folder, "-m", "dvc", "commit", "--force", "--with-deps", "train")
     yield "dvc status", measured(folder, "-m", "dvc", "status", "--with-deps", "train")
+    yield "publish", measured(folder, "-m", "dvc", "repro", "--quiet", "publish")
+    yield "dvc status", measured(folder, "-m", "dvc", "status")
 
 
 def main() -> None:

@@ -1,14 +1,8 @@
-"""Ranks of one thread against one process of as many threads, by hand: no row of `make bench`.
-
-`python -m benchmarks.ranks [ROUNDS ROWS]` takes turns between both, on this machine, and prints
-medians. V = 50,257, a width of 256, as many pieces a step as there are ranks.
-"""
+"""Ranks of one thread against one process of as many threads: V = 50,257, a width of 256."""
 
 import multiprocessing
 import os
 import socket
-import statistics
-import sys
 import time
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -17,8 +11,11 @@ from typing import Any
 import torch
 import torch._dynamo  # as DDP does, which would take its time in each process
 
+from benchmarks.machine import Machine
+from benchmarks.measure import Facts, Measured, Side, Step, interleaved
+from benchmarks.rows import Check, Figure, Plan, Row, at_least, rate
 from benchmarks.shapes import config_of
-from benchmarks.train import blocks_of, settings_of
+from benchmarks.train import BATCH, blocks_of, settings_of
 from pipeline.device import keep_freed_memory
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD
@@ -26,20 +23,50 @@ from pipeline.scale.world import Strategy, joined
 from pipeline.training.loop import Trainer
 from pipeline.training.schedule import Order
 
-RANKS = 2
+SIZE, RANKS = "gpt2", 2
 WARM_UP, NUM_STEPS = 2, 4
-Found = tuple[float, float, int]
+WAYS: dict[str, tuple[dict[str, Any], float | None]] = {
+    "fixed": ({"reduction": "fixed"}, 0.7),
+    "fast": ({"reduction": "fast"}, 0.8),
+    "fsdp": ({"reduction": "fixed", "strategy": "fsdp"}, None),
+}
+"""Of ranks: their settings, and what part of one process's speed they must have."""
+MOST_MOVED = 2.2
+"""Times the bytes of weights, a step, for ranks that hold all of them."""
 
 
-def steps(
+def prepare(size: int, reduction: str = "fixed", strategy: Strategy = "ddp") -> Step:
+    """Training anew in processes of its own: a few steps, of which the first do not count."""
+
+    def run() -> Facts:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        fork = multiprocessing.get_context("fork")
+        found: SimpleQueue[Facts] = fork.SimpleQueue()
+        ranks = [
+            fork.Process(target=_train, args=(rank, size, reduction, strategy, port, found))
+            for rank in range(size)
+        ]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()
+        if any(rank.exitcode for rank in ranks):
+            raise RuntimeError("a rank failed")
+        return found.get()
+
+    return run
+
+
+def _train(
     rank: int,
     size: int,
+    reduction: str,
     strategy: Strategy,
     port: int,
-    values: dict[str, Any],
-    found: "SimpleQueue[Found]",
+    found: "SimpleQueue[Facts]",
 ) -> None:
-    """Tokens a second of one rank, megabytes that it sent and received, and those of weights."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     torch.set_num_threads(RANKS // size)
@@ -47,9 +74,10 @@ def steps(
     cpu = torch.device("cpu")
     with joined(size, cpu, 600, strategy) as world:
         torch.manual_seed(0)
-        model = SEDD(config_of("gpt2", "conditional"))
-        trainer = Trainer(ScoreEntropy(model), settings_of("gpt2", **values), cpu, world)
-        blocks = blocks_of("gpt2")
+        model = SEDD(config_of(SIZE, "conditional"))
+        settings = settings_of(SIZE, accumulate=RANKS, reduction=reduction)
+        trainer = Trainer(ScoreEntropy(model), settings, cpu, world)
+        blocks = blocks_of(SIZE)
         order = Order(len(blocks), seed=0)
         for number in range(WARM_UP + NUM_STEPS):
             if number == WARM_UP:
@@ -57,9 +85,9 @@ def steps(
             trainer.train_step(blocks, order)
         seconds = time.perf_counter() - started
         moved = (loopback_bytes() - sent) / NUM_STEPS
-    tokens = NUM_STEPS * values["batch_size"] * model.length
     if rank == 0:
-        found.put((tokens / seconds, moved, sum(each.nbytes for each in model.parameters())))
+        weights = sum(each.nbytes for each in SEDD(model.config).parameters())
+        found.put({"seconds": seconds, "moved": moved / weights})
 
 
 def loopback_bytes() -> int:
@@ -71,52 +99,29 @@ def loopback_bytes() -> int:
     return 0
 
 
-def turn(size: int, strategy: Strategy, **values: Any) -> Found:
-    """Steps by processes of their own."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    found: SimpleQueue[Found] = fork.SimpleQueue()
-    ranks = [
-        fork.Process(target=steps, args=(rank, size, strategy, port, values, found))
-        for rank in range(size)
-    ]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join()
-    return found.get()
+def train_ranks(plan: Plan, machine: Machine) -> list[Row]:
+    """The rows train_ranks_fixed, train_ranks_fast and train_ranks_fsdp."""
+    sides = {"one": Side("benchmarks.ranks:prepare", {"size": 1})}
+    for name, (settings, _) in WAYS.items():
+        sides[name] = Side("benchmarks.ranks:prepare", {"size": RANKS, **settings})
+    found = interleaved(sides, plan.runs(3, 1), on_run=plan.on_run)
+    one = _figure(found["one"], machine)
+    return [_row(name, one, found[name], machine) for name in WAYS]
 
 
-def main() -> None:
-    """Print a line for each way to train, after all rounds."""
-    rounds, rows = (int(given) for given in sys.argv[1:] or ("3", "8"))
-    ways: dict[str, tuple[int, str, Strategy]] = {
-        "one process": (1, "fixed", "ddp"),
-        "ranks, fixed": (RANKS, "fixed", "ddp"),
-        "ranks, fast": (RANKS, "fast", "ddp"),
-        "ranks, fsdp": (RANKS, "fixed", "fsdp"),
-    }
-    found: dict[str, list[Found]] = {name: [] for name in ways}
-    for number in range(rounds):
-        for name in list(ways)[:: 1 if number % 2 == 0 else -1]:
-            size, reduction, strategy = ways[name]
-            how = {"batch_size": rows, "accumulate": RANKS, "reduction": reduction}
-            found[name].append(turn(size, strategy, **how))
-            print(f"{name}: {found[name][-1][0]:,.0f} tokens/s", file=sys.stderr)
-    base = [each[0] for each in found["one process"]]
-    for name, turns in found.items():
-        rates = [each[0] for each in turns]
-        ratios = sorted(rate / other for rate, other in zip(rates, base, strict=True))
-        moved = turns[-1][1] / turns[-1][2]
-        rate, ratio = statistics.median(rates), statistics.median(ratios)
-        print(
-            f"{name:14s} {rate:8,.0f} tokens/s, {ratio:.2f} "
-            f"of one process ({ratios[0]:.2f} to {ratios[-1]:.2f}), "
-            f"{moved:.2f} times the weights' bytes moved a step"
-        )
+def _row(name: str, one: Figure, measured: Measured, machine: Machine) -> Row:
+    ranks, (_, bar) = _figure(measured, machine), WAYS[name]
+    moved = measured.facts["moved"]
+    checks: tuple[Check, ...] = ()
+    if bar is not None:
+        reached = moved <= MOST_MOVED
+        checks = (at_least(ranks.median / one.median, bar), Check(f"moves {MOST_MOVED}x", reached))
+    notes = (
+        f"plain: one process of {RANKS} threads; ours: {RANKS} ranks of one thread",
+        f"{moved:.2f} times the weights' bytes moved a step; peaks hold models and all",
+    )
+    return Row(f"train_ranks_{name}", "tokens/s", checks, ranks, one, notes=notes)
 
 
-if __name__ == "__main__":
-    main()
+def _figure(measured: Measured, machine: Machine) -> Figure:
+    return rate(measured, NUM_STEPS * BATCH[SIZE] * config_of(SIZE, "raw").length, machine)
