@@ -13,6 +13,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from tiny_project import PROJECT, write_params
 
 from pipeline.data.byte_level import train_bpe_tokenizer
@@ -20,7 +21,6 @@ from pipeline.errors import Interrupted, PipelineError
 from pipeline.scale import cluster
 from stages import pack
 
-ray = pytest.importorskip("ray", reason="an extra: python install.py ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 NUM_GROUPS = 12
 
