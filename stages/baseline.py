@@ -38,7 +38,7 @@ def main(packed: Path, tokenizer: Path, baseline: Path, run: Path, losses: Path)
     ) as world:
         identity = identity_of(params.baseline, settings, packed, blocks) if world.is_first else {}
         with (
-            training_state("baseline", identity, STARTED_BY, world) as state,
+            training_state("baseline", identity, STARTED_BY, world, resources.store) as state,
             memory_for("baseline.batch_size", "baseline.accumulate"),
         ):
             model, seconds = train(

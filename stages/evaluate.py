@@ -45,8 +45,12 @@ def main(checkpoint: Path, baseline: Path, packed: Path, out: Path) -> None:
         "baseline": folder_revision(baseline),
         "blocks": blocks.identity(packed),
     }
-    start = starting("stages.evaluate", params.resources, params.device)
-    with unfinished_units("evaluate", identity, STARTED_BY, start) as (units, work):
+    resources = params.resources
+    start = starting("stages.evaluate", resources, params.device)
+    with unfinished_units("evaluate", identity, STARTED_BY, start, resources.store) as (
+        units,
+        work,
+    ):
         with memory_for("evaluate.batch_size"), products_in(precision, device):
             bound, given_labels = _bounds(model, blocks, settings, units)
             exact, num_tokens = block_nats(

@@ -32,8 +32,12 @@ def main(tokenizer: Path, packed: Path, baseline: Path, out: Path) -> None:
     desc = "score real text"
     of_blocks = {"blocks": blocks.identity(packed)}
     identity = identity_of(params, text, baseline) | of_blocks | {"num": params.sample.num}
-    start = starting("stages.real_text", params.resources, params.device)
-    with unfinished_units("real_text", identity, STARTED_BY, start) as (units, work):
+    resources = params.resources
+    start = starting("stages.real_text", resources, params.device)
+    with unfinished_units("real_text", identity, STARTED_BY, start, resources.store) as (
+        units,
+        work,
+    ):
         scored = score(
             drawn, params, text, packed=packed, baseline=baseline, desc=desc, units=units
         )

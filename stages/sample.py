@@ -59,8 +59,9 @@ def main(
     by = {"device": device_label(device), "precision": precision}
     decides = {"num_steps": num_steps, "sample": settings.model_dump() | how, **by}
     identity = decides | {"checkpoint": folder_revision(checkpoint)}
-    start = starting("stages.sample", params.resources, params.device)
-    with unfinished_units("sample", identity, STARTED_BY, start) as (units, work):
+    resources = params.resources
+    start = starting("stages.sample", resources, params.device)
+    with unfinished_units("sample", identity, STARTED_BY, start, resources.store) as (units, work):
         with memory_for("sample.batch_size"), products_in(precision, device):
             drawn = sample_all(
                 model,

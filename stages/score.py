@@ -31,8 +31,9 @@ def main(
     desc = f"score {samples.stem}"
     settings = params.score
     identity = identity_of(params, text, baseline) | {"samples": sha256(samples)}
-    start = starting("stages.score", params.resources, params.device)
-    with unfinished_units("score", identity, STARTED_BY, start) as (units, work):
+    resources = params.resources
+    start = starting("stages.score", resources, params.device)
+    with unfinished_units("score", identity, STARTED_BY, start, resources.store) as (units, work):
         scored = score(
             drawn, params, text, packed=packed, baseline=baseline, desc=desc, units=units
         )

@@ -47,7 +47,7 @@ def main(
     ) as world:
         identity = identity_of(params, packed, blocks, text) if world.is_first else {}
         with (
-            training_state("train", identity, STARTED_BY, world) as state,
+            training_state("train", identity, STARTED_BY, world, resources.store) as state,
             memory_for("train.batch_size", "train.accumulate"),
         ):
             sends = publish.during_training and world.is_first

@@ -47,8 +47,12 @@ def main(name: str, checkpoint: Path, data: Path, out: Path) -> None:
         "device": device_label(device),
         "precision": precision,
     }
-    start = starting("stages.zero_shot", params.resources, params.device)
-    with unfinished_units("zero_shot", identity, STARTED_BY, start) as (units, work):
+    resources = params.resources
+    start = starting("stages.zero_shot", resources, params.device)
+    with unfinished_units("zero_shot", identity, STARTED_BY, start, resources.store) as (
+        units,
+        work,
+    ):
         found = _by_protocol(scored, texts, settings, declared, units)
         work.computed()
         sources = {key: getattr(declared, key) for key in ("repo", "revision", "file")}

@@ -50,6 +50,7 @@ TABLE = {
     "resources.launcher": ("env", []),
     "resources.strategy": ("fsdp", []),
     "resources.timeout_seconds": (60, []),
+    "resources.store": ("../scratch", []),
     "resources.pack": ("ray", []),
     "resources.ray_address": ("head:6379", []),
     "data.repo": ("elsewhere", ["fetch", *LOGGED]),

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from pipeline.config.params import Transformer
 from pipeline.errors import CheckpointError, read_by_library
 from pipeline.files import scratch_folder, sha256, tensors_written, whole
 from pipeline.scale.units import UNKEPT, Result, Units
+
+if TYPE_CHECKING:
+    from pipeline.scale.world import World
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -104,7 +107,7 @@ def block_nats(
     blocks: npt.NDArray[Any],
     *,
     batch_size: int,
-    units: Units = UNKEPT,
+    units: "Units | World" = UNKEPT,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Exact negative log likelihood of each block, its start token before it.
 

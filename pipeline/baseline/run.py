@@ -51,7 +51,7 @@ def train(
 
     def held_out_nats() -> float:
         with products_in(settings.precision, device):
-            return float(block_nats(model, held_out, batch_size=at_once)[0].mean())
+            return float(block_nats(model, held_out, batch_size=at_once, units=world)[0].mean())
 
     held_out = packed.some_held_out(params.eval_blocks)[:, len(meta.labels) :]
     at_once = settings.batch_size // settings.accumulate

@@ -123,12 +123,12 @@ def clean(
     """
     from filelock import FileLock, Timeout
 
-    from pipeline.files import store
+    from pipeline.config.params import load_params
+    from pipeline.scale.unfinished import rooms
 
+    found = (path for room in rooms(load_params().resources.store) for path in room.glob("*"))
     # A folder, and beside that the lock of its stage: either may be alone.
-    left = sorted(
-        {path.with_suffix("") for room in ("train", "units") for path in (store() / room).glob("*")}
-    )
+    left = sorted({path.with_suffix("") for path in found})
     if not left:
         print("nothing is left: no stage is unfinished")
         return

@@ -26,7 +26,7 @@ from pipeline.config.methods import SECTIONS, Diffusion, Embedding
 from pipeline.config.mistakes import SHORT, mistakes
 from pipeline.config.publish import Publish
 from pipeline.config.sampling import Evaluate, Sample, Score
-from pipeline.config.sections import Count, Section, Steps, Text
+from pipeline.config.sections import Count, Place, Section, Steps, Text
 from pipeline.config.strict_yaml import parse, read_text
 from pipeline.config.training import Baseline, Model, Train, Transformer
 from pipeline.config.zero_shot import ZeroShot
@@ -66,6 +66,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _folder(place: str) -> str:
+    if "://" in place:
+        raise ValueError(f"must be a folder, as a bucket knows no locks (got {place})")
+    return place
+
+
 class Resources(Section):
     """Who runs the networks, and who packs; what comes out is the same."""
 
@@ -74,6 +80,7 @@ class Resources(Section):
     launcher: Literal["local", "env", "slurm"]
     strategy: Literal["ddp", "fsdp"]
     timeout_seconds: Count
+    store: Annotated[Place, AfterValidator(_folder)] | None
     pack: Literal["local", "ray"]
     ray_address: Annotated[str, AfterValidator(_address)]
 

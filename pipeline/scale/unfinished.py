@@ -12,18 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import psutil
 import torch
 from filelock import FileLock, Timeout
 
 from pipeline.errors import BusyError
-from pipeline.files import starters, store
+from pipeline.files import from_root, starters, store
 from pipeline.scale.launch import is_followed
 from pipeline.scale.shares import end_share, share_of
 from pipeline.scale.units import Units
 
+Room = Literal["train", "units"]
 OF_UNITS = (
     *("baseline", "data", "evaluation", "kernels", "methods", "network", "zeroshot"),
     *("scale/seeds.py", "scale/units.py"),
@@ -53,10 +54,19 @@ class Unfinished:
             shutil.rmtree(self.folder)
 
 
-def unfinished_folder(room: str, kind: str, identity: dict[str, Any]) -> Path:
-    """Where, in a `room` of the store, what `identity` (plain values) defines is kept."""
+def unfinished_folder(room: Room, kind: str, identity: dict[str, Any], within: str | None) -> Path:
+    """Where, in a `room` of `resources.store`, what `identity` (plain values) defines is kept."""
     text = json.dumps(identity, sort_keys=True)
-    return store() / room / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return _place(within) / room / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def rooms(within: str | None) -> list[Path]:
+    """The folders of all unfinished work."""
+    return [_place(within) / room for room in get_args(Room)]
+
+
+def _place(within: str | None) -> Path:
+    return store() if within is None else from_root(within)
 
 
 @contextmanager
@@ -104,10 +114,12 @@ def unfinished_units(
     identity: dict[str, Any],
     started_by: list[psutil.Process] | None = None,
     start: Callable[[], object] | None = None,
+    within: str | None = None,
 ) -> Iterator[tuple[Units, Unfinished]]:
     """Hold what is kept of a stage's units, of all that `identity` (plain values) and code decide.
 
     Args:
+        within: as `resources.store`.
         start: has ranks compute all units that are not kept; see `shares.starting`.
     Raises:
         BusyError: another process computes them now.
@@ -117,7 +129,7 @@ def unfinished_units(
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
-    folder = unfinished_folder("units", stage, identity | by)
+    folder = unfinished_folder("units", stage, identity | by, within)
     if is_followed():
         yield share_of(folder), Unfinished(folder, started_by)
         return

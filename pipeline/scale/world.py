@@ -1,7 +1,7 @@
 """The processes of one job, each of a rank; or one process, which knows nothing of others."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -80,6 +80,15 @@ class World:
         distributed.all_gather_object(values, value)
         return values
 
+    def in_order(self, num: int, compute: Callable[[int], T]) -> list[T]:
+        """Results 0 to `num` - 1, plain values or tensors, on every rank, computed in turns.
+
+        Where weights are divided ranks call a module together: some compute the last one again.
+        """
+        turns = range(0, num, self.size)
+        mine = [compute(min(first + self.rank, num - 1)) for first in turns]
+        return [each for turn in zip(*self.gather(mine), strict=True) for each in turn][:num]
+
 
 ALONE = World()
 
@@ -96,7 +105,7 @@ def check_same_step(world: World, step: int | None) -> None:
     if len(set(steps)) > 1:
         raise PipelineError(
             f"ranks found unfinished training of different steps ({steps}): their machines must "
-            "share the project's folder"
+            "share its folder (resources.store)"
         )
 
 

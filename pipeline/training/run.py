@@ -1,6 +1,7 @@
 """A model trained as params.yaml says, whatever its method."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,19 +58,29 @@ def init_sha256(params: Params) -> str | None:
 
 @torch.no_grad()
 def held_out_loss(
-    model: Model, blocks: torch.Tensor, *, batch_size: int, seed: int, precision: Precision
+    model: Model,
+    blocks: torch.Tensor,
+    *,
+    batch_size: int,
+    seed: int,
+    precision: Precision,
+    world: World = ALONE,
 ) -> float:
     """Mean loss of blocks [N, L], on the CPU, in nats a block, always under the same noise.
 
-    As in training they come with their labels, [N, K + L], some of which are left out.
+    As in training they come with their labels, [N, K + L], some of which are left out. Ranks of
+    `world` share the batches.
     """
     objective, device = method_of(model).objective(model), next(model.parameters()).device
     generator = torch.Generator().manual_seed(step_seed(seed, "evaluate", 0))
     drawn = objective.draw(blocks, generator)
-    pieces = zip(*(torch.split(part, batch_size) for part in drawn), strict=True)
+    pieces = list(zip(*(torch.split(part, batch_size) for part in drawn), strict=True))
+
+    def nats(index: int) -> float:
+        return objective.loss(*(part.to(device) for part in pieces[index])).item()
+
     with products_in(precision, device):
-        losses = [objective.loss(*(part.to(device) for part in piece)).item() for piece in pieces]
-    return sum(losses) / len(blocks)
+        return sum(world.in_order(len(pieces), nats)) / len(blocks)
 
 
 def samples_at(
@@ -138,13 +149,21 @@ def train(
     blocks = packed.some_held_out(params.train.eval_blocks)
     held_out = torch.from_numpy(blocks.astype("int64"))
     settings = settings_of(params, device)
-    watched = {"batch_size": settings.batch_size // settings.accumulate, "seed": settings.seed}
+    evaluate = partial(
+        held_out_loss,
+        model,
+        held_out,
+        batch_size=settings.batch_size // settings.accumulate,
+        seed=settings.seed,
+        precision=settings.precision,
+        world=world,
+    )
     seconds = fit(
         method_of(model).objective(model),
         packed.train_rows,
         settings,
         Watch(
-            lambda: held_out_loss(model, held_out, precision=settings.precision, **watched),
+            evaluate,
             lambda step: samples_at(
                 step, model, tokenizer, packed.meta.mode, params, device, settings.precision
             ),

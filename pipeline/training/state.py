@@ -174,11 +174,14 @@ def training_state(
     identity: dict[str, Any],
     started_by: list[psutil.Process] | None = None,
     world: World = ALONE,
+    within: str | None = None,
 ) -> Iterator[TrainingState]:
     """Hold the state of the run that `identity` (plain values) defines; see TrainingState.
 
     Of ranks the first holds it, and its identity counts.
 
+    Args:
+        within: as `resources.store`.
     Raises:
         BusyError: another process trains it now.
         PipelineError: a rank that is to write parts does not have its folder.
@@ -190,7 +193,7 @@ def training_state(
         yield state
         state.settle()
         return
-    folder = unfinished_folder("train", kind, identity)
+    folder = unfinished_folder("train", kind, identity, within)
     with held(folder, "training"):
         world.gather(str(folder))
         _check_seen(folder, world)
@@ -209,7 +212,7 @@ def _check_seen(folder: Path, world: World) -> None:
     if without:
         raise PipelineError(
             f"resources.strategy: fsdp has each rank write to {folder}, which {without[0]} does "
-            "not have: machines must share the project's folder, or use ddp"
+            "not have: name one that all machines share as resources.store, or use ddp"
         )
 
 

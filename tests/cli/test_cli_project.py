@@ -10,6 +10,7 @@ import torch
 from filelock import FileLock
 
 from pipeline.cli import app
+from pipeline.config.edits import edit_yaml
 
 COMMANDS = ["sample", "infill", "perturb", "loss", "shift", "compare", "ui", "check", "clean"]
 COMMANDS += ["pin", "preset", "plan", "publish", "verify", "tune", "login", "doctor"]
@@ -138,6 +139,18 @@ def test_clean_knows_of_units_too(sedd, project):
         assert sedd("clean", "--yes").stdout.startswith(f"in use, kept  {work.folder}  ")
     assert sedd("clean", "--yes").stdout.startswith(f"freed         {work.folder}  ")
     assert names(project / ".store/units") == []
+
+
+def test_clean_of_another_store(sedd, project, tmp_path):
+    from pipeline.scale.unfinished import unfinished_units
+
+    place = tmp_path / "scratch"
+    edit_yaml(project / "params.yaml", {"resources.store": str(place)})
+    with unfinished_units("sample", {}, within=str(place)) as (units, work):
+        units.in_order(1, lambda index: {"tokens": torch.zeros(index)})
+    assert work.folder.parent == place / "units"
+    assert sedd("clean", "--yes").stdout.startswith(f"freed         {work.folder}  ")
+    assert names(place / "units") == []
 
 
 def test_clean_leaves_what_a_trainer_holds(sedd, unfinished):

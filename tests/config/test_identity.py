@@ -27,7 +27,7 @@ OPERATIONAL = {
     "device",
     *(f"resources.{key}" for key in ("processes", "nodes", "launcher", "strategy")),
     "resources.timeout_seconds",
-    *(f"resources.{key}" for key in ("pack", "ray_address")),
+    *(f"resources.{key}" for key in ("store", "pack", "ray_address")),
     "oxen.connect_seconds",
     "oxen.stall_seconds",
     "oxen.retries",

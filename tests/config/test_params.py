@@ -151,6 +151,11 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ),
         ({"resources.nodes": 2}, "resources: nodes must be 1 with launcher local (got 2)"),
         ({"resources.timeout_seconds": 0}, "resources.timeout_seconds: Input should be greater"),
+        (
+            {"resources.store": "s3://bucket"},
+            "resources.store: must be a folder, as a bucket knows no locks",
+        ),
+        ({"resources.store": "artifacts/x"}, "resources.store: must be outside artifacts"),
         ({"resources.ray_address": "head"}, "resources.ray_address: must be auto or HOST:PORT"),
         (
             {"resources.pack": "ray", "pack.mode": "stream", "tokenizer.kind": "char"},

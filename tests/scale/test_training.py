@@ -109,7 +109,9 @@ def train(world: World, case: Case, folder: Path, stop: int | None = None, **cha
         return {"ids": samples.tokens.tolist()}
 
     watch = Watch(
-        lambda: held_out_loss(model, held_out, batch_size=4, seed=0, precision="float32"),
+        lambda: held_out_loss(
+            model, held_out, batch_size=3, seed=0, precision="float32", world=world
+        ),
         sampled,
         sample_every=3,
         from_start=True,
