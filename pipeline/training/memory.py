@@ -1,9 +1,12 @@
 """Memory that training takes on a GPU, by arithmetic: docs/gpu.md."""
 
 import math
+from typing import TYPE_CHECKING
 
 from pipeline.kernels.tiles import tile_shape
-from pipeline.network.trunk import Trunk
+
+if TYPE_CHECKING:
+    from pipeline.network.trunk import Trunk
 
 HELD, GRADIENT = 16, 4
 """Bytes a parameter: weights, averages and two moments; and its gradient, all in float32."""
@@ -21,7 +24,7 @@ they are not, as in embedding diffusion's, of whose means there is a loss, or of
 
 
 def training_bytes(
-    network: Trunk,
+    network: "Trunk",
     num_tokens: int,
     *,
     everywhere: bool,
@@ -71,7 +74,7 @@ def training_bytes(
     return held + max(gradients, rows) + max(kept, tile)
 
 
-def _gathered_bytes(network: Trunk, num_params: int) -> int:
+def _gathered_bytes(network: "Trunk", num_params: int) -> int:
     """Of weights that are divided: what of them is whole at once, with its gradients.
 
     The next layer comes while one computes; what is in none stays for a whole piece.
