@@ -127,7 +127,8 @@ def block_nats(
 
     def nats(index: int) -> Result:
         parts = in_parts(model, _ids(blocks, batches[index]))
-        return {"nats": _nats(model, [each.to(model.device) for each in parts], torch.float64)}
+        parts = tuple(each.to(model.device) for each in parts)
+        return {"nats": _nats(model, parts, torch.float64).cpu()}
 
     found = units.in_order(len(batches), nats)
     total = torch.empty(len(blocks), dtype=torch.float64)
