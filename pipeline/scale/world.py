@@ -81,13 +81,16 @@ class World:
         return values
 
     def in_order(self, num: int, compute: Callable[[int], T]) -> list[T]:
-        """Results 0 to `num` - 1, plain values or tensors, on every rank, computed in turns.
+        """Results 0 to `num` - 1, plain values or tensors on the CPU, on every rank, in turns.
 
-        Where weights are divided ranks call a module together: some compute the last one again.
+        Where weights are divided ranks call a module together, and as often: some compute a result
+        again, and all compute the last one, which may be of fewer rows and so of fewer calls.
         """
-        turns = range(0, num, self.size)
-        mine = [compute(min(first + self.rank, num - 1)) for first in turns]
-        return [each for turn in zip(*self.gather(mine), strict=True) for each in turn][:num]
+        shared = num - 1 if self.divides else num
+        turns = range(0, shared, self.size)
+        mine = [compute(min(first + self.rank, shared - 1)) for first in turns]
+        found = [each for turn in zip(*self.gather(mine), strict=True) for each in turn][:shared]
+        return [*found, *map(compute, range(shared, num))]
 
 
 ALONE = World()

@@ -1,16 +1,20 @@
 """Weights divided among ranks: the bytes of one process, also where ranks or strategy change."""
 
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed.checkpoint  # noqa: F401 - once, and not in each rank that is forked
-from ranks import on_ranks
-from test_training import CASES, FOUR, Case, resumed, train
+from ranks import CPU, on_ranks
+from test_training import BLOCKS, CASES, FOUR, Case, resumed, train
 from toy import random_model
 
+from pipeline.baseline.gpt2 import NextToken, block_nats, new_baseline
 from pipeline.methods.protocol import Model
 from pipeline.scale import adamw
 from pipeline.scale.world import ALONE, World
+from pipeline.training.strategy import shards_of
 
 
 def checkpointing() -> Model:
@@ -42,6 +46,26 @@ DIVIDED: dict[str, Case] = {
 def test_a_run_that_stops_goes_on_divided_or_not_to_the_same_bytes(tmp_path):
     whole = resumed(tmp_path, (1, None))
     assert resumed(tmp_path, (2, 3, "ddp"), (4, 4, "fsdp"), (1, None)) == whole
+
+
+def test_a_last_batch_of_fewer_calls_keeps_no_rank_waiting(tmp_path):
+    """The baseline calls its network for each third of a batch, and for one row but once."""
+    sizes = SimpleNamespace(width=8, num_blocks=2, num_heads=2, dropout=0.0)
+
+    def nats(world: World) -> list[list[float]]:
+        model = new_baseline(
+            sizes, vocab_size=11, length=16, start_id=10, mode="pad", seed=0, device=CPU
+        )
+        shards = shards_of(NextToken(model), FOUR, CPU, world)
+        whole = (lambda compute: compute()) if shards is None else shards.whole
+        model.eval()
+        held_out = (BLOCKS[:num] for num in (1, 5, 8, 10, 13))
+        scored = partial(block_nats, model, batch_size=4, units=world)
+        return [whole(partial(scored, blocks))[0].tolist() for blocks in held_out]
+
+    alone = nats(ALONE)
+    for strategy in ("ddp", "fsdp"):
+        assert on_ranks(2, nats, tmp_path, 20, strategy) == [alone, alone]
 
 
 @pytest.mark.slow
