@@ -124,11 +124,9 @@ def clean(
     from filelock import FileLock, Timeout
 
     from pipeline.config.params import load_params
-    from pipeline.scale.unfinished import rooms
+    from pipeline.scale.unfinished import all_unfinished
 
-    found = (path for room in rooms(load_params().resources.store) for path in room.glob("*"))
-    # A folder, and beside that the lock of its stage: either may be alone.
-    left = sorted({path.with_suffix("") for path in found})
+    left = all_unfinished(load_params().resources.store)
     if not left:
         print("nothing is left: no stage is unfinished")
         return

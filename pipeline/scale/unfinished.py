@@ -7,6 +7,7 @@ system releases it when its holder dies, however it dies.
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ from pipeline.scale.shares import end_share, share_of
 from pipeline.scale.units import Units
 
 Room = Literal["train", "units"]
+NAME = re.compile("[a-z_]+-[0-9a-f]{16}")
+"""Of a folder: what is unfinished, and its fingerprint."""
 OF_UNITS = (
     *("baseline", "data", "evaluation", "kernels", "methods", "network", "zeroshot"),
     *("scale/seeds.py", "scale/units.py"),
@@ -60,9 +63,17 @@ def unfinished_folder(room: Room, kind: str, identity: dict[str, Any], within: s
     return _place(within) / room / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def rooms(within: str | None) -> list[Path]:
-    """The folders of all unfinished work."""
-    return [_place(within) / room for room in get_args(Room)]
+def all_unfinished(within: str | None) -> list[Path]:
+    """Folders of unfinished work, beside each of which is a lock: either may be alone.
+
+    In the project's own store too, as `resources.store` may have been set since. Whatever else lies
+    there is somebody's own: a scratch disk may well have a folder called train.
+    """
+    rooms = (place / room for place in (store(), _place(within)) for room in get_args(Room))
+    found = (
+        path.with_name(path.name.removesuffix(".lock")) for each in rooms for path in each.glob("*")
+    )
+    return sorted({path for path in found if NAME.fullmatch(path.name)})
 
 
 def _place(within: str | None) -> Path:

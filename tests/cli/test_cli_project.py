@@ -94,16 +94,21 @@ def test_check_accepts_another_way_to_this_python(sedd, project, monkeypatch):
     assert sedd("check").exit_code == 0
 
 
+TRAIN, BASELINE, ALONE = (
+    f"{kind}-{key * 16}" for kind, key in (("train", "a"), ("baseline", "b"), ("train", "c"))
+)
+
+
 @pytest.fixture
 def unfinished(project):
     """Two unfinished runs, and a lock without a run."""
     train = project / ".store/train"
-    for name in ("train-aa", "baseline-bb"):
+    for name in (TRAIN, BASELINE):
         (train / name).mkdir(parents=True)
         (train / f"{name}.lock").touch()
-    torch.save({"step": 300, "weights": torch.zeros(500_000)}, train / "train-aa/state.pt")
-    (train / "baseline-bb/state.pt").write_bytes(b"torn")
-    (train / "train-cc.lock").touch()
+    torch.save({"step": 300, "weights": torch.zeros(500_000)}, train / TRAIN / "state.pt")
+    (train / BASELINE / "state.pt").write_bytes(b"torn")
+    (train / f"{ALONE}.lock").touch()
     return train
 
 
@@ -117,7 +122,7 @@ def test_clean_lists_and_touches_nothing(sedd, unfinished):
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert [line.split()[1] for line in lines[:3]] == [
-        str(unfinished / name) for name in ("baseline-bb", "train-aa", "train-cc")
+        str(unfinished / name) for name in (BASELINE, TRAIN, ALONE)
     ]
     assert re.search(r"  2\.0 MB  \d{4}-\d\d-\d\d \d\d:\d\d$", lines[1])
     assert "--yes" in lines[3]
@@ -145,20 +150,30 @@ def test_clean_of_another_store(sedd, project, tmp_path):
     from pipeline.scale.unfinished import unfinished_units
 
     place = tmp_path / "scratch"
+    theirs = [place / "train" / name for name in ("imagenet", "part-00", "data.parquet")]
+    for path in theirs:
+        path.mkdir(parents=True)
     edit_yaml(project / "params.yaml", {"resources.store": str(place)})
     with unfinished_units("sample", {}, within=str(place)) as (units, work):
         units.in_order(1, lambda index: {"tokens": torch.zeros(index)})
     assert work.folder.parent == place / "units"
     assert sedd("clean", "--yes").stdout.startswith(f"freed         {work.folder}  ")
     assert names(place / "units") == []
+    assert all(path.exists() for path in theirs)
+
+
+def test_clean_knows_of_what_was_begun_before_the_store_was_named(sedd, unfinished, tmp_path):
+    edit_yaml(Path("params.yaml"), {"resources.store": str(tmp_path / "scratch")})
+    assert sedd("clean", "--yes").stdout.count("freed") == 3
+    assert names(unfinished) == []
 
 
 def test_clean_leaves_what_a_trainer_holds(sedd, unfinished):
-    with FileLock(unfinished / "train-aa.lock"):
+    with FileLock(unfinished / f"{TRAIN}.lock"):
         for options in ([], ["--yes"]):
             lines = sedd("clean", *options).stdout.splitlines()
             assert lines[1].startswith("in use, kept")
-        assert names(unfinished) == ["train-aa", "train-aa.lock"]
+        assert names(unfinished) == [TRAIN, f"{TRAIN}.lock"]
     sedd("clean", "--yes")
     assert names(unfinished) == []
 

@@ -95,5 +95,5 @@ def test_a_gpu_for_each_process_is_needed(empty_project, monkeypatch):
 def test_ranks_that_see_other_states_are_refused(monkeypatch, steps):
     check_same_step(ALONE, 4)
     monkeypatch.setattr(World, "gather", lambda world, step: steps)
-    with pytest.raises(PipelineError, match="must share the project's folder"):
+    with pytest.raises(PipelineError, match="must share its folder"):
         check_same_step(World(0, 2), steps[0])
