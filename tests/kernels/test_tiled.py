@@ -230,3 +230,22 @@ def test_a_second_backward_pass_is_refused():
     nats.total.backward(retain_graph=True)
     with pytest.raises(AttributeError):
         nats.total.backward()
+
+
+@pytest.mark.parametrize("num_rows", [1, 33, 41])
+def test_what_lies_behind_the_rows_of_a_tile_is_in_no_gradient(monkeypatch, num_rows):
+    """Fresh memory may hold what is no number, and oneDNN's AMX kernels read on to a whole line."""
+    monkeypatch.undo()
+    new_empty = torch.Tensor.new_empty
+
+    def poisoned(self, *sizes, **kind):
+        return new_empty(self, *sizes, **kind).fill_(torch.nan)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
+    memory = tiles.tile_memory(torch.empty(0, dtype=torch.bfloat16), num_rows, 24)
+    assert memory.shape == (num_rows, 24)
+    memory.fill_(1.0)
+    whole = torch.empty(0, dtype=torch.bfloat16).set_(memory.untyped_storage())
+    assert whole.isfinite().all()
+    hidden = torch.ones(num_rows, 64, dtype=torch.bfloat16)
+    assert (memory.T @ hidden).eq(num_rows).all()

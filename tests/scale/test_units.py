@@ -93,7 +93,8 @@ def test_the_bound_is_the_same_whoever_draws_which_batch_and_when(model, tmp_pat
     assert torch.equal(alone.reconstruction, parted.reconstruction)
     assert torch.equal(alone.prior, parted.prior)
     assert alone.total.shape == (3, 7)
-    assert len(alone.integral.unique()) == 21
+    # Two draws of one short text may mask the same of it.
+    assert len(alone.integral.unique(dim=0)) == 3
 
 
 def count(units, num=4):
