@@ -104,7 +104,7 @@ class Shards:
 
     @torch.no_grad()
     def whole(self, compute: Callable[[], T]) -> T:
-        """What is computed with the module otherwise than by its loss, on all ranks alike."""
+        """What is computed with the module but not by its loss, in as many calls on each rank."""
         found: T = self._root(compute)
         for shard in self._shards():
             shard.reshard()

@@ -246,7 +246,8 @@ def fit(
         desc: the name shown with progress.
         overlap: whether blocks are windows that overlap: each step then draws some at random, and
             else every block comes once an epoch.
-        world: whose ranks share the pieces of each step; all else they all do alike.
+        world: whose ranks share the pieces of each step; all else they all do alike, but what
+            `watch` shares.
     Returns:
         seconds spent, all resumed pieces together.
     Raises:
