@@ -248,6 +248,16 @@ def from_root(path: str) -> Path:
     return Path(os.path.realpath(root / expanded(path)))
 
 
+def check_folder(key: str, place: str | None) -> None:
+    """Raise PipelineError unless a folder of params.yaml, if it names one, can be written."""
+    if place is None:
+        return
+    folder = from_root(place)
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise PipelineError(f"{key}: {there} is no folder that can be written (got {place})")
+
+
 def expanded(path: str) -> Path:
     """A path as a user types it, ~ being a home.
 

@@ -7,7 +7,7 @@ from pipeline.config.identity import method_in_use, swept
 from pipeline.config.params import Params, load_params
 from pipeline.environment import check_extra
 from pipeline.errors import ParamsError, reported
-from pipeline.files import write_json
+from pipeline.files import check_folder, write_json
 from stages import run
 
 ENDING = re.compile(r"(\.trace|\.timing)?\.jsonl?$")
@@ -23,6 +23,7 @@ def main(checked: Path, method: Path, asked: Path, zero_shot: Path) -> None:
     """
     params = load_params()
     check_pinned(params)
+    check_folder("resources.store", params.resources.store)
     if params.score.mauve_seeds:
         check_extra("mauve", "score.mauve_seeds")
     if params.resources.pack == "ray":

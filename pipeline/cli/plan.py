@@ -55,6 +55,8 @@ def plan(
     check_range("--gpus", gpus, 1, params.train.batch_size)
     if preset is None and META.is_file():
         packed = read_as(META, PackedMeta)
+    if gpus & (gpus - 1):
+        raise ParamsError(f"--gpus must be a power of two, as ranks are (got {gpus})")
     if params.method != "sedd":
         raise ParamsError(f"method: a plan is made for sedd alone (got {params.method})")
     corpus = _corpus(params, packed, tokens, gigabytes)
@@ -65,9 +67,11 @@ def plan(
         *(sizes.width, sizes.num_blocks, vocab_size, params.pack.length),
     )
     memory = rates().gpus[gpu].memory * 1e9
+    strategy = params.resources.strategy
+    how = f" with {strategy}" if gpus > 1 else ""
     print(
         f"{network.num_params:,} parameters on {gpus} x {gpu}; training takes {held / 1e9:.3g} GB "
-        f"of each GPU's {memory / 1e9:g} with {params.resources.strategy}, calculated (docs/gpu.md)"
+        f"of each GPU's {memory / 1e9:g}{how}, calculated (docs/gpu.md)"
     )
     rows = [["stage", "takes", "leaves on disk", "by"]]
     for cost in costs(params, network, corpus, gpu=gpu, num_gpus=gpus, num_cores=cores):
@@ -75,10 +79,11 @@ def plan(
         rows.append([cost.stage, takes, _size(cost.disk), cost.source])
     print(aligned(rows))
     if held > memory:
+        divide = ", or have several GPUs divide weights (resources.strategy: fsdp)"
         raise ParamsError(
-            f"training does not fit: raise train.accumulate (now {params.train.accumulate}), set "
-            "train.activation_checkpointing: true, or have several GPUs divide weights "
-            "(resources.strategy: fsdp)"
+            f"training does not fit: raise train.accumulate (now {params.train.accumulate}), or set "
+            "train.activation_checkpointing: true"
+            + (divide if gpus == 1 or strategy == "ddp" else "")
         )
 
 

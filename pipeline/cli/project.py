@@ -40,8 +40,11 @@ def check() -> None:
     """Check params.yaml, this machine against it, and that DVC will start this Python."""
     from pipeline.config.params import load_params
     from pipeline.device import check_device
+    from pipeline.files import check_folder
 
-    check_device(load_params())
+    params = load_params()
+    check_device(params)
+    check_folder("resources.store", params.resources.store)
     check_python()
     print("params.yaml is valid, and `python` is this environment's")
 

@@ -57,6 +57,7 @@ def test_what_does_not_fit_may_when_it_is_divided(sedd):
     [
         ((*OWT, "--gpu", "abacus"), "--gpu must be one of a100, h100, h200 (got abacus)"),
         ((*OWT, "--gpus", 0), "--gpus must be from 1 to 512 (got 0)"),
+        ((*OWT, "--gpus", 3), "--gpus must be a power of two, as ranks are (got 3)"),
         ((*OWT, "--gpus", 1000), "--gpus must be from 1 to 512 (got 1000)"),
         ((*OWT, "--gigabytes", -1), "--gigabytes must be above 0 (got -1.0)"),
         ((*OWT[:3], -1), "--tokens must be at least 1 (got -1)"),

@@ -67,6 +67,19 @@ def test_a_model_that_was_never_pinned_is_refused_before_anything_runs(
     check()
 
 
+def test_a_store_that_cannot_be_written_is_said_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, {"resources.store": "given/store"})
+    Path("given").write_text("a file")
+    with pytest.raises(SystemExit):
+        check()
+    said = f"error: resources.store: {Path('given').resolve()} is no folder that can be written"
+    assert capsys.readouterr().err.startswith(said)
+    assert not ASKED.exists()
+    Path("given").unlink()
+    check()
+
+
 def test_a_sampler_that_the_method_has_not_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, {"method": "embedding", "sample.predictor": "cached"})
