@@ -81,8 +81,8 @@ def plan(
     if held > memory:
         divide = ", or have several GPUs divide weights (resources.strategy: fsdp)"
         raise ParamsError(
-            f"training does not fit: raise train.accumulate (now {params.train.accumulate}), or set "
-            "train.activation_checkpointing: true"
+            f"training does not fit: raise train.accumulate (now {params.train.accumulate}), or "
+            "set train.activation_checkpointing: true"
             + (divide if gpus == 1 or strategy == "ddp" else "")
         )
 
