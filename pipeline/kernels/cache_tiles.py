@@ -31,85 +31,62 @@ def nats_by_cache_tiles(
     """
     wide = torch.promote_types(hidden.dtype, torch.float32)
     positions = hidden.new_zeros(len(hidden), dtype=wide)
-    gradients = _Gradients(hidden, weight, bias, wide) if with_gradient else None
-    narrow = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
+    sums = _sums(hidden, weight, bias, wide) if with_gradient else []
+    narrow_hidden, narrow_weight, narrow_bias = (each.to(dtype) for each in (hidden, weight, bias))
     shape = tile_shape(len(hidden), len(weight), "cpu", whole_rows=cost.whole_rows)
-    # The same memory for every tile: fresh pages would cost as much as the arithmetic.
-    products = tile_memory(narrow[0], *shape)
+    # The same memory for every tile: fresh pages would cost as much as the arithmetic. Outputs are
+    # the products themselves unless these are narrower.
+    products = tile_memory(narrow_hidden, *shape)
     outputs = products if dtype == wide else tile_memory(positions, *shape)
     for rows, columns in tiles(len(hidden), len(weight), *shape):
-        tile = _Tile(*narrow, rows, columns, products, outputs)
-        positions[rows] += cost.criterion(tile.outputs(), columns, *cost.at(rows))
-        if gradients is not None:
-            tile.add_to(gradients)
-    return positions, [] if gradients is None else gradients.like(hidden, weight, bias)
+        x, w = narrow_hidden[rows], narrow_weight[columns]
+        product, output = (memory[: len(x), : len(w)] for memory in (products, outputs))
+        torch.addmm(narrow_bias[columns], x, w.T, out=product)
+        positions[rows] += cost.criterion(output.copy_(product), columns, *cost.at(rows))
+        if with_gradient:
+            by_hidden, by_weight, by_bias = sums
+            by_bias[columns] += output.sum(0)
+            product.copy_(output)
+            # The top tile comes before the others of its columns, to memory that nothing wrote yet.
+            is_first = rows.start == 0
+            _add_products(by_hidden[rows], by_weight[columns], product, x, w, is_first=is_first)
+    parts = zip(sums, (hidden, weight, bias), strict=False)
+    return positions, [each.to(part.dtype) for each, part in parts]
 
 
-class _Gradients:
-    """Sums by hidden states [N, D], weight [V, D] and bias [V]."""
-
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
-        self.hidden = torch.zeros_like(hidden, dtype=dtype)
-        self.bias = torch.zeros_like(bias, dtype=dtype)
-        # Large, and each part of it is first written and then added to: zeros would be one more
-        # pass.
-        same = weight.dtype == dtype
-        self.weight = gradient_memory(weight) if same else torch.empty_like(weight, dtype=dtype)
-        if not len(hidden):
-            # There is no tile to write it.
-            self.weight.zero_()
-
-    def like(self, *parts: Tensor) -> list[Tensor]:
-        """The sums, in the types of what they are gradients by."""
-        sums = (self.hidden, self.weight, self.bias)
-        return [each.to(part.dtype) for each, part in zip(sums, parts, strict=True)]
+def _sums(hidden: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """For gradients by hidden states [N, D], weight [V, D] and bias [V]."""
+    # Large, and each part of it is first written and then added to: zeros would be one more pass.
+    same = weight.dtype == dtype
+    by_weight = gradient_memory(weight) if same else torch.empty_like(weight, dtype=dtype)
+    if not len(hidden):
+        # There is no tile to write it.
+        by_weight.zero_()
+    return [torch.zeros_like(hidden, dtype=dtype), by_weight, torch.zeros_like(bias, dtype=dtype)]
 
 
-class _Tile:
-    """Some outputs at some positions, with memory for them as products and as losses have them.
-
-    The two are the same tensor unless products are narrower.
-    """
-
-    def __init__(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        rows: slice,
-        columns: slice,
-        products: Tensor,
-        outputs: Tensor,
-    ) -> None:
-        self._rows, self._columns = rows, columns
-        self._hidden, self._weight, self._bias = hidden[rows], weight[columns], bias[columns]
-        self._products = products[: len(self._hidden), : len(self._weight)]
-        self._outputs = outputs[: len(self._hidden), : len(self._weight)]
-
-    def outputs(self) -> Tensor:
-        """The head's outputs [n, k]; what they become is the gradient that the next call takes."""
-        torch.addmm(self._bias, self._hidden, self._weight.T, out=self._products)
-        return self._outputs.copy_(self._products)
-
-    def add_to(self, gradients: _Gradients) -> None:
-        """Add this tile's gradients."""
-        gradients.bias[self._columns] += self._outputs.sum(0)
-        self._products.copy_(self._outputs)
-        by_hidden, by_weight = gradients.hidden[self._rows], gradients.weight[self._columns]
-        # The top tile comes before the others of its columns, to memory that nothing wrote yet.
-        is_first = self._rows.start == 0
-        if self._products.dtype == by_weight.dtype:
-            by_weight.addmm_(self._products.T, self._hidden, beta=0 if is_first else 1)
-            by_hidden.addmm_(self._products, self._weight)
-            return
-        by_hidden += self._products @ self._weight
-        for wide, products in zip(
-            torch.split(by_weight, WIDENED_AT_ONCE),
-            torch.split(self._products, WIDENED_AT_ONCE, dim=1),
-            strict=True,
-        ):
-            product = products.T @ self._hidden
-            if is_first:
-                wide.copy_(product)
-            else:
-                wide += product
+def _add_products(
+    by_hidden: Tensor,
+    by_weight: Tensor,
+    by_output: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    *,
+    is_first: bool,
+) -> None:
+    """Add a tile's gradients by hidden states [n, D] and weight [k, D], from those by output."""
+    if by_output.dtype == by_weight.dtype:
+        by_weight.addmm_(by_output.T, hidden, beta=0 if is_first else 1)
+        by_hidden.addmm_(by_output, weight)
+        return
+    by_hidden += by_output @ weight
+    for wide, narrow in zip(
+        torch.split(by_weight, WIDENED_AT_ONCE),
+        torch.split(by_output, WIDENED_AT_ONCE, dim=1),
+        strict=True,
+    ):
+        product = narrow.T @ hidden
+        if is_first:
+            wide.copy_(product)
+        else:
+            wide += product

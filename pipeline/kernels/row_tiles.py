@@ -37,7 +37,10 @@ def nats_by_row_tiles(
     narrow = hidden.to(dtype)
     # Outputs of the padding are 0, and so they stay as gradients.
     padded_weight, padded_bias = (_padded(each, width, dtype) for each in (weight, bias))
-    sums = _Sums(hidden, padded_weight, padded_bias, wide) if with_gradient else None
+    sums: list[Tensor] = []
+    if with_gradient:
+        zeros = (torch.zeros_like(each, dtype=wide) for each in (padded_weight, padded_bias))
+        sums = [torch.empty_like(hidden, dtype=wide), *zeros]
     height, _ = tile_shape(len(hidden), width, "cuda")
     memory = narrow.new_empty(height, width)
     price = fused() if fuses(hidden.device.type) else priced
@@ -46,25 +49,14 @@ def nats_by_row_tiles(
         products = torch.addmm(padded_bias, here, padded_weight.T, out=memory[: len(here)])
         outputs, by_position = products[:, :num_outputs], cost.at(rows)
         positions[rows] = price(outputs, cost.criterion, by_position, wide, with_gradient)
-        if sums is not None:
-            sums.hidden[rows] = _product(products, padded_weight, wide)
-            sums.weight += _product(products.T, here, wide)
-            sums.bias += products.sum(0, dtype=wide)
-    return positions, [] if sums is None else sums.like(hidden, weight, bias)
-
-
-class _Sums:
-    """Gradients by hidden states [N, D], and by a padded weight and bias."""
-
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
-        self.hidden = torch.empty_like(hidden, dtype=dtype)
-        self.weight = torch.zeros_like(weight, dtype=dtype)
-        self.bias = torch.zeros_like(bias, dtype=dtype)
-
-    def like(self, *parts: Tensor) -> list[Tensor]:
-        """Without padding, in the types of what they are gradients by."""
-        sums = (self.hidden, self.weight, self.bias)
-        return [each[: len(part)].to(part.dtype) for each, part in zip(sums, parts, strict=True)]
+        if with_gradient:
+            by_hidden, by_weight, by_bias = sums
+            by_hidden[rows] = _product(products, padded_weight, wide)
+            by_weight += _product(products.T, here, wide)
+            by_bias += products.sum(0, dtype=wide)
+    # Without padding, in the types of what they are gradients by.
+    parts = zip(sums, (hidden, weight, bias), strict=False)
+    return positions, [each[: len(part)].to(part.dtype) for each, part in parts]
 
 
 def priced(
