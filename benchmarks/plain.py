@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.plain_network import PlainTransformer
-from pipeline.methods.sedd.graph import Graph
+from pipeline.methods.sedd.graph import Graph, sample_transition
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.methods.sedd.noise import Noise
 
@@ -187,13 +187,12 @@ def plain_bound(
         for _ in range(num_draws):
             t = torch.rand(len(rows), dtype=torch.float64, generator=generator)
             t = t_min + (1 - t_min) * t
-            xt = model.graph.sample_transition(rows, model.noise.sigma(t), generator)
+            xt = sample_transition(model.graph, rows, model.noise.sigma(t), generator)
             positions = plain_score_entropy(model, rows, xt, t)
             total += (1 - t_min) * positions.double().sum(-1) / num_draws
         last = torch.tensor(t_min, dtype=torch.float64)
-        xt = model.graph.sample_transition(
-            rows, model.noise.sigma(last).expand(len(rows)), generator
-        )
+        sigma = model.noise.sigma(last).expand(len(rows))
+        xt = sample_transition(model.graph, rows, sigma, generator)
         weights = plain_weights(model, xt, last, None).clamp(min=0)
         chance = weights.gather(-1, rows[..., None]).squeeze(-1) / weights.sum(-1)
         nats.append(total - chance.log().double().sum(-1))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from benchmarks.plain import plain_score_entropy
 from pipeline.methods.estimates import stratified_times
+from pipeline.methods.sedd.graph import sample_transition
 from pipeline.methods.sedd.model import SEDD
 from pipeline.training.ema import Ema
 from pipeline.training.schedule import learning_rate
@@ -21,7 +22,7 @@ def plain_loss(model: SEDD) -> Loss:
 
     def loss(x0: Tensor, generator: torch.Generator) -> Tensor:
         t = stratified_times(len(x0), model.t_min, generator)
-        xt = model.graph.sample_transition(x0, model.noise.sigma(t), generator)
+        xt = sample_transition(model.graph, x0, model.noise.sigma(t), generator)
         return plain_score_entropy(model, x0, xt, t).sum(-1).mean()
 
     return loss

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from chains import impose, kernel
 from torch import Tensor
-from toy import all_states, index_of
+from toy import all_states, index_of, rates_of
 
 from pipeline.methods.samplers import Stepping
 from pipeline.methods.sedd.model import SEDD
@@ -32,7 +32,7 @@ def step_by_definition(
 
     By Bayes' rule q(xs | xt, x0) = p(xt | xs) p(xs | x0) / p(xt | x0), each a matrix exponential.
     """
-    rate, size = model.graph.rate(), model.config.vocab_size
+    rate, size = rates_of(model.graph), model.config.vocab_size
     now, after, between = (
         torch.matrix_exp(amount * rate) for amount in (sigma, next_sigma, sigma - next_sigma)
     )

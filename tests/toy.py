@@ -13,6 +13,7 @@ from pipeline.checkpoints.checkpoint import save_checkpoint
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.methods.embedding.model import EmbeddingConfig
 from pipeline.methods.protocol import Model
+from pipeline.methods.sedd.graph import Graph
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.network.guidance import Guided
 from pipeline.training.settings import Settings
@@ -38,6 +39,38 @@ SETTINGS = Settings(
     checkpoint_every=4,
 )
 """A training of a few steps."""
+
+
+def rates_of(graph: Graph) -> Tensor:
+    """Generator Q [V, V] in float64, written out: Q[x, y] is the rate from x to y, rows sum to 0.
+
+    Absorb: all fall to the last state at rate 1. Uniform: to each state at rate 1 / V.
+    """
+    size = graph.num_states
+    to = [1 / size] * size if graph.mask_id is None else [*[0.0] * (size - 1), 1.0]
+    return torch.tensor([to] * size, dtype=torch.float64) - torch.eye(size, dtype=torch.float64)
+
+
+def entropy_of(
+    graph: Graph,
+    log_score: Tensor,
+    x0: Tensor,
+    xt: Tensor,
+    sigma: Tensor,
+    weight: Tensor | float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """weight [B, L] * score entropy of a log score [B, L, V] at sigma [B], and the gradient by it.
+
+    By the graph's own criterion, of all states at once; 0 where absorb left a token.
+    """
+    outputs = log_score.detach().flatten(0, 1).clone()
+    weights = torch.zeros(xt.shape, dtype=outputs.dtype) + weight
+    by_position = x0, xt, sigma[:, None].expand_as(xt), weights, torch.zeros_like(weights)
+    states = slice(0, graph.num_states)
+    nats = graph.score_entropy_(outputs, states, *(each.flatten() for each in by_position))
+    has_loss = torch.ones_like(xt) if graph.mask_id is None else xt == graph.mask_id
+    gradient = torch.where(has_loss.bool()[..., None], outputs.view(log_score.shape), 0.0)
+    return torch.where(has_loss.bool(), nats.view(xt.shape), 0.0), gradient
 
 
 def toy_config(graph: str, parameterization: str, **changes: object) -> SEDDConfig:
@@ -194,7 +227,7 @@ class ExactNetwork(AnsweringNetwork):
 
     def transition(self, sigma: Tensor) -> Tensor:
         """p(xt | x0) at sigma, [V, V]."""
-        return torch.matrix_exp(sigma.double() * self.graph.rate())
+        return torch.matrix_exp(sigma.double() * rates_of(self.graph))
 
     def marginal(self, sigma: Tensor) -> Tensor:
         """p(x at sigma), [V] * L."""

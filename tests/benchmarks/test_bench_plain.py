@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from toy import rates_of
 
 from benchmarks.plain import (
     absorb_entropy,
@@ -18,7 +19,7 @@ from benchmarks.plain import (
     uniform_entropy,
 )
 from pipeline.methods.sedd.bound import draw_bound
-from pipeline.methods.sedd.graph import Absorb, Uniform
+from pipeline.methods.sedd.graph import Absorb, Uniform, sample_transition
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.methods.sedd.weights import denoise_weights, step_weights
 
@@ -59,7 +60,7 @@ def noised(model: SEDD, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torc
     generator = torch.Generator().manual_seed(seed)
     x0 = torch.randint(5, (6, 4), generator=generator)
     t = torch.linspace(0.1, 0.95, 6, dtype=torch.float64)
-    return x0, model.graph.sample_transition(x0, model.noise.sigma(t), generator), t
+    return x0, sample_transition(model.graph, x0, model.noise.sigma(t), generator), t
 
 
 @pytest.mark.parametrize(("graph", "parameterization"), VARIANTS)
@@ -79,7 +80,7 @@ def test_the_plain_network_is_the_product_s(graph, parameterization):
 )
 def test_score_entropy_is_the_sum_over_states(graph, entropy):
     sigma = 0.7
-    transition = torch.matrix_exp(sigma * graph.rate())
+    transition = torch.matrix_exp(sigma * rates_of(graph))
     log_score = torch.randn(1, 1, 4, dtype=torch.float64)
     for start in range(3):
         for now in range(4):
@@ -90,7 +91,7 @@ def test_score_entropy_is_the_sum_over_states(graph, entropy):
                 ratio = float(transition[start, state] / transition[start, now])
                 constant = ratio * (np.log(ratio) - 1) if ratio else 0.0
                 here = float(log_score[0, 0, state])
-                weight = float(graph.rate()[state, now])
+                weight = float(rates_of(graph)[state, now])
                 expected += weight * (np.exp(here) - ratio * here + constant)
             x0, xt = torch.tensor([[start]]), torch.tensor([[now]])
             found = entropy(log_score, x0, xt, torch.tensor([[sigma]], dtype=torch.float64))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.huggingface.card import Card
 from pipeline.huggingface.export import write_export
+from pipeline.methods.sedd.graph import sample_transition
 from pipeline.methods.sedd.method import likeliest
 from pipeline.methods.sedd.sampler import sample
 
@@ -38,7 +39,7 @@ def asked(name, folder):
     fixed[1:4] = x0[0, 1:4]
     return {
         "folder": str(folder),
-        "xt": model.graph.sample_transition(x0, sigma, random),
+        "xt": sample_transition(model.graph, x0, sigma, random),
         "sigma": sigma.to(torch.float32),
         "fixed": fixed,
         "texts": TEXTS,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.methods.estimates import Bound, Texts, draw_replicates
 from pipeline.methods.sedd.draw import CHUNK
+from pipeline.methods.sedd.graph import sample_transition
 from pipeline.methods.sedd.loss import apart, masked_cross_entropy, score_entropy
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.weights import denoise_weights
@@ -156,7 +157,8 @@ def draw_reconstruction(
     if model.timeless:
         return nats
     t = torch.tensor(model.t_min, dtype=torch.float64, device=x0.device)
-    xt = model.graph.sample_transition(x0, model.noise.sigma(t).expand(len(x0)), generator)
+    sigma = model.noise.sigma(t).expand(len(x0))
+    xt = sample_transition(model.graph, x0, sigma, generator)
     if known is not None:
         xt = torch.where(known, x0, xt)
     rows = torch.arange(len(x0), device=x0.device)

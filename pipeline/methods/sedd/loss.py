@@ -8,7 +8,7 @@ from pipeline.kernels.gradient_memory import clear_gradients
 from pipeline.kernels.tiled import Nats, tiled_nats
 from pipeline.methods.estimates import stratified_times
 from pipeline.methods.sedd import uniform_x0
-from pipeline.methods.sedd.graph import log_expm1
+from pipeline.methods.sedd.graph import log_expm1, moved_by_chance, sample_transition
 from pipeline.methods.sedd.model import SEDD
 from pipeline.network.layers import places
 
@@ -136,14 +136,6 @@ def _placed(nats: Nats, here: Tensor, like: Tensor) -> Nats:
     return Nats(nats.total, positions.view(like.shape))
 
 
-def mask_by_chance(
-    model: SEDD, x0: Tensor, move_chance: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Noised tokens [B, L]: each position of x0 [B, L] a mask with its row's move chance [B]."""
-    u = torch.rand(x0.shape, dtype=torch.float64, device=x0.device, generator=generator)
-    return torch.where(u < move_chance[:, None], model.graph.num_states - 1, x0)
-
-
 def apart(model: SEDD, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Labels [B, K] and tokens [B, L] of rows [B, K + L]."""
     labels, x0 = rows.tensor_split([len(model.labels)], -1)
@@ -190,8 +182,8 @@ class ScoreEntropy:
     def _noised(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         t = stratified_times(len(x0), self.module.t_min, generator)
         if self.module.timeless:
-            return x0, mask_by_chance(self.module, x0, t, generator), t
-        xt = self.module.graph.sample_transition(x0, self.module.noise.sigma(t), generator)
+            return x0, moved_by_chance(self.module.graph, x0, t, generator), t
+        xt = sample_transition(self.module.graph, x0, self.module.noise.sigma(t), generator)
         return x0, xt, t
 
     def located(self, *drawn: Tensor) -> tuple[Tensor, ...]:

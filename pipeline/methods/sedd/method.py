@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.methods.draws import FREE
 from pipeline.methods.protocol import NO_LABELS, Noised
 from pipeline.methods.sedd.bound import draw_bound
+from pipeline.methods.sedd.graph import sample_transition
 from pipeline.methods.sedd.loss import ScoreEntropy, score_entropy
 from pipeline.methods.sedd.model import SEDD, SEDDConfig
 from pipeline.methods.sedd.sampler import resolve, sample
@@ -85,7 +86,7 @@ def likeliest(model: SEDD, fixed: Tensor) -> Tensor:
 def noised(model: SEDD, x0: Tensor, t: float, generator: torch.Generator) -> Noised:
     """See Method."""
     sigma = model.noise.sigma(torch.tensor([t], dtype=torch.float64))
-    xt = model.graph.sample_transition(x0.cpu(), sigma, generator).to(x0.device)
+    xt = sample_transition(model.graph, x0.cpu(), sigma, generator).to(x0.device)
     mask_id = model.graph.mask_id
     facts = {
         "sigma": f"{sigma.item():.6f}",

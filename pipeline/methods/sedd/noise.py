@@ -1,23 +1,13 @@
-"""Noise schedules: total noise sigma(t) and its rate dsigma(t), SEDD section 5.1 and appendix C."""
+"""Noise schedules: total noise sigma(t) and its rate dsigma(t), SEDD section 5.1 and appendix C.
+
+Both of times t in [0, 1], of any shape: the noise that has accumulated by then, and d sigma / dt.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
-
-
-class Noise(Protocol):
-    """A schedule of noise over time t in [0, 1]."""
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """Total noise accumulated by time t, any shape."""
-        ...
-
-    def dsigma(self, t: Tensor) -> Tensor:
-        """The rate d sigma / dt at time t, same shape."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -45,3 +35,6 @@ class Geometric:
 
     def dsigma(self, t: Tensor) -> Tensor:
         return self.sigma(t) * math.log(self.sigma_max / self.sigma_min)
+
+
+Noise = Loglinear | Geometric

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from chains import kernel, law_of_orders
 from torch import Tensor, nn
-from toy import AnsweringNetwork, all_states, index_of, toy_config, toy_distribution
+from toy import AnsweringNetwork, all_states, index_of, rates_of, toy_config, toy_distribution
 
 from pipeline.methods.estimates import Bound
 from pipeline.methods.sedd.bound import prior_nats
@@ -24,7 +24,7 @@ def clean_states(model: SEDD) -> Tensor:
 def transition(graph: Graph, x0: Tensor, sigma: Tensor) -> Tensor:
     """Chance [N, S] of every state given each row of x0 [N, L], by the matrix exponential."""
     states = all_states(graph.num_states, x0.shape[1])
-    chances = torch.matrix_exp(sigma * graph.rate())[x0]
+    chances = torch.matrix_exp(sigma * rates_of(graph))[x0]
     places = range(x0.shape[1])
     return torch.stack([chances[:, place, states[:, place]] for place in places]).prod(0)
 

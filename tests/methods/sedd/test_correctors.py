@@ -15,7 +15,15 @@ from corrected import (
     sweep_law,
 )
 from enumeration import transition
-from toy import ExactNetwork, all_states, check_law, exact_model, index_of, total_variation
+from toy import (
+    ExactNetwork,
+    all_states,
+    check_law,
+    exact_model,
+    index_of,
+    rates_of,
+    total_variation,
+)
 
 from pipeline.methods.draws import FREE, Sharpening
 from pipeline.methods.samplers import REMASKING, Stepping
@@ -155,7 +163,7 @@ def test_marginals_of_one_position_are_the_process_own_at_every_step(graph, step
 @pytest.mark.parametrize("alphas", [(0.3, 0.8), (0.6, 0.6), (0.01, 0.02), (0.9, 0.99)])
 def test_the_least_kappa_is_where_a_chance_reaches_zero(made, alphas):
     alpha = torch.tensor(alphas, dtype=torch.float64)
-    size, rate = 3 if made.mask_id else 4, made.rate()
+    size, rate = 3 if made.mask_id else 4, rates_of(made)
     now, after, between = (
         torch.matrix_exp(-each.log() * rate) for each in (*alpha, alpha[0] / alpha[1])
     )

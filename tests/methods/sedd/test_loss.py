@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from toy import all_states, random_model
+from toy import all_states, entropy_of, random_model
 
 from pipeline.methods.estimates import stratified_times
+from pipeline.methods.sedd.graph import moved_by_chance, sample_transition
 from pipeline.methods.sedd.loss import (
     ScoreEntropy,
-    mask_by_chance,
     masked_cross_entropy,
     score_entropy,
 )
@@ -24,9 +24,9 @@ def test_conditional_loss_is_the_score_entropy_of_the_score_it_implies(noise):
     x0 = torch.randint(5, (64, 6), generator=generator)
     t = stratified_times(64, 1e-3, generator)
     sigma, dsigma = model.noise.sigma(t), model.noise.dsigma(t)
-    xt = model.graph.sample_transition(x0, sigma, generator)
+    xt = sample_transition(model.graph, x0, sigma, generator)
     log_score = model.log_score(xt, sigma)
-    plain = dsigma[:, None] * model.graph.score_entropy(log_score, x0, xt, sigma)
+    plain = dsigma[:, None] * entropy_of(model.graph, log_score, x0, xt, sigma)[0]
     plain = torch.where(xt == model.graph.mask_id, plain, 0.0)
     ours = score_entropy(model, x0, xt, t).positions
     torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
@@ -112,7 +112,7 @@ def test_loss_and_its_gradient_are_those_of_the_plain_formulation(graph, paramet
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randint(5, (12, 6), generator=generator)
     t = stratified_times(12, 0.05, generator)
-    xt = model.graph.sample_transition(x0, model.noise.sigma(t), generator)
+    xt = sample_transition(model.graph, x0, model.noise.sigma(t), generator)
     ours, plain = score_entropy(model, x0, xt, t), plain_loss(model, x0, xt, t)
     torch.testing.assert_close(ours.positions, plain, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(ours.total, plain.sum(), rtol=1e-9, atol=0)
@@ -222,7 +222,7 @@ def test_masks_come_with_the_chance_of_their_row():
     model = a_model()
     x0 = torch.zeros(5000, 6, dtype=torch.int64)
     chances = torch.linspace(0, 1, 5000, dtype=torch.float64)
-    xt = mask_by_chance(model, x0, chances, torch.Generator().manual_seed(0))
+    xt = moved_by_chance(model.graph, x0, chances, torch.Generator().manual_seed(0))
     is_mask = (xt == model.graph.mask_id).double()
     assert is_mask.mean().item() == pytest.approx(0.5, abs=4 * (0.25 / 30_000) ** 0.5)
     assert is_mask[:50].mean() < 0.05

@@ -12,6 +12,7 @@ from pipeline.methods.draws import FREE
 from pipeline.methods.samplers import PLAIN, Corrector, Grid, Order, Stepping
 from pipeline.methods.sedd.bound import draw_bound
 from pipeline.methods.sedd.draw import Predictor
+from pipeline.methods.sedd.graph import sample_transition
 from pipeline.methods.sedd.loss import ScoreEntropy, score_entropy
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.sampler import resolve, sample
@@ -74,7 +75,7 @@ def test_loss_and_gradient_are_finite_up_to_both_ends_of_time(graph, parameteriz
     model, generator = data.draw(models(graph, parameterization))
     x0 = texts(model, generator, num=6)
     t = torch.tensor([1e-9, 1e-6, 1e-3, 0.5, 1 - 1e-9, 1.0], dtype=torch.float64)
-    xt = model.graph.sample_transition(x0, model.noise.sigma(t), generator)
+    xt = sample_transition(model.graph, x0, model.noise.sigma(t), generator)
     limit = model.graph.sample_limit(tuple(x0.shape), generator)
     for noised in xt, x0, limit:
         loss = score_entropy(model, x0, noised, t).positions

@@ -6,6 +6,7 @@ from toy import random_model
 
 from pipeline.methods.sedd.bound import denoise_nats, draw_reconstruction
 from pipeline.methods.sedd.draw import CHUNK
+from pipeline.methods.sedd.graph import sample_transition
 from pipeline.methods.sedd.weights import denoise_weights
 
 VOCAB, LENGTH = 23, 64
@@ -71,7 +72,7 @@ def test_the_head_is_asked_for_masks_alone():
     x0, _ = noised(model, num_rows=40)
     t = torch.tensor(model.t_min, dtype=torch.float64)
     sigma, draws = model.noise.sigma(t).expand(len(x0)), torch.Generator().manual_seed(3)
-    xt = model.graph.sample_transition(x0, sigma, draws)
+    xt = sample_transition(model.graph, x0, sigma, draws)
     num_masks = int((xt == model.graph.mask_id).sum())
     with torch.no_grad():
         draw_reconstruction(model, x0, torch.Generator().manual_seed(3))

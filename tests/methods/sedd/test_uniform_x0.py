@@ -4,11 +4,12 @@ import pytest
 import torch
 from chains import draw, small_support, transformer
 from corrected import corrected_law, denoiser, step_by_definition
-from toy import all_states, check_law, exact_model, index_of, total_variation
+from toy import all_states, check_law, entropy_of, exact_model, index_of, rates_of, total_variation
 
 from pipeline.methods.draws import Sharpening
 from pipeline.methods.samplers import PLAIN
 from pipeline.methods.sedd import uniform_x0
+from pipeline.methods.sedd.graph import sample_transition
 from pipeline.methods.sedd.loss import score_entropy
 from pipeline.methods.sedd.weights import step_weights
 
@@ -33,7 +34,7 @@ def test_the_score_is_what_p_x0_implies(sigma):
     sigma = torch.tensor(sigma, dtype=torch.float64)
     p = denoiser(model, xt, sigma)
     torch.testing.assert_close(p.sum(-1), torch.ones_like(p[..., 0]))
-    chances = torch.matrix_exp(sigma * model.graph.rate())
+    chances = torch.matrix_exp(sigma * rates_of(model.graph))
     implied = (p / chances.T[xt]) @ chances
     score = model.log_score(xt, sigma.expand(len(xt))).exp()
     torch.testing.assert_close(score, implied, rtol=1e-9, atol=1e-12)
@@ -48,8 +49,8 @@ def test_the_loss_is_the_score_entropy_of_the_score_it_implies(noise):
     generator = torch.Generator().manual_seed(1)
     t = torch.rand(200, dtype=torch.float64, generator=generator).clamp(min=1e-3)
     sigma = model.noise.sigma(t)
-    for xt in (model.graph.sample_transition(x0, sigma, generator), x0, other):
-        entropy = model.graph.score_entropy(model.log_score(xt, sigma), x0, xt, sigma)
+    for xt in (sample_transition(model.graph, x0, sigma, generator), x0, other):
+        entropy, _ = entropy_of(model.graph, model.log_score(xt, sigma), x0, xt, sigma)
         plain = model.noise.dsigma(t)[:, None] * entropy
         ours = score_entropy(model, x0, xt, t).positions
         torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
