@@ -36,27 +36,6 @@ class Drawn:
     seconds: float
 
 
-class Trace:
-    """Keeps some states of a batch's first samples."""
-
-    def __init__(self, num: int, num_steps: int) -> None:
-        self.num = num
-        moments = torch.linspace(0, num_steps + 1, min(num_steps + 2, NUM_STATES_SHOWN))
-        self.steps = {round(moment) for moment in moments.tolist()}
-        self.times: list[float] = []
-        self.states: list[Tensor] = []
-
-    def __call__(self, step: int, t: float, xt: Tensor) -> None:
-        if step in self.steps:
-            self.times.append(t)
-            self.states.append(xt[: self.num].cpu())
-
-    def result(self) -> dict[str, Tensor]:
-        """Times [S] and states [S, n, L]."""
-        times = torch.tensor(self.times, dtype=torch.float64)
-        return {"times": times, "states": torch.stack(self.states)}
-
-
 def sample_all(
     model: Model,
     num: int,
@@ -82,6 +61,8 @@ def sample_all(
         if len(part)
     ]
     num_states = num_steps + 2
+    moments = torch.linspace(0, num_steps + 1, min(num_states, NUM_STATES_SHOWN))
+    traced = {round(moment) for moment in moments.tolist()}
     bar = progress(
         total=len(parts) * num_states,
         desc=f"sample {num_steps} steps",
@@ -91,12 +72,13 @@ def sample_all(
 
     def draw(index: int) -> Result:
         asked, part = parts[index]
-        trace = Trace(num_traced, num_steps)
+        times, states = list[float](), list[Tensor]()
 
         def watch(step: int, t: float, xt: Tensor) -> None:
             bar.update()
-            if index == 0:
-                trace(step, t, xt)
+            if index == 0 and step in traced:
+                times.append(t)
+                states.append(xt[:num_traced].cpu())
 
         started = time.monotonic()
         batch = method_of(model).sample(
@@ -111,7 +93,12 @@ def sample_all(
         result = {"tokens": batch.tokens.cpu(), "nfe": batch.nfe.cpu()}
         seconds = torch.tensor(time.monotonic() - started, dtype=torch.float64)
         result |= {"calls": torch.tensor(batch.calls), "seconds": seconds}
-        return result | trace.result() if index == 0 else result
+        if index == 0:
+            result |= {
+                "times": torch.tensor(times, dtype=torch.float64),
+                "states": torch.stack(states),
+            }
+        return result
 
     with bar:
         found = units.in_order(len(parts), draw)

@@ -8,6 +8,16 @@ from torch import Tensor
 
 OnState = Callable[[int, float, Tensor], None]
 FREE = -1
+CHUNK = {"cpu": 2**22, "cuda": 2**27}
+"""Weights that are held at a time, whatever the vocabulary, by kind of device.
+
+In float64 32 MB on a CPU, and on a GPU 1 GB: fewer positions would not fill it.
+"""
+ACTIVATIONS = {"cpu": 2**21, "cuda": 2**26}
+"""Numbers of the network's widest layer that are held at a time, by kind of device.
+
+In float32 8 MB on a CPU, which is enough for its cores, and 256 MB on a GPU.
+"""
 
 
 @dataclass(frozen=True)

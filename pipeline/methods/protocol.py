@@ -4,7 +4,7 @@ A method is a room beside this file with a module `method`, whose functions are 
 `registry` finds it by the name that `method` has in params.yaml.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,25 @@ if TYPE_CHECKING:
 NO_LABELS: Mapping[str, list[str]] = MappingProxyType({})
 WITH_LABELS = {"only_with": "labels"}
 """Metadata of fields of a configuration that checkpoints of models without labels lack."""
+
+
+LARGEST = 2**20
+"""Of any size of a model."""
+
+
+def wrong_sizes(config: Any, names: Iterable[str]) -> list[str]:
+    """What is wrong with the fields of a configuration that are sizes, a line each."""
+    wrong = [
+        f"{name} must lie in 1..{LARGEST} (got {size})"
+        for name in names
+        if not 1 <= (size := getattr(config, name)) <= LARGEST
+    ]
+    if not wrong and (config.width % config.num_heads or config.width // config.num_heads % 2):
+        wrong.append(
+            f"num_heads ({config.num_heads}) must divide width ({config.width}) into an even "
+            "number of parts' width"
+        )
+    return wrong
 
 
 class Model(nn.Module):

@@ -12,7 +12,8 @@ from pipeline.config.mistakes import mistakes
 from pipeline.config.sections import Fraction, Section
 from pipeline.config.strict_yaml import parse, read_text
 from pipeline.errors import CheckpointError, PipelineError
-from pipeline.methods.sedd.model import LARGEST, SEDDConfig
+from pipeline.methods.protocol import LARGEST
+from pipeline.methods.sedd.model import SEDDConfig
 
 # Both are fixed in the code of each; from T_MIN on its training draws t.
 EPS = 1e-3

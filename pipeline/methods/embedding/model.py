@@ -9,11 +9,9 @@ from pipeline.kernels.expected import Expected
 from pipeline.methods.embedding.clock import Clock, Kind
 from pipeline.methods.embedding.network import Denoiser, Input
 from pipeline.methods.embedding.vectors import Level, Norm, Vectors
-from pipeline.methods.protocol import Model
+from pipeline.methods.protocol import Model, wrong_sizes
 
 Loss = Literal["likelihood", "cross_entropy", "half", "mse_cross_entropy"]
-LARGEST = 2**20
-"""Of any size of a model."""
 MOST_G = 40
 """Levels lie within plus and minus this: further out nothing changes that float32 can hold."""
 
@@ -44,16 +42,7 @@ class EmbeddingConfig:
         """Refuse values that are out of range, all of them at once, with ValueError."""
         sizes = ["vocab_size", "length", "width", "num_blocks", "num_heads", "dim"]
         sizes += ["cond_dim"] * (self.cond_dim is not None)
-        mistakes = [
-            f"{name} must lie in 1..{LARGEST} (got {size})"
-            for name in sizes
-            if not 1 <= (size := getattr(self, name)) <= LARGEST
-        ]
-        if not mistakes and (self.width % self.num_heads or self.width // self.num_heads % 2):
-            mistakes.append(
-                f"num_heads ({self.num_heads}) must divide width ({self.width}) into an even "
-                "number of parts' width"
-            )
+        mistakes = wrong_sizes(self, sizes)
         if self.vocab_size == 1 or (self.norm == "layernorm" and self.dim == 1):
             mistakes.append("vocab_size, and dim with layernorm, must be at least 2")
         if (self.cond_dim is None) != (self.input == "evidence"):

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pipeline.kernels.precision import widened
 from pipeline.methods.draws import (
+    ACTIVATIONS,
+    CHUNK,
     FREE,
     OnState,
     Samples,
@@ -29,13 +31,8 @@ from pipeline.methods.samplers import (
 )
 
 Predictor = Literal["ddpm", "ddim", "draw"]
-PREDICTORS = ("ddpm", "ddim", "draw")
 SHOWN = 0.5
 """A position shows its likeliest token from this probability on, before it a mask."""
-CHUNK = {"cpu": 2**22, "cuda": 2**27}
-"""Probabilities that are held at a time, whatever the vocabulary, by kind of device."""
-ACTIVATIONS = {"cpu": 2**21, "cuda": 2**26}
-"""Numbers of the network's widest layer that are held at a time, by kind of device."""
 
 
 def resolve(

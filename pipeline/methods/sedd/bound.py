@@ -9,8 +9,8 @@ reconstruction: -log of the final denoise at t_min.
 import torch
 from torch import Tensor
 
+from pipeline.methods.draws import CHUNK
 from pipeline.methods.estimates import Bound, Texts, draw_replicates
-from pipeline.methods.sedd.draw import CHUNK
 from pipeline.methods.sedd.graph import sample_transition
 from pipeline.methods.sedd.loss import apart, masked_cross_entropy, score_entropy
 from pipeline.methods.sedd.model import SEDD

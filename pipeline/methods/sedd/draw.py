@@ -1,13 +1,15 @@
 """Drawing states at some positions: the network and its head, in pieces that fit in memory."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.kernels.precision import widened
-from pipeline.methods.draws import Sharpening, categorical
+from pipeline.methods.draws import ACTIVATIONS, CHUNK, OnState, Sharpening, categorical
+from pipeline.methods.samplers import Stepping
 from pipeline.methods.sedd.model import SEDD
 from pipeline.network.layers import places
 
@@ -16,18 +18,29 @@ Weigh = Callable[[Tensor, Tensor], Tensor]
 """(outputs [n, V] of the network, which it may overwrite, states [n] there) -> weights [n, V']."""
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(weights [n, V'], states [n] there, states drawn [n]) -> a number of each [n], in float64."""
-CHUNK = {"cpu": 2**22, "cuda": 2**27}
-"""Weights that are held at a time, whatever the vocabulary, by kind of device.
-
-In float64 32 MB on a CPU, and on a GPU 1 GB: fewer positions would not fill it.
-"""
-ACTIVATIONS = {"cpu": 2**21, "cuda": 2**26}
-"""Numbers of the network's widest layer that are held at a time, by kind of device.
-
-In float32 8 MB on a CPU, which is enough for its cores, and 256 MB on a GPU.
-"""
 SCATTER = 6_364_136_223_846_793_005
 """An odd number without a pattern in its bits: Knuth's multiplier of 64 bits."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a sampler of this room is asked for, as `sampler.sample` has it.
+
+    Attributes:
+        num: sequences.
+        times: of the steps [n + 1], falling from 1.
+        fixed: tokens [L] that are imposed, FREE elsewhere; on the generator's device.
+    """
+
+    model: SEDD
+    num: int
+    times: Tensor
+    predictor: Predictor
+    generator: torch.Generator
+    fixed: Tensor
+    sharpening: Sharpening
+    on_state: OnState | None
+    stepping: Stepping
 
 
 class Drawn(NamedTuple):

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from pipeline.kernels.precision import widened
-from pipeline.methods.protocol import WITH_LABELS, Model
+from pipeline.methods.protocol import WITH_LABELS, Model, wrong_sizes
 from pipeline.methods.sedd import uniform_x0
 from pipeline.methods.sedd.graph import Absorb, Graph, Uniform, log_expm1
 from pipeline.methods.sedd.network import Transformer
 from pipeline.methods.sedd.noise import Geometric, Loglinear, Noise
-
-LARGEST = 2**20
-"""Of any size of a model."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +43,8 @@ class SEDDConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that are out of range, all of them at once, with ValueError."""
-        mistakes = [
-            f"{name} must lie in 1..{LARGEST} (got {size})"
-            for name in ("vocab_size", "length", "width", "num_blocks", "num_heads", "cond_dim")
-            if not 1 <= (size := getattr(self, name)) <= LARGEST
-        ]
-        if not mistakes and (self.width % self.num_heads or self.width // self.num_heads % 2):
-            mistakes.append(
-                f"num_heads ({self.num_heads}) must divide width ({self.width}) into an even "
-                "number of parts' width"
-            )
+        sizes = ("vocab_size", "length", "width", "num_blocks", "num_heads", "cond_dim")
+        mistakes = wrong_sizes(self, sizes)
         for name in "eps", "t_min":
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 mistakes.append(f"{name} must lie between 0 and 1 (got {value})")

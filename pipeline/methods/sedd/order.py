@@ -8,24 +8,13 @@ favour what it is sure of. So entropy is to be looked at beside every figure of 
 import torch
 from torch import Tensor
 
-from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
-from pipeline.methods.samplers import Stepping
-from pipeline.methods.sedd.draw import draw_at
-from pipeline.methods.sedd.model import SEDD
+from pipeline.methods.draws import FREE, Samples, uniform
+from pipeline.methods.sedd.draw import Task, draw_at
 from pipeline.methods.sedd.reveal import masked_chances
 from pipeline.methods.sedd.weights import token_weights
 
 
-def sample_in_order(
-    model: SEDD,
-    num: int,
-    times: Tensor,
-    generator: torch.Generator,
-    fixed: Tensor,
-    sharpening: Sharpening,
-    on_state: OnState | None,
-    stepping: Stepping,
-) -> Samples:
+def sample_in_order(task: Task) -> Samples:
     """Draw as `sample` says, in an order that the model chooses; rows with masks are evaluated.
 
     With `confidence` and `margin` as many positions are left after a step as the process leaves in
@@ -34,13 +23,14 @@ def sample_in_order(
     the largest, one at least: so much may be lost by drawing them apart. It takes the turns that
     it needs, which are shown as if they were steps.
     """
+    model, times, fixed, on_state = task.model, task.times, task.fixed, task.on_state
     device, mask_id = fixed.device, model.graph.num_states - 1
-    free = fixed == FREE
-    xt = torch.where(free, mask_id, fixed).repeat(num, 1)
+    free, order_by = fixed == FREE, task.stepping.order
+    xt = torch.where(free, mask_id, fixed).repeat(task.num, 1)
     num_free = int(free.sum())
-    by_entropy = stepping.order == "entropy_bound"
+    by_entropy = order_by == "entropy_bound"
     left = (num_free * masked_chances(model, times, "analytic")[1:]).round().long().tolist()
-    nfe, calls = torch.zeros(num, dtype=torch.int64, device=device), 0
+    nfe, calls = torch.zeros(task.num, dtype=torch.int64, device=device), 0
     with model.network.recording():
         for step in range(num_free if by_entropy else len(times)):
             if on_state is not None and step < len(times):
@@ -50,14 +40,14 @@ def sample_in_order(
             if not len(rows) or not (by_entropy or left[step] < int(is_mask[0].sum())):
                 continue
             at = is_mask[rows]
-            u = uniform((int(at.sum()),), generator)
-            measure = UNSURENESS[stepping.order]
-            drawn = draw_at(model, xt[rows], None, at, token_weights, u, sharpening, measure)
+            u = uniform((int(at.sum()),), task.generator)
+            how = (token_weights, u, task.sharpening, UNSURENESS[order_by])
+            drawn = draw_at(model, xt[rows], None, at, *how)
             unsure = torch.full(at.shape, torch.inf, dtype=torch.float64, device=device)
             unsure[at] = drawn.measured
             ordered, order = unsure.sort(dim=-1, stable=True)
             if by_entropy:
-                taken = ordered.cumsum(-1) - ordered <= stepping.gamma
+                taken = ordered.cumsum(-1) - ordered <= task.stepping.gamma
             else:
                 count = int(at[0].sum()) - left[step]
                 taken = torch.arange(at.shape[1], device=device).expand_as(at) < count

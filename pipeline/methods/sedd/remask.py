@@ -8,10 +8,8 @@ these positions only. `conf` must know the tokens to say which are taken back.
 import torch
 from torch import Tensor
 
-from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
-from pipeline.methods.samplers import Stepping
-from pipeline.methods.sedd.draw import Predictor, draw_at, moved
-from pipeline.methods.sedd.model import SEDD
+from pipeline.methods.draws import FREE, OnState, Samples, uniform
+from pipeline.methods.sedd.draw import Task, draw_at, moved
 from pipeline.methods.sedd.schedule import kappas, mask_chances
 from pipeline.methods.sedd.weights import token_weights
 
@@ -37,36 +35,27 @@ def timetable(
     return masked
 
 
-def sample_by_timetable(
-    model: SEDD,
-    num: int,
-    times: Tensor,
-    predictor: Predictor,
-    generator: torch.Generator,
-    fixed: Tensor,
-    sharpening: Sharpening,
-    on_state: OnState | None,
-    stepping: Stepping,
-) -> Samples:
+def sample_by_timetable(task: Task) -> Samples:
     """Draw as `sample` says; a row is evaluated where something is revealed in it.
 
     With `cached` the k-th such step of a row shares a call with every other row's k-th; with
     `analytic` rows that reveal something at the same step do.
     """
+    model, times, fixed, num = task.model, task.times, task.fixed, task.num
     mask_id, free = model.graph.num_states - 1, (fixed == FREE).cpu()
-    stay, back = mask_chances(model, times, kappas(model, times, stepping))
-    placed = timetable((num, int(free.sum())), stay, back, generator).cpu()
+    stay, back = mask_chances(model, times, kappas(model, times, task.stepping))
+    placed = timetable((num, int(free.sum())), stay, back, task.generator).cpu()
     masked = torch.zeros(len(placed), num, len(free), dtype=torch.bool)
     masked[:, :, free] = placed
     reveals = (masked[:-1] & ~masked[1:]).any(-1)
     steps, rows = reveals.nonzero(as_tuple=True)
-    turn = steps if predictor == "analytic" else (reveals.cumsum(0) - 1)[steps, rows]
+    turn = steps if task.predictor == "analytic" else (reveals.cumsum(0) - 1)[steps, rows]
     sizes = torch.unique(turn, return_counts=True)[1].tolist()
     turns = torch.split(turn.argsort(stable=True), sizes)
     tokens = torch.where(fixed == FREE, mask_id, fixed).repeat(num, 1)
     positions = torch.arange(tokens.numel()).view(tokens.shape)
     nfe, calls = torch.zeros(num, dtype=torch.int64), 0
-    states = _States(times, masked, tokens, mask_id, on_state)
+    states = _States(times, masked, tokens, mask_id, task.on_state)
     settled = [int(steps[later].min()) for later in turns] + [len(times)]
     states.show(settled[0])
     with model.network.recording():
@@ -76,8 +65,8 @@ def sample_by_timetable(
             now = was & ~masked[step + 1, row]
             there = moved(row, tokens.device)
             xt = tokens.index_select(0, there).masked_fill(moved(was, tokens.device), mask_id)
-            u = uniform((int(now.sum()),), generator)
-            drawn = draw_at(model, xt, None, now, token_weights, u, sharpening)
+            u = uniform((int(now.sum()),), task.generator)
+            drawn = draw_at(model, xt, None, now, token_weights, u, task.sharpening)
             places = moved(positions[row][now], tokens.device)
             tokens.view(-1).index_copy_(0, places, drawn.states)
             nfe[row] += 1
@@ -130,43 +119,35 @@ def chance_of_drawn(weights: Tensor, _: Tensor, drawn: Tensor) -> Tensor:
     return weights.gather(-1, drawn[:, None]).squeeze(-1).double() / weights.double().sum(-1)
 
 
-def sample_by_confidence(
-    model: SEDD,
-    num: int,
-    times: Tensor,
-    generator: torch.Generator,
-    fixed: Tensor,
-    sharpening: Sharpening,
-    on_state: OnState | None,
-    stepping: Stepping,
-) -> Samples:
+def sample_by_confidence(task: Task) -> Samples:
     """Draw as `sample` says, with corrector `conf`.
 
     Masks are revealed as without a corrector. Of the tokens of a row each is masked again with its
     share, softmax of minus the chance that it was drawn with, of the chance that `rescale` has.
     """
+    model, times, fixed, num = task.model, task.times, task.fixed, task.num
     device, mask_id = fixed.device, model.graph.num_states - 1
     free = fixed == FREE
     ancestral = torch.ones(len(times) - 1, dtype=torch.float64)
     stay = mask_chances(model, times, ancestral)[0].to(device)
-    back = mask_chances(model, times, kappas(model, times, stepping))[1].to(device)
+    back = mask_chances(model, times, kappas(model, times, task.stepping))[1].to(device)
     tokens = torch.where(free, mask_id, fixed).repeat(num, 1)
     masked = free.repeat(num, 1)
     sureness = torch.zeros(tokens.shape, dtype=torch.float64, device=device)
     nfe, calls = torch.zeros(num, dtype=torch.int64, device=device), 0
     with model.network.recording():
         for step in range(len(times)):
-            if on_state is not None:
-                on_state(step, float(times[step]), tokens.masked_fill(masked, mask_id))
+            if task.on_state is not None:
+                task.on_state(step, float(times[step]), tokens.masked_fill(masked, mask_id))
             share = (-sureness).masked_fill(masked | ~free, -torch.inf).softmax(-1).nan_to_num()
             chance = torch.where(masked, stay[step], back[step] * share)
-            after = free & (uniform(tuple(tokens.shape), generator) < chance)
+            after = free & (uniform(tuple(tokens.shape), task.generator) < chance)
             rows = (masked & ~after).any(-1).nonzero().squeeze(-1)
             if len(rows):
                 now = (masked & ~after)[rows]
                 xt = tokens.masked_fill(masked, mask_id)[rows]
-                u = uniform((int(now.sum()),), generator)
-                how = (token_weights, u, sharpening, chance_of_drawn)
+                u = uniform((int(now.sum()),), task.generator)
+                how = (token_weights, u, task.sharpening, chance_of_drawn)
                 drawn = draw_at(model, xt, None, now, *how)
                 places = (rows[:, None] * len(fixed) + torch.arange(len(fixed), device=device))[now]
                 tokens.view(-1)[places] = drawn.states
@@ -174,6 +155,6 @@ def sample_by_confidence(
                 nfe[rows] += 1
                 calls += drawn.calls
             masked = after
-    if on_state is not None:
-        on_state(len(times), 0.0, tokens)
+    if task.on_state is not None:
+        task.on_state(len(times), 0.0, tokens)
     return Samples(tokens, nfe, calls)

@@ -7,8 +7,8 @@ first; the network then says which tokens they are, at these positions only.
 import torch
 from torch import Tensor
 
-from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
-from pipeline.methods.sedd.draw import Predictor, draw_at, moved
+from pipeline.methods.draws import FREE, OnState, Samples, uniform
+from pipeline.methods.sedd.draw import Predictor, Task, draw_at, moved
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.weights import token_weights
 
@@ -71,29 +71,21 @@ def place_reveals(
     return turn, step
 
 
-def sample_by_reveals(
-    model: SEDD,
-    num: int,
-    times: Tensor,
-    predictor: Predictor,
-    generator: torch.Generator,
-    fixed: Tensor,
-    sharpening: Sharpening,
-    on_state: OnState | None,
-) -> Samples:
+def sample_by_reveals(task: Task) -> Samples:
     """Draw as `sample` says; a row is evaluated at the turns that reveal something in it."""
+    model, fixed, generator = task.model, task.fixed, task.generator
     mask_id = model.graph.num_states - 1
     free = fixed == FREE
-    xt = torch.where(free, mask_id, fixed).repeat(num, 1)
-    masked = masked_chances(model, times, predictor).to(xt.device)
-    placed = place_reveals((num, int(free.sum())), masked, predictor, generator)
+    xt = torch.where(free, mask_id, fixed).repeat(task.num, 1)
+    masked = masked_chances(model, task.times, task.predictor).to(xt.device)
+    placed = place_reveals((task.num, int(free.sum())), masked, task.predictor, generator)
     # What is revealed when, and so what is asked for, is known before the first call: a card is
     # not waited for to learn it.
     turn, reveal_step = (torch.full(xt.shape, -1) for _ in range(2))
     turn[:, free.cpu()], reveal_step[:, free.cpu()] = (each.cpu() for each in placed)
-    nfe = torch.zeros(num, dtype=torch.int64)
+    nfe = torch.zeros(task.num, dtype=torch.int64)
     calls = 0
-    states = _States(times, reveal_step, mask_id, on_state)
+    states = _States(task.times, reveal_step, mask_id, task.on_state)
     turns: list[int] = torch.unique(turn[:, free.cpu()]).tolist()
     positions = torch.arange(xt.numel()).view(xt.shape)
     with model.network.recording():
@@ -103,7 +95,7 @@ def sample_by_reveals(
             now = turn[rows] == k
             revealed = xt.index_select(0, moved(rows, xt.device))
             u = uniform((int(now.sum()),), generator)
-            drawn = draw_at(model, revealed, None, now, token_weights, u, sharpening)
+            drawn = draw_at(model, revealed, None, now, token_weights, u, task.sharpening)
             xt.view(-1).index_copy_(0, moved(positions[rows][now], xt.device), drawn.states)
             nfe[rows] += 1
             calls += drawn.calls

@@ -18,7 +18,7 @@ from pipeline.methods.samplers import (
     label_misuses,
     misuses,
 )
-from pipeline.methods.sedd.draw import Predictor
+from pipeline.methods.sedd.draw import Predictor, Task
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.order import sample_in_order
 from pipeline.methods.sedd.remask import sample_by_confidence, sample_by_timetable
@@ -101,19 +101,19 @@ def sample(
     predictor = resolve(model, predictor, temperature, top_p, stepping, conditioning)
     sharpening = Sharpening(model.config.vocab_size, temperature, top_p)
     times = step_times(model, num_steps, stepping)
-    by_time = (model, num, times, predictor, generator, fixed, sharpening, on_state)
-    by_model = (model, num, times, generator, fixed, sharpening, on_state, stepping)
+    asked = (model, num, times, predictor, generator, fixed, sharpening, on_state, stepping)
+    task = Task(*asked)
     with model.network.labelled(_rows(model, conditioning, fixed), conditioning.guidance):
         if not model.timeless:
-            drawn = sample_by_steps(*by_time, stepping)
+            drawn = sample_by_steps(task)
         elif stepping.order != "random":
-            drawn = sample_in_order(*by_model)
+            drawn = sample_in_order(task)
         elif stepping.corrector == "conf":
-            drawn = sample_by_confidence(*by_model)
+            drawn = sample_by_confidence(task)
         elif stepping.corrector != "none":
-            drawn = sample_by_timetable(*by_time, stepping)
+            drawn = sample_by_timetable(task)
         else:
-            drawn = sample_by_reveals(*by_time)
+            drawn = sample_by_reveals(task)
     if not conditioning.evaluates_twice:
         return drawn
     return Samples(drawn.tokens, 2 * drawn.nfe, 2 * drawn.calls)

@@ -3,31 +3,23 @@
 import torch
 from torch import Tensor
 
-from pipeline.methods.draws import FREE, OnState, Samples, Sharpening, uniform
+from pipeline.methods.draws import FREE, Samples, Sharpening, uniform
 from pipeline.methods.samplers import SWEEPING, Stepping
-from pipeline.methods.sedd.draw import Drawn, Predictor, Weigh, draw_at, moved
+from pipeline.methods.sedd.draw import Drawn, Task, Weigh, draw_at, moved
 from pipeline.methods.sedd.model import SEDD
 from pipeline.methods.sedd.schedule import kappas
 from pipeline.methods.sedd.weights import moves, reveals, scores
 from pipeline.network.layers import places
 
 
-def sample_by_steps(
-    model: SEDD,
-    num: int,
-    times: Tensor,
-    predictor: Predictor,
-    generator: torch.Generator,
-    fixed: Tensor,
-    sharpening: Sharpening,
-    on_state: OnState | None,
-    stepping: Stepping,
-) -> Samples:
+def sample_by_steps(task: Task) -> Samples:
     """Draw as `sample` says; every row that a step can change is evaluated."""
+    model, times, fixed, generator = task.model, task.times, task.fixed, task.generator
+    on_state, sharpening, stepping = task.on_state, task.sharpening, task.stepping
     device, free = fixed.device, (fixed == FREE).cpu()
-    xt = model.graph.sample_limit((num, len(fixed)), generator)
+    xt = model.graph.sample_limit((task.num, len(fixed)), generator)
     xt = torch.where(fixed == FREE, xt, fixed)
-    nfe = torch.zeros(num, dtype=torch.int64, device=device)
+    nfe = torch.zeros(task.num, dtype=torch.int64, device=device)
     calls, times_there = 0, times.to(device)
     # A network by x0 sharpens its p(x0 | xt), before it is weighed.
     unchanged = Sharpening(sharpening.num_tokens)
@@ -38,7 +30,7 @@ def sample_by_steps(
                 on_state(step, float(times[step]), xt)
             if model.graph.mask_id is None:
                 rows, now, at = None, xt, free.expand_as(xt)
-                weigh = moves(model, times_there[step:], predictor, sharpening, kappa[step])
+                weigh = moves(model, times_there[step:], task.predictor, sharpening, kappa[step])
                 sharpen = unchanged
                 nfe += 1
             else:
@@ -48,7 +40,7 @@ def sample_by_steps(
                     continue
                 now = xt[rows]
                 at = now == model.graph.mask_id
-                weigh, sharpen = reveals(model, times[step:], predictor), sharpening
+                weigh, sharpen = reveals(model, times[step:], task.predictor), sharpening
                 nfe += unfinished
             after, num_calls = _redrawn(model, now, times[step], at, weigh, sharpen, generator)
             xt = after if rows is None else xt.index_copy(0, rows, after)

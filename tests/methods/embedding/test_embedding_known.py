@@ -1,6 +1,7 @@
 """Known tokens: which training gives away, that they cost nothing, and samples given them."""
 
 import itertools
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from toy import check_law, index_of, toy_distribution
 from pipeline.methods.draws import FREE
 from pipeline.methods.embedding import method
 from pipeline.methods.embedding.loss import Denoising, draw_known
-from pipeline.methods.embedding.sampler import PREDICTORS, sample
+from pipeline.methods.embedding.sampler import Predictor, sample
 
 LENGTH, ROWS = 6, 12_000
 LOSSES = ("likelihood", "cross_entropy", "half", "mse_cross_entropy")
@@ -90,7 +91,7 @@ def test_noise_at_known_positions_has_no_loss_and_no_gradient(loss, input):
     assert objective.module.clock.rms.isfinite().all()
 
 
-@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("predictor", get_args(Predictor))
 @pytest.mark.parametrize("fixed", [[1, FREE], [FREE, 2]])
 def test_samples_given_known_tokens_follow_the_data_given_them(predictor, fixed):
     """Of the Bayes denoiser: nearer than 0.03, of which 0.01 is chance; not their marginal."""

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -9,12 +10,12 @@ from embedding_toy import bayes_model, random_model, seeded
 from toy import check_law, follows_law, index_of, total_variation, toy_distribution
 
 from pipeline.methods.embedding import sampler
-from pipeline.methods.embedding.sampler import PREDICTORS, moved, resolve, sample
+from pipeline.methods.embedding.sampler import Predictor, moved, resolve, sample
 from pipeline.methods.samplers import Conditioning, Stepping
 
 P0 = toy_distribution(3, 2)
 NUM = 20_000
-every_rule = pytest.mark.parametrize("rule", PREDICTORS)
+every_rule = pytest.mark.parametrize("rule", get_args(Predictor))
 
 
 def draw(model, num_steps, predictor="ddim", seed=0, num=NUM, **options):

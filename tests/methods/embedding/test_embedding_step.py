@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
 from embedding_toy import seeded
 
-from pipeline.methods.embedding.sampler import PREDICTORS, moved
+from pipeline.methods.embedding.sampler import Predictor, moved
 from pipeline.methods.embedding.vectors import Level
 from pipeline.methods.embedding.vectors import gaussian as standard_normal
 
@@ -49,7 +50,7 @@ def variance_after(rule, num_steps):
     return variance
 
 
-@pytest.mark.parametrize("rule", PREDICTORS)
+@pytest.mark.parametrize("rule", get_args(Predictor))
 @pytest.mark.parametrize("num_steps", [1, 4, 32])
 def test_steps_have_the_variance_of_their_recursion(rule, num_steps):
     """Of Gaussian data and its own denoiser; within 4 standard errors, from 100,000 numbers."""
@@ -66,7 +67,7 @@ def test_steps_have_the_variance_of_their_recursion(rule, num_steps):
     assert z.var().item() == pytest.approx(variance_after(rule, num_steps), rel=bar)
 
 
-@pytest.mark.parametrize("rule", [*PREDICTORS, "mean and fresh noise"])
+@pytest.mark.parametrize("rule", [*get_args(Predictor), "mean and fresh noise"])
 def test_variances_converge_as_one_over_the_steps_but_for_a_wrong_rule(rule):
     a, s = levels(1)[-1].alpha.item(), levels(1)[-1].sigma.item()
     wanted = a**2 * VARIANCE + s**2
