@@ -121,8 +121,8 @@ def panicked(error: BaseException) -> bool:
 
 
 @contextmanager
-def read_by_library(said: str) -> Iterator[None]:
-    """Let whatever a library makes of a damaged file be a CheckpointError, `said` and its words.
+def read_by_library(said: str, kind: type[PipelineError] = CheckpointError) -> Iterator[None]:
+    """Let whatever a library makes of a damaged file be an error of a kind, `said` and its words.
 
     Libraries that look at nothing they read raise any error, and some panic.
     """
@@ -132,7 +132,7 @@ def read_by_library(said: str) -> Iterator[None]:
         if not isinstance(error, Exception) and not panicked(error):
             raise
         words = " ".join(str(error).split())
-        raise CheckpointError(f"{said}: {words or type(error).__name__}") from error
+        raise kind(f"{said}: {words or type(error).__name__}") from error
 
 
 def _message(lines: Sequence[str]) -> str:

@@ -44,22 +44,28 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
         show_progress=False,
     )
     try:
-        tokenizer.train_from_iterator(_pieces(texts), trainer)
+        tokenizer.train_from_iterator(pieces(texts, BETWEEN_WORDS, PART, MOST_UNCUT), trainer)
     except UnicodeEncodeError as error:
         raise DataError(f"a document is not valid Unicode text: {error}") from None
     tokenizer.pre_tokenizer = split
     return TextTokenizer(tokenizer.to_str(pretty=True), pad=PAD, eos=EOS, unk=None)
 
 
-def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, long ones cut between words, or after 2 * `PART` characters where none ends."""
+def pieces(
+    texts: Iterable[str], between: re.Pattern[str], part: int, most: int | None = None
+) -> Iterator[str]:
+    """The texts, long ones cut `between` words, or after 2 * `part` characters where none ends.
+
+    Raises:
+        DataError: words do not end within `most` characters.
+    """
     for text in texts:
         start = uncut = 0
-        while len(text) - start > 2 * PART:
-            cut = BETWEEN_WORDS.search(text, start + PART, start + 2 * PART)
-            end = cut.end() if cut else start + 2 * PART
+        while len(text) - start > 2 * part:
+            cut = between.search(text, start + part, start + 2 * part)
+            end = cut.end() if cut else start + 2 * part
             uncut = 0 if cut else uncut + end - start
-            if uncut > MOST_UNCUT:
+            if most is not None and uncut > most:
                 raise endless_word()
             yield text[start:end]
             start = end

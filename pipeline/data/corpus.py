@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MOST_AT_ONCE = 2**27
 ROWS_AT_ONCE = 64
 MOST_NAMES = 20
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a pair, which JSON can spell and no file can hold."""
 Columns = dict[str, str]
 """Columns of a table, that of the texts first, each with the key of params.yaml that names it."""
 # Else a row group's whole column would be read at once, however large it is.
@@ -295,7 +298,7 @@ def _jsonl(path: Path, columns: Columns) -> Iterator[tuple[Any, ...]]:
             if may_be_twice and _is_twice(column, line):
                 raise DataError(f"{path}: line {number} has the key {column!r} ({key}) twice")
             value = row[column]
-            if isinstance(value, str) and b"\\u" in line and not _is_whole(value):
+            if isinstance(value, str) and b"\\u" in line and SURROGATE.search(value):
                 raise DataError(
                     f"{path}: line {number} holds half a surrogate pair in column {column!r}: "
                     f"{_short(value)}"
@@ -320,15 +323,6 @@ def _is_twice(key: str, line: bytes) -> bool:
     """Whether the object in a line of JSON has a key more than once, not the objects inside."""
     pairs = json.loads(line.decode("utf-8-sig"), object_pairs_hook=list)
     return [name for name, _ in pairs].count(key) > 1
-
-
-def _is_whole(text: str) -> bool:
-    """Whether a file can hold it: JSON can spell half a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _listed(names: Collection[str]) -> str:

@@ -135,7 +135,8 @@ def _tiktoken_of(tokenizer: TextTokenizer) -> "tiktoken.Encoding | None":
     merges = merges_of(parts)
     merged = [vocab[first + second] for first, second in merges]
     in_order = all(before < after for before, after in pairwise(merged))
-    if not in_order or len(plain) != 256 + len(merged) or not plain.keys() >= _alphabet():
+    alphabet = set(ByteLevel.alphabet())
+    if not in_order or len(plain) != 256 + len(merged) or not plain.keys() >= alphabet:
         return None
     model: Any = byte_level(vocab, merges).model
     if any(len(model.tokenize(token)) != 1 for token in plain):
@@ -150,7 +151,3 @@ def _tiktoken_of(tokenizer: TextTokenizer) -> "tiktoken.Encoding | None":
         # It is slow without any. A special token spelled in a text is text all the same.
         special_tokens={token: vocab[token] for token in specials},
     )
-
-
-def _alphabet() -> set[str]:
-    return set(ByteLevel.alphabet())

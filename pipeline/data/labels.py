@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.params import Data, Label
+from pipeline.config.data import Data, Label
 from pipeline.data.splits import Split, split_rows
 from pipeline.errors import DataError
 

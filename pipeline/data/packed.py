@@ -94,11 +94,6 @@ class Packed:
         return self.test_rows[:, len(self.meta.labels) :]
 
     @property
-    def eval(self) -> np.ndarray[Any, np.dtype[Any]]:
-        """Token ids [N, L] of the blocks that training looks at."""
-        return self.eval_rows[:, len(self.meta.labels) :]
-
-    @property
     def test_labels(self) -> np.ndarray[Any, np.dtype[Any]]:
         """Labels of the held-out blocks as numbers [N, K]: 1 and more, 0 where one is not said."""
         return self.test_rows[:, : len(self.meta.labels)]

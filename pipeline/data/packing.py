@@ -92,7 +92,15 @@ def write_blocks(
                 index = files.enter_context(whole(path_of(folder, split)))
                 index.write_bytes(index_of(counts.keys))
         hashes = {split: sha256(partial) for split, partial in partials.items()}
-        meta = _described(packer, seen, labels, hashes)
+        meta = described(
+            packer,
+            hashes,
+            num_blocks={split: counts.num_tokens // width for split, counts in seen.items()},
+            num_dropped={split: counts.num_tokens % width for split, counts in seen.items()},
+            lengths=seen["train"].lengths if packer.mode == "pad" else None,
+            unknown={split: counts.unknown for split, counts in seen.items()},
+            labels=labels,
+        )
         meta.write(folder, partial_meta)
     return meta
 
@@ -109,13 +117,21 @@ def write_pieces(pieces: Iterable[tuple[str, Piece]], paths: Mapping[str, Path])
     return seen
 
 
-def _described(
+def described(
     packer: Packer,
-    seen: Mapping[str, Seen],
-    labels: dict[str, list[str]],
     hashes: dict[str, str],
+    *,
+    num_blocks: dict[str, int],
+    num_dropped: dict[str, int],
+    lengths: Counter[int] | None,
+    unknown: Mapping[str, Counter[str]],
+    labels: dict[str, list[str]],
 ) -> Meta:
-    lengths, width = seen["train"].lengths, len(labels) + packer.length
+    """What meta.json holds of blocks that were written; hashes and so on are by split.
+
+    Args:
+        lengths: how many training documents have how many tokens, where each is a block.
+    """
     tokenizer = packer.tokenizer
     return Meta(
         dtype=packer.dtype.name,
@@ -125,11 +141,11 @@ def _described(
         pad_id=tokenizer.pad_id,
         eos_id=tokenizer.eos_id,
         unk_id=tokenizer.unk_id,
-        num_blocks={split: counts.num_tokens // width for split, counts in seen.items()},
-        num_dropped={split: counts.num_tokens % width for split, counts in seen.items()},
-        text_lengths=[lengths[n] for n in range(packer.length)] if packer.mode == "pad" else None,
-        num_unknown={split: counts.unknown.total() for split, counts in seen.items()},
-        unknown={split: dict(sorted(counts.unknown.items())) for split, counts in seen.items()},
+        num_blocks=num_blocks,
+        num_dropped=num_dropped,
+        text_lengths=None if lengths is None else [lengths[n] for n in range(packer.length)],
+        num_unknown={split: counts.total() for split, counts in unknown.items()},
+        unknown={split: dict(sorted(counts.items())) for split, counts in unknown.items()},
         tokenizer_sha256=tokenizer.sha256,
         sha256=hashes,
         labels=labels,

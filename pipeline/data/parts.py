@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-from pipeline.config.params import Data
+from pipeline.config.data import Data
 from pipeline.data.corpus import read_row_group, read_rows, row_groups
 from pipeline.data.encoding import Encoder
 from pipeline.data.labels import named, watching

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.data.documents import Keys, keys_of
 from pipeline.data.encoding import Encoder, Ids, Ints
-from pipeline.data.tokenizer import Mode
+from pipeline.data.tokenizer import Mode, short
 from pipeline.errors import DataError
 from pipeline.progress import progress
 
@@ -121,7 +121,7 @@ class Packer:
         if lengths.max() > most:
             row = int(np.argmax(lengths > most))
             raise DataError(
-                f"{split} split: document {batch.first + row} ({_short(batch.texts[row])}) has "
+                f"{split} split: document {batch.first + row} ({short(batch.texts[row], 24)}) has "
                 f"{lengths[row]} tokens, and a block holds at most {most} and their eos: "
                 f"raise pack.length (got {self.length}), or set pack.mode to concat"
             )
@@ -183,7 +183,3 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _short(text: str) -> str:
-    return repr(text) if len(text) <= 24 else repr(text[:23])[:-1] + "…'"

@@ -9,7 +9,8 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 from tokenizers.pre_tokenizers import Split
 
-from pipeline.config.params import ModelType, SentencePiece
+from pipeline.config.data import ModelType, SentencePiece
+from pipeline.data.byte_level import pieces
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError
 
@@ -41,7 +42,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, params: SentenceP
     model, failed = io.BytesIO(), list[BaseException]()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=_watched(_pieces(texts), failed),
+            sentence_iterator=_watched(pieces(texts, BEFORE_WORD, PART), failed),
             model_writer=model,
             model_type=params.model_type,
             vocab_size=vocab_size,
@@ -94,18 +95,6 @@ def sentencepiece_tokenizer(model: bytes, model_type: ModelType) -> TextTokenize
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens(special)
     return TextTokenizer(tokenizer.to_str(pretty=True), pad=pad, eos=eos, unk=unk)
-
-
-def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, long ones cut before a word, or after 2 * `PART` characters where none begins."""
-    for text in texts:
-        start = 0
-        while len(text) - start > 2 * PART:
-            cut = BEFORE_WORD.search(text, start + PART, start + 2 * PART)
-            end = cut.start() if cut else start + 2 * PART
-            yield text[start:end]
-            start = end
-        yield text[start:]
 
 
 def _watched(texts: Iterable[str], failed: list[BaseException]) -> Iterator[str]:

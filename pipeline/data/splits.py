@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Literal, get_args
 
-from pipeline.config.params import Data, DataFiles
+from pipeline.config.data import Data, DataFiles
 from pipeline.data.corpus import read_rows
 from pipeline.errors import DataError
 from pipeline.progress import progress

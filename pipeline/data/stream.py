@@ -1,13 +1,14 @@
 """One text without ends as windows: training on any of them, evaluation on neighbouring ones."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.data.encoding import Encoder
 from pipeline.data.packed import EVAL, Meta
-from pipeline.data.packing import write_pieces
+from pipeline.data.packing import described, write_pieces
 from pipeline.data.pieces import Packer, num_cores
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError
@@ -21,7 +22,6 @@ def pack_stream(
     *,
     length: int,
     holdout: float,
-    num_workers: int | None = None,
 ) -> Meta:
     """Write one text a split to `folder` as tokens, with nothing between or around blocks.
 
@@ -32,7 +32,6 @@ def pack_stream(
         texts: pieces of the texts of "train" and "test"; "train" alone is cut by position, as text8
             is: its last `holdout` are "test", and as many before these "eval", which training looks
             at meanwhile.
-        num_workers: threads that encode, one a core unless given; the bytes do not depend on it.
     Returns:
         What meta.json holds.
     Raises:
@@ -45,7 +44,7 @@ def pack_stream(
         partial_meta = files.enter_context(whole(folder / "meta.json"))
         splits = ["train", "test"] if "test" in texts else ["train", EVAL, "test"]
         paths = {split: files.enter_context(whole(folder / f"{split}.bin")) for split in splits}
-        pieces = packer.pieces(texts, num_workers or num_cores())
+        pieces = packer.pieces(texts, num_cores())
         seen = write_pieces(pieces, {split: paths[split] for split in texts})
         sizes = {split: counts.num_tokens for split, counts in seen.items()}
         if EVAL in splits:
@@ -56,7 +55,17 @@ def pack_stream(
                 kept = sizes[split] if split == "train" else sizes[split] // length * length
                 file.truncate(kept * packer.dtype.itemsize)
         hashes = {split: sha256(path) for split, path in paths.items()}
-        meta = _described(tokenizer, packer.dtype.name, sizes, length, hashes)
+        evaluated = {split: size for split, size in sizes.items() if split != "train"}
+        windows = {"train": sizes["train"] - length + 1}
+        meta = described(
+            packer,
+            hashes,
+            num_blocks=windows | {split: size // length for split, size in evaluated.items()},
+            num_dropped={"train": 0} | {split: size % length for split, size in evaluated.items()},
+            lengths=None,
+            unknown={split: Counter[str]() for split in sizes},
+            labels={},
+        )
         meta.write(folder, partial_meta)
     return meta
 
@@ -78,30 +87,3 @@ def _check_size(split: str, size: int, length: int) -> None:
             f"the {split} split has {size:,} characters, which do not fill one block: lower "
             f"pack.length (got {length})"
         )
-
-
-def _described(
-    tokenizer: TextTokenizer,
-    dtype: str,
-    sizes: Mapping[str, int],
-    length: int,
-    hashes: dict[str, str],
-) -> Meta:
-    evaluated = {split: size for split, size in sizes.items() if split != "train"}
-    return Meta(
-        dtype=dtype,
-        length=length,
-        mode="stream",
-        vocab_size=tokenizer.size,
-        pad_id=None,
-        eos_id=None,
-        unk_id=None,
-        num_blocks={"train": sizes["train"] - length + 1}
-        | {split: size // length for split, size in evaluated.items()},
-        num_dropped={"train": 0} | {split: size % length for split, size in evaluated.items()},
-        text_lengths=None,
-        num_unknown=dict.fromkeys(sizes, 0),
-        unknown={split: {} for split in sizes},
-        tokenizer_sha256=tokenizer.sha256,
-        sha256=hashes,
-    )

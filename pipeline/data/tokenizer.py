@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
 from pipeline.data.token_bytes import AS_BYTES
-from pipeline.errors import DataError, panicked
+from pipeline.errors import DataError, read_by_library
 from pipeline.files import whole, write_json
 
 # How documents are packed: one a block, closed by eos; windows of running text, an eos after each
@@ -178,7 +178,7 @@ class TextTokenizer:
         unknown = self.unknown(text)
         if unknown:
             names = ", ".join(map(repr, dict.fromkeys(unknown)))
-            raise DataError(f"the tokenizer does not know {names} (in {_short(text)})")
+            raise DataError(f"the tokenizer does not know {names} (in {short(text)})")
 
     def unknown(self, text: str) -> list[str]:
         """The pieces of `text` that `encode` turns to unk, or cannot take, in order."""
@@ -295,12 +295,8 @@ def parsed(definition: str, where: str) -> Tokenizer:
     Raises:
         DataError: it is none; the message begins with `where` it stands.
     """
-    try:
+    with read_by_library(f"{where} is no tokenizer", DataError):
         return Tokenizer.from_str(definition)
-    except BaseException as error:  # the library raises nothing narrower, and panics
-        if not isinstance(error, Exception) and not panicked(error):
-            raise
-        raise DataError(f"{where} is no tokenizer: {error}") from error
 
 
 def small_text(path: Path) -> str:
@@ -330,7 +326,7 @@ def checked(texts: Sequence[str]) -> Sequence[str]:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise DataError(f"{_short(text)} is not valid Unicode text") from None
+            raise DataError(f"{short(text)} is not valid Unicode text") from None
     return texts
 
 
@@ -342,5 +338,6 @@ def _visible(text: str) -> str:
     return text.translate(pictures)
 
 
-def _short(text: str) -> str:
-    return repr(text) if len(text) <= 40 else repr(text[:39])[:-1] + "…'"
+def short(text: str, longest: int = 40) -> str:
+    """A text as it is written in code, the start of a long one."""
+    return repr(text) if len(text) <= longest else repr(text[: longest - 1])[:-1] + "…'"

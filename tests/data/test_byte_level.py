@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from pipeline.data.byte_level import LONGEST_WORD, _pieces, train_bpe_tokenizer
+from pipeline.data.byte_level import BETWEEN_WORDS, LONGEST_WORD, pieces, train_bpe_tokenizer
 from pipeline.data.tokenizer import TextTokenizer
 from pipeline.errors import DataError
 
@@ -59,12 +59,12 @@ def test_long_texts_are_learned_from_in_pieces(monkeypatch):
     texts = ["the cat sat on the mat. " * 9, "ab"]
     whole = train_bpe_tokenizer(texts, 300).definition
     monkeypatch.setattr("pipeline.data.byte_level.PART", 10)
-    pieces = list(_pieces(texts))
-    assert "".join(pieces) == "".join(texts)
-    assert max(map(len, pieces)) < 20
+    cut = list(pieces(texts, BETWEEN_WORDS, 10))
+    assert "".join(cut) == "".join(texts)
+    assert max(map(len, cut)) < 20
     assert train_bpe_tokenizer(texts, 300).definition == whole
     monkeypatch.setattr("pipeline.data.byte_level.MOST_UNCUT", 50)
-    assert max(map(len, _pieces(["x" * 50]))) == 20
+    assert max(map(len, pieces(["x" * 50], BETWEEN_WORDS, 10, 50))) == 20
     with pytest.raises(DataError, match="a document has more than 50 characters in which no word"):
         train_bpe_tokenizer(["ab", "x" * 90], 300)
 

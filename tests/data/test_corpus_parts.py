@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_project import shipped_params
 
-from pipeline.config.params import Data
+from pipeline.config.data import Data
 from pipeline.data.corpus import read_row_group, read_rows, row_groups
 from pipeline.data.encoding import Encoder
 from pipeline.data.labels import label_names, named, watching

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config.params import Label
+from pipeline.config.data import Label
 from pipeline.data.corpus import read_rows
 from pipeline.data.labels import LONGEST, name_of
 from pipeline.errors import DataError

@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from tiny_project import PROJECT
 from transformers import AutoTokenizer
 
-from pipeline.config.params import SentencePiece
+from pipeline.config.data import SentencePiece
 from pipeline.data import sentencepiece
 from pipeline.data.encoding import Encoder
 from pipeline.data.sentencepiece import sentencepiece_tokenizer, train_sentencepiece
@@ -124,7 +124,7 @@ def test_it_is_saved_in_files_that_transformers_loads(trained, tmp_path):
 
 ON_ONE_CORE = """
 import hashlib, json, os, sys
-from pipeline.config.params import SentencePiece
+from pipeline.config.data import SentencePiece
 from pipeline.data.sentencepiece import train_sentencepiece
 os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
 for kind in ("bpe", "unigram"):
@@ -150,7 +150,7 @@ def test_long_texts_are_learned_from_in_pieces(model_type, monkeypatch):
     texts = ["  ".join(TEXTS), "ab"]
     whole = train(model_type, texts)
     monkeypatch.setattr(sentencepiece, "PART", 40)
-    pieces = list(sentencepiece._pieces([*texts, "x" * 200]))
+    pieces = list(sentencepiece.pieces([*texts, "x" * 200], sentencepiece.BEFORE_WORD, 40))
     assert "".join(pieces) == "".join([*texts, "x" * 200])
     assert len(pieces) > 20
     assert max(map(len, pieces)) <= 80

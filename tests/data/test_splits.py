@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from tiny_project import shipped_params
 
-from pipeline.config.params import Data, DataFiles
+from pipeline.config.data import Data, DataFiles
 from pipeline.data import splits
 from pipeline.data.splits import (
     both_splits,

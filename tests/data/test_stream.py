@@ -65,13 +65,13 @@ def test_split_by_position_with_no_token_of_its_own(letters, tmp_path):
     held = Packed.open(tmp_path)
     assert held.meta == meta
     shown = {
-        split: [letters.decode(block, "stream") for block in getattr(held, split)]
+        split: [letters.decode(block, "stream") for block in getattr(held, f"{split}_rows")]
         for split in meta.num_blocks
     }
     assert shown["train"] == [text[at : at + 16] for at in range(1011 - 102 - 15)]
     assert "".join(shown["eval"]) == text[909 : 909 + 48]
     assert "".join(shown["test"]) == text[960 : 960 + 48]
-    assert held.some_held_out(2).tolist() == held.eval[:2].tolist()
+    assert held.some_held_out(2).tolist() == held.eval_rows[:2].tolist()
     assert (tmp_path / "train.bin").stat().st_size == 909 * 2
 
 
