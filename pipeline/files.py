@@ -48,6 +48,13 @@ def whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file, which appears whole or not at all."""
+    # Not shutil.copyfile: its error names the file that was read.
+    with whole(target) as partial, source.open("rb") as reader, partial.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+
+
 @contextmanager
 def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
     """A temporary folder, on the disk of the folder `beside` when given, gone afterwards.
@@ -178,9 +185,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_revision(folder: Path) -> str:
+def folder_revision(folder: Path, pattern: str = "[!.]*") -> str:
     """SHA-256 over the lines "<SHA-256 of file>  <path>" of a folder's files, but hidden ones."""
-    paths = sorted(path.relative_to(folder) for path in folder.rglob("[!.]*") if path.is_file())
+    paths = sorted(path.relative_to(folder) for path in folder.rglob(pattern) if path.is_file())
     lines = [f"{sha256(folder / path)}  {path.as_posix()}\n" for path in paths]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -1,6 +1,5 @@
 """The autoregressive baseline: transformers' GPT-2 on the same blocks, its likelihood exact."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
-from pipeline.config.params import Transformer
+from pipeline.config.training import Transformer
 from pipeline.errors import CheckpointError, read_by_library
-from pipeline.files import scratch_folder, sha256, tensors_written, whole
+from pipeline.files import copy_whole, scratch_folder, sha256, tensors_written
 from pipeline.scale.units import UNKEPT, Result, Units
 
 if TYPE_CHECKING:
@@ -184,12 +183,7 @@ def save_baseline(folder: Path, model: GPT2LMHeadModel, *, tokenizer: Path) -> s
         # Earlier weights must not stand beside the new config for a moment.
         (folder / WEIGHTS).unlink(missing_ok=True)
         for name, path in [*files.items(), (WEIGHTS, weights)]:
-            with (
-                whole(folder / name) as partial,
-                path.open("rb") as file,
-                partial.open("wb") as out,
-            ):
-                shutil.copyfileobj(file, out)
+            copy_whole(path, folder / name)
     return sha256(folder / WEIGHTS)
 
 

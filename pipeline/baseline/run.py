@@ -6,7 +6,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from pipeline.baseline.gpt2 import NextToken, block_nats, new_baseline
-from pipeline.config.params import Baseline
+from pipeline.config.training import Baseline
 from pipeline.data.packed import Packed
 from pipeline.device import pick_precision
 from pipeline.kernels.precision import products_in

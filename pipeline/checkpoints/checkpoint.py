@@ -16,7 +16,7 @@ from pipeline.checkpoints.weights import (
 )
 from pipeline.config.mistakes import mistakes
 from pipeline.errors import CheckpointError
-from pipeline.files import sha256, whole, write_json
+from pipeline.files import copy_whole, sha256, write_json
 from pipeline.methods.protocol import Method, Model
 from pipeline.methods.registry import method_named, method_of
 
@@ -52,8 +52,7 @@ def save_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in tokenizer.iterdir():
-        with whole(folder / TOKENIZER / file.name) as partial:
-            partial.write_bytes(file.read_bytes())
+        copy_whole(file, folder / TOKENIZER / file.name)
     about = {"tokenizer_sha256": tokenizer_sha256, "text_lengths": text_lengths}
     write_json(folder / CONFIG, model.config.asdict() | about)
     weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}

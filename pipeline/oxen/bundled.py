@@ -1,11 +1,10 @@
 """The baby names that ship with the project, as a local Oxen repository seeded from them once."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import RepositoryError
-from pipeline.files import sha256, store
+from pipeline.files import folder_revision, sha256, store
 from pipeline.oxen.local.process import run
 from pipeline.oxen.local.repository import LocalRepository
 from pipeline.oxen.repository import Entry
@@ -14,12 +13,11 @@ SHIPPED = Path(__file__).parents[1] / "data" / "baby_names"
 
 
 def shipped_revision(folder: Path = SHIPPED) -> str:
-    """SHA-256 over the lines "<SHA-256 of file>  <name>" of the shipped files, sorted by name.
+    """SHA-256 over the lines "<SHA-256 of file>  <name>" of the shipped files.
 
     An Oxen commit id holds a time, so it differs between clones; this does not.
     """
-    lines = [f"{sha256(path)}  {path.name}\n" for path in sorted(folder.glob("*.parquet"))]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return folder_revision(folder, "*.parquet")
 
 
 class BundledRepository:

@@ -15,10 +15,10 @@ from typing import Any, Self
 
 from filelock import FileLock
 
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.config.sections import Section
 from pipeline.errors import BusyError, DataError, PipelineError, RefusedError, ServerError
-from pipeline.files import locked, read_as, sha256, store, whole, write_json
+from pipeline.files import copy_whole, locked, read_as, sha256, store, write_json
 from pipeline.oxen.folders import in_place_of, inside
 from pipeline.oxen.opening import open_repository
 from pipeline.table import shown
@@ -146,7 +146,7 @@ class Spool:
             folder = self.folder / f"{int(last.name.partition('-')[0]) + 1:08d}-{digest}"
             with in_place_of(folder) as partial:
                 for path, source in sources.items():
-                    _copy(source, partial / "files" / path)
+                    copy_whole(source, partial / "files" / path)
                 write_json(partial / "item.json", described)
         return Item(folder, repository, message, tuple(sources))
 
@@ -229,9 +229,3 @@ def waits(spool: Spool, reason: Exception) -> str:
 def _digest(described: Mapping[str, Any], sources: Mapping[str, Path]) -> str:
     content = [described, {path: sha256(source) for path, source in sources.items()}]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _copy(source: Path, target: Path) -> None:
-    # Not shutil.copyfile: its error names the file that was read.
-    with whole(target) as partial, source.open("rb") as reader, partial.open("wb") as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)

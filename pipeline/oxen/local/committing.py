@@ -1,7 +1,6 @@
 """Committing to a local Oxen repository."""
 
 import glob
-import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -9,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import oxen
 
 from pipeline.errors import BusyError, RepositoryError
-from pipeline.files import locked, scratch_folder, whole
+from pipeline.files import copy_whole, locked, scratch_folder
 from pipeline.oxen.folders import in_place_of
 from pipeline.oxen.local.snapshot import Snapshot, log_of
 
@@ -81,12 +80,8 @@ def _wait_for_strangers(repo: oxen.Repo, path: Path) -> None:
 def _commit(repo: oxen.Repo, path: Path, files: dict[str, str], message: str) -> str | None:
     """Commit under a held lock, None when nothing changed."""
     for name, source in files.items():
-        target = path / name
-        for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-            left.unlink()
-        with whole(target) as partial:
-            shutil.copyfile(source, partial)
-        repo.add(str(target))
+        copy_whole(Path(source), path / name)
+        repo.add(str(path / name))
     staged = repo.status()
     changed = bool(staged.added_files() or staged.modified_files())
     commit = str(repo.commit(message).id) if changed else None
