@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.config.params import Data, DataFiles, Patience
+from pipeline.config.data import Data, DataFiles, Patience
 from pipeline.config.sections import Section
 from pipeline.data.corpus import count_rows, format_of
 from pipeline.data.labels import label_names

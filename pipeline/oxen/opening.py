@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.errors import RepositoryError
 from pipeline.oxen.address import Address, parse_repo
 from pipeline.oxen.repository import Repository

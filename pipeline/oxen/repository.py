@@ -1,6 +1,6 @@
 """What everyone knows of a repository of versioned files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,3 +69,16 @@ def named(key: str) -> Iterator[None]:
     except RepositoryError as error:
         first, *others = error.args
         raise type(error)(f"{key}: {first}", *others) from None
+
+
+def no_such_revision(
+    where: str, revision: str, branches: Mapping[str, str], newest: Iterable[tuple[str, str]]
+) -> RepositoryError:
+    """The error that there is no such commit, to be raised; `newest` are ids and messages."""
+    heads = ", ".join(f"{name} at {commit}" for name, commit in branches.items()) or "none"
+    lines = [f"  {commit}  {message}" for commit, message in newest]
+    return RepositoryError(
+        f"{where} has no commit {revision} (full commit ids are understood, short ones are "
+        f"not); branches: {heads}; newest commits:{'' if lines else ' none'}",
+        *lines,
+    )

@@ -10,7 +10,7 @@ from pipeline.errors import RepositoryError
 from pipeline.files import locked, scratch_folder, store, whole
 from pipeline.oxen.folders import is_whole, oxen_hash
 from pipeline.oxen.local.snapshot import Snapshot, copy_databases, log_of
-from pipeline.oxen.repository import named
+from pipeline.oxen.repository import named, no_such_revision
 
 
 def resolve(repository: str, revision: str) -> str:
@@ -26,14 +26,8 @@ def resolve(repository: str, revision: str) -> str:
         branches = {branch.name: str(branch.commit_id) for branch in copy.branches()}
         if revision in branches:
             return branches[revision]
-        log = copy.log()
-    heads = ", ".join(f"{name} at {commit}" for name, commit in branches.items()) or "none"
-    newest = [f"  {commit.id}  {commit.message}" for commit in log[:5]]
-    raise RepositoryError(
-        f"{repository} has no commit {revision} (full commit ids are understood, short ones are "
-        f"not); branches: {heads}; newest commits:{'' if newest else ' none'}",
-        *newest,
-    )
+        newest = [(str(commit.id), commit.message) for commit in copy.log()[:5]]
+    raise no_such_revision(repository, revision, branches, newest)
 
 
 def entries(repository: str, commit: str) -> list[tuple[str, int, str, int | None]]:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.errors import RepositoryError, ServerError
 from pipeline.oxen.address import Address
 from pipeline.oxen.repository import Entry

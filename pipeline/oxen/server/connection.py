@@ -23,7 +23,7 @@ from urllib3.exceptions import (
 )
 from urllib3.response import BaseHTTPResponse
 
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.errors import RefusedError, ServerError
 from pipeline.oxen.credentials import token_for
 from pipeline.oxen.server.sockets import BOUND, MOST_BYTES, TOO_LARGE, Bound, pools

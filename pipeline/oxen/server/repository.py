@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.errors import RepositoryError
 from pipeline.oxen.address import Address
 from pipeline.oxen.folders import inside
-from pipeline.oxen.repository import Entry, named
+from pipeline.oxen.repository import Entry, named, no_such_revision
 from pipeline.oxen.server import sending
 from pipeline.oxen.server.api import Api, folder_of
 from pipeline.oxen.server.connection import Declined
@@ -41,13 +41,7 @@ class ServerRepository:
             return revision
         if revision in branches:
             return branches[revision]
-        heads = ", ".join(f"{name} at {commit}" for name, commit in branches.items()) or "none"
-        newest = [f"  {commit}  {text}" for commit, text in self._api.log(BRANCH, 5)]
-        raise RepositoryError(
-            f"{self} has no commit {revision} (full commit ids are understood, short ones are "
-            f"not); branches: {heads}; newest commits:{'' if newest else ' none'}",
-            *newest,
-        )
+        raise no_such_revision(str(self), revision, branches, self._api.log(BRANCH, 5))
 
     def entries(self, commit: str) -> list[Entry]:
         """See Repository; `rows` of what Oxen shows as a table. One request for each folder."""

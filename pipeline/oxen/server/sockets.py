@@ -79,13 +79,8 @@ def pools(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
             super().connect()
             self.sock.settimeout(seconds)
 
-    class Secure(HTTPSConnection):
-        response_class = _Response
-
-        def connect(self) -> None:
-            _share_timeout(self)
-            super().connect()
-            self.sock.settimeout(seconds)
+    class Secure(Plain, HTTPSConnection):
+        """Connects as an HTTPSConnection in between."""
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
