@@ -38,7 +38,7 @@ def main(name: str, checkpoint: Path, data: Path, out: Path) -> None:
     texts = read_texts(path, declared.column, declared.detokenizer, key=key)
     tokenizer = TextTokenizer.load(checkpoint / TOKENIZER)
     against = _against(settings, tokenizer, device, precision)
-    scored = Scored(load_checkpoint(checkpoint, device), tokenizer, device, precision, against)
+    scored = Scored(load_checkpoint(checkpoint, device), tokenizer, precision, against)
     identity = {
         "zero_shot": settings.model_dump(exclude={"names", "sets"}),
         "set": declared.model_dump(),

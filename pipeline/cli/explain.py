@@ -110,7 +110,7 @@ def _noised(
     from pipeline.cli.model import block_of
     from pipeline.methods.registry import method_of
 
-    device = next(model.parameters()).device
+    device = model.device
     x0 = torch.tensor([block_of(text, tokenizer, model.length, mode)], device=device)
     # Drawn on the CPU, so that a seed means the same noise on every device.
     noised = method_of(model).noised(model, x0, t, torch.Generator().manual_seed(seed))

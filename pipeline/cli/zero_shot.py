@@ -80,6 +80,7 @@ def zero_shot(
     from pipeline.zeroshot.detokenizers import DETOKENIZERS
     from pipeline.zeroshot.evaluation import pack
     from pipeline.zeroshot.protocols import PROTOCOLS
+    from pipeline.zeroshot.scoring import Draws
     from pipeline.zeroshot.showing import counts_shown, figures_shown
     from pipeline.zeroshot.texts import read_texts
 
@@ -113,7 +114,10 @@ def zero_shot(
         return
     if tokenizer is not None:
         raise ParamsError("--tokenizer is for --count: a model is scored in its own tokens")
-    draws = _draws(num_replicates, num_draws, batch_size, options.pick_seed(seed))
+    check_range("--num-replicates", num_replicates, 2, options.MOST)
+    check_range("--batch-size", batch_size, 1, options.MOST)
+    check_draws(num_draws)
+    draws = Draws(num_replicates, num_draws, batch_size, options.pick_seed(seed))
     where = options.pick_device_name(device)
     result = _score(model, packed, texts, draws, against, length, where)
     if out is not None:
@@ -162,15 +166,6 @@ def _tokenizer_and_length(model: Path, tokenizer: Path | None) -> "tuple[TextTok
     return load_tokenizer(model), checkpoint_config(model)["length"]
 
 
-def _draws(num_replicates: int, num_draws: int, batch_size: int, seed: int) -> "Draws":
-    from pipeline.zeroshot.scoring import Draws
-
-    check_range("--num-replicates", num_replicates, 2, options.MOST)
-    check_range("--batch-size", batch_size, 1, options.MOST)
-    check_draws(num_draws)
-    return Draws(num_replicates, num_draws, batch_size, seed)
-
-
 def _score(
     folder: Path,
     packed: "Callable[[TextTokenizer, int], Packed]",
@@ -202,4 +197,4 @@ def _score(
     if against is not None:
         other = load_against(against, tokenizer, key="--against", device=where, precision=precision)
     with memory_for("--batch-size"):
-        return score(Scored(model, tokenizer, where, precision, other), blocks, texts, draws)
+        return score(Scored(model, tokenizer, precision, other), blocks, texts, draws)

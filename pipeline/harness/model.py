@@ -39,7 +39,6 @@ class DiffusionLM(LM):  # type: ignore[misc]  # the package has no types here
         self._answering = Answering(
             load_checkpoint(place, where),
             TextTokenizer.load(place / TOKENIZER),
-            where,
             pick_precision("auto", where, "device"),
             num_draws=num_draws,
             num_steps=num_steps,

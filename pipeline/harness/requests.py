@@ -34,7 +34,6 @@ class Answering:
 
     model: Model
     tokenizer: TextTokenizer
-    device: torch.device
     precision: Precision
     num_draws: int
     num_steps: int
@@ -47,7 +46,7 @@ class Answering:
 
     def generator(self) -> torch.Generator:
         """All randomness of the answers to one list of requests."""
-        return torch.Generator(self.device).manual_seed(self.seed)
+        return torch.Generator(self.model.device).manual_seed(self.seed)
 
     def _eos(self) -> int:
         if (eos_id := self.tokenizer.eos_id) is None:
@@ -80,7 +79,7 @@ class Answering:
         lengths = progress(_of_a_length(windows), desc="likelihoods", unit="length")
         for number, places in enumerate(lengths):
             x0, target = self._rows([windows[place] for place in places])
-            with products_in(self.precision, self.device):
+            with products_in(self.precision, self.model.device):
                 bound = method_of(self.model).draw_bound(
                     self.model,
                     x0,
@@ -104,7 +103,7 @@ class Answering:
         for places in _of_a_length(windows):
             for part in torch.split(torch.tensor(places), self.batch_size):
                 x0, target = self._rows([windows[place] for place in part.tolist()])
-                with products_in(self.precision, self.device):
+                with products_in(self.precision, self.model.device):
                     found = method_of(self.model).likeliest(
                         self.model, x0.masked_fill(target, FREE)
                     )
@@ -129,8 +128,8 @@ class Answering:
             )
         ids = [self._eos(), *self.tokenizer.encode_known(context)]
         ids = ids[-(self.model.length - most) :]
-        fixed = torch.tensor([*ids, *[FREE] * most], device=self.device)
-        with products_in(self.precision, self.device):
+        fixed = torch.tensor([*ids, *[FREE] * most], device=self.model.device)
+        with products_in(self.precision, self.model.device):
             drawn = method_of(self.model).sample(
                 self.model,
                 1,
@@ -158,9 +157,9 @@ class Answering:
 
     def _rows(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
         """Ids [B, L] of windows of one length, and which are targets [B, L]."""
-        x0 = torch.tensor([ids for ids, _ in windows], device=self.device)
-        num = torch.tensor([num for _, num in windows], device=self.device)
-        return x0, torch.arange(-x0.shape[1], 0, device=self.device) >= -num[:, None]
+        x0 = torch.tensor([ids for ids, _ in windows], device=self.model.device)
+        num = torch.tensor([num for _, num in windows], device=self.model.device)
+        return x0, torch.arange(-x0.shape[1], 0, device=self.model.device) >= -num[:, None]
 
 
 def windows_of(ids: list[int], num_given: int, length: int) -> list[Window]:

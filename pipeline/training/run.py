@@ -71,7 +71,7 @@ def held_out_loss(
     As in training they come with their labels, [N, K + L], some of which are left out. Ranks of
     `world` share the batches.
     """
-    objective, device = method_of(model).objective(model), next(model.parameters()).device
+    objective, device = method_of(model).objective(model), model.device
     generator = torch.Generator().manual_seed(step_seed(seed, "evaluate", 0))
     drawn = objective.draw(blocks, generator)
     pieces = list(zip(*(torch.split(part, batch_size) for part in drawn), strict=True))
@@ -89,7 +89,6 @@ def samples_at(
     tokenizer: TextTokenizer,
     mode: Mode,
     params: Params,
-    device: torch.device,
     precision: Precision,
 ) -> dict[str, Any]:
     """A snapshot of samples, the same for the same step and weights: their texts and ids."""
@@ -100,13 +99,13 @@ def samples_at(
     def watch(step: int, t: float, xt: torch.Tensor) -> None:
         bar.update()
 
-    with bar, products_in(precision, device):
+    with bar, products_in(precision, model.device):
         samples = method_of(model).sample(
             model,
             params.train.sample_num,
             num_steps=num_steps,
             predictor="auto",
-            generator=torch.Generator(device).manual_seed(seed),
+            generator=torch.Generator(model.device).manual_seed(seed),
             on_state=watch,
         )
     ids = samples.tokens.tolist()
@@ -165,7 +164,7 @@ def train(
         Watch(
             evaluate,
             lambda step: samples_at(
-                step, model, tokenizer, packed.meta.mode, params, device, settings.precision
+                step, model, tokenizer, packed.meta.mode, params, settings.precision
             ),
             params.train.sample_every,
             from_start=params.train.init is not None,

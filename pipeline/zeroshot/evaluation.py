@@ -22,11 +22,10 @@ from pipeline.zeroshot.texts import Texts, check_tokenizer, encoded, eos_of
 
 @dataclass(frozen=True)
 class Scored:
-    """A model with its tokenizer, where it runs, and the one beside it."""
+    """A model with its tokenizer, how it computes, and the one beside it."""
 
     model: Model
     tokenizer: TextTokenizer
-    device: torch.device
     precision: Precision
     against: Against | None
 
@@ -109,7 +108,7 @@ def score(
     lengths = scored.tokenizer.byte_lengths()
     count = counts(blocks, protocol, lengths)
     units = units.named(packed.facts["protocol"], f"bound, {packed.facts['protocol']}")
-    with products_in(scored.precision, scored.device):
+    with products_in(scored.precision, scored.model.device):
         bound = draw_bound(scored.model, blocks, protocol, draws, units)
     terms = counted(bound, protocol)
     nats = sum(terms.values(), torch.zeros(draws.num_replicates, 1, dtype=torch.float64))
@@ -140,7 +139,6 @@ def score(
             scored.tokenizer,
             most=packed.facts["max_blocks"],
             batch_size=draws.batch_size,
-            device=scored.device,
             precision=scored.precision,
             against=scored.against,
             units=units,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.config.zero_shot import ZeroShotSet
 from pipeline.data.corpus import format_of
 from pipeline.errors import DataError, RepositoryError

@@ -108,7 +108,6 @@ def last_words(
     *,
     most: int | None,
     batch_size: int,
-    device: torch.device,
     precision: Precision,
     against: Against | None,
     units: Units = UNKEPT,
@@ -120,9 +119,9 @@ def last_words(
     asked = questions(rows, tokenizer, model.length, most)
     if not asked:
         return {"refused": "no text has a last word"}
-    how: dict[str, Any] = {"batch_size": batch_size, "device": device}
+    how: dict[str, Any] = {"batch_size": batch_size, "device": model.device}
     try:
-        with products_in(precision, device):
+        with products_in(precision, model.device):
             named = units.named("words", "last words")
             ours = is_right(asked, by_diffusion(model), units=named, **how)
     except ValueError as error:

@@ -52,7 +52,7 @@ def model(tmp_path):
     model = SEDD(toy_config("absorb", "conditional", vocab_size=tokenizer.size, length=12)).eval()
     write_model(tmp_path, model, tokenizer)
     return Answering(
-        model, tokenizer, torch.device("cpu"), "float32",
+        model, tokenizer, "float32",
         num_draws=8, num_steps=4, batch_size=8, seed=3,
     )  # fmt: skip
 

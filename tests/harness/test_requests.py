@@ -16,7 +16,7 @@ from pipeline.methods.sedd.model import SEDD
 
 def answering(model, num_draws=512, tokenizer=None):
     return Answering(
-        model, tokenizer, torch.device("cpu"), "float32",
+        model, tokenizer, "float32",
         num_draws=num_draws, num_steps=8, batch_size=64, seed=0,
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ def recompute(model: SEDD, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         arrays by name, shaped as in the fixture, on the model's device.
     """
-    device = next(model.parameters()).device
+    device = model.device
     t, x0, xt = (arrays[name].to(device) for name in ("t", "x0", "x_t"))
     t = t.double()
     dsigma = model.noise.dsigma(t)
