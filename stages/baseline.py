@@ -7,7 +7,8 @@ import torch
 
 from pipeline.baseline.gpt2 import save_baseline
 from pipeline.baseline.run import settings_of, train
-from pipeline.config.params import Baseline, load_params
+from pipeline.config.params import load_params
+from pipeline.config.training import Baseline
 from pipeline.data.packed import Packed
 from pipeline.device import device_label, memory_for, pick_device
 from pipeline.environment import lock_sha256
@@ -15,8 +16,8 @@ from pipeline.errors import reported
 from pipeline.files import write_json
 from pipeline.scale.unfinished import hash_code
 from pipeline.scale.world import joined
-from pipeline.training.losses import write_losses
 from pipeline.training.processes import as_ranks, finish
+from pipeline.training.rows import write_losses
 from pipeline.training.settings import Settings
 from pipeline.training.state import training_state
 from stages import STARTED_BY, TRAINED, run

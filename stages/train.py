@@ -17,8 +17,8 @@ from pipeline.methods.registry import method_named
 from pipeline.publishing.handing import pushing
 from pipeline.scale.unfinished import hash_code
 from pipeline.scale.world import joined
-from pipeline.training.losses import write_losses
 from pipeline.training.processes import as_ranks, finish
+from pipeline.training.rows import write_losses
 from pipeline.training.run import init_sha256, settings_of, train
 from pipeline.training.state import training_state
 from stages import STARTED_BY, TRAINED, run

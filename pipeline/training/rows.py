@@ -1,12 +1,14 @@
 """What a training logs, in files that only grow: its checkpoints say how long they were."""
 
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CheckpointError
+from pipeline.files import whole
 
 Row = dict[str, Any]
 
@@ -73,3 +75,11 @@ class Rows:
                 f"{self.path} is damaged: remove {self.path.parent} to start again ({error})"
             ) from None
         return row
+
+
+def write_losses(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows of step, train_loss, eval_loss and lr as CSV."""
+    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["step", "train_loss", "eval_loss", "lr"])
+        writer.writeheader()
+        writer.writerows(rows)
