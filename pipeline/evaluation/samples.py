@@ -95,7 +95,8 @@ class Samples:
 
         Of running text which hold nothing but text, and eos anywhere.
         """
-        v, is_text = vocabulary, _of_text(self.ids, vocabulary)
+        v, special = vocabulary, np.isin(self.ids, list(vocabulary.special_ids))
+        is_text = ~special & (self.ids >= 0) & (self.ids < v.size)
         if self.mode != "pad":
             return (is_text | (self.ids == v.eos_id)).all(axis=1)
         num_tokens = self.num_tokens(v.eos_id)[:, None]
@@ -104,9 +105,3 @@ class Samples:
         is_end, is_pad = self.ids == v.eos_id, self.ids == v.pad_id
         allowed = np.where(text, is_text, np.where(end, is_end, is_pad))
         return allowed.all(axis=1) & (num_tokens[:, 0] > 1)
-
-
-def _of_text(ids: Ints, vocabulary: TextTokenizer) -> Bools:
-    """Which of `ids` [N, L] are tokens, and none of the special ones [N, L]."""
-    special = np.isin(ids, list(vocabulary.special_ids))
-    return ~special & (ids >= 0) & (ids < vocabulary.size)

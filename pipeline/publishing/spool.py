@@ -109,10 +109,6 @@ class Spool:
         """Whose they are."""
         return next((item.repository for item in self.items()), "a repository")
 
-    def is_empty(self) -> bool:
-        """Whether nothing waits, damaged or not."""
-        return not self._kept()
-
     def _kept(self) -> dict[Path, Item | PipelineError]:
         """Each folder, oldest first -> the item, or what is wrong with it."""
         found: dict[Path, Item | PipelineError] = {}
@@ -211,7 +207,7 @@ def spool_for(repository: str) -> Spool:
 def waiting_spools() -> list[Spool]:
     """Spools in which something waits."""
     spools = [Spool(folder) for folder in sorted((store() / "spool").glob("*"))]
-    return [spool for spool in spools if not spool.is_empty()]
+    return [spool for spool in spools if spool._kept()]
 
 
 def refusal(folder: Path, why: PipelineError) -> str:

@@ -78,10 +78,10 @@ def format_table(rows: list[RunRow]) -> str:
     """
     if not rows:
         return "no runs yet: `dvc repro` makes one, `dvc exp run -S steps=1024` another"
+    rows = sorted(rows, key=lambda row: math.inf if row.gen_ppl is None else row.gen_ppl)
     groups = groupby(sorted(rows, key=_scorer), key=_scorer)
     return "\n\n".join(
-        f"scorer {shown(scorer) or 'unknown'}, lowest gen_ppl first\n"
-        f"{_tables(sorted(group, key=_rank))}"
+        f"scorer {shown(scorer) or 'unknown'}, lowest gen_ppl first\n{_tables(list(group))}"
         for scorer, group in groups
     )
 
@@ -135,10 +135,6 @@ def _method(params: dict[str, str]) -> str | None:
 
 def _scorer(row: RunRow) -> str:
     return row.scorer or ""
-
-
-def _rank(row: RunRow) -> float:
-    return math.inf if row.gen_ppl is None else row.gen_ppl
 
 
 def _tables(rows: list[RunRow]) -> str:

@@ -4,7 +4,6 @@ import pickle
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +52,17 @@ def read_pickle(path: Path) -> Any:
         is_zip = file.read(4) == b"PK\x03\x04"
     try:
         others = get_unsafe_globals_in_checkpoint(path) if is_zip else []
-        with safe_globals([(_in_place_of(name), name) for name in others]):
+        inert: list[Any] = [
+            (rehearsal.empty if name == "collections.defaultdict" else Kept, name)
+            for name in others
+        ]
+        with safe_globals(inert):
             # Mapped where the format allows it: the optimizer's state, twice the weights, is not
             # read.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except DAMAGE as error:
         reason = (str(error) or "the file ends too early").splitlines()[0]
         raise CheckpointError(f"{path} cannot be read: {reason}") from None
-
-
-def _in_place_of(name: str) -> Callable[..., Any]:
-    return _empty if name == "collections.defaultdict" else Kept
-
-
-def _empty(*_: Any) -> dict[Any, Any]:
-    """What items are set in: torch sets them in a dict alone."""
-    return {}
 
 
 def _rehearse(path: Path) -> None:
