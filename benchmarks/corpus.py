@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.oxen_server import OxenServer, find_server
+from pipeline.config.data import Patience
 from pipeline.config.edits import edit_yaml
-from pipeline.config.params import Patience
 from pipeline.data.documents import documents_among
 from pipeline.oxen.opening import open_repository
 

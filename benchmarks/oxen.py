@@ -12,7 +12,7 @@ from benchmarks.machine import Machine
 from benchmarks.measure import Facts, Side, Step, interleaved
 from benchmarks.oxen_server import OxenServer, find_server
 from benchmarks.rows import Check, Plan, Row, at_least, rate
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.oxen.opening import open_repository
 
 PATIENCE = Patience(connect_seconds=10, stall_seconds=60, retries=4)

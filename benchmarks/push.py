@@ -15,7 +15,7 @@ from benchmarks.oxen_server import OxenServer, find_server
 from benchmarks.rows import Check, Plan, Row, rate
 from benchmarks.shapes import config_of, perturbed
 from benchmarks.train import BATCH, blocks_of, settings_of
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.methods.sedd.loss import ScoreEntropy
 from pipeline.methods.sedd.model import SEDD
 from pipeline.publishing.handing import pushing

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 
 PROJECT = Path(__file__).parents[1]
 PATIENCE = Patience(connect_seconds=5, stall_seconds=30, retries=1)  # of machines that are busy

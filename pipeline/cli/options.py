@@ -11,7 +11,8 @@ from pipeline.errors import ParamsError
 from pipeline.methods.samplers import Corrector, Grid, Order, PredictorName
 
 if TYPE_CHECKING:
-    from pipeline.config.params import Params, Patience
+    from pipeline.config.data import Patience
+    from pipeline.config.params import Params
 
 ModelFolder = Annotated[
     Path, typer.Option("--model", metavar="DIR", help="Folder of the model and its tokenizer.")
@@ -219,7 +220,7 @@ def pick_seed(seed: int | None) -> int:
 
 def patience() -> "Patience":
     """Patience with servers: the project's, or outside one that of the shipped params.yaml."""
-    from pipeline.config.params import Patience
+    from pipeline.config.data import Patience
 
     params = params_here()
     return params.oxen if params else Patience(connect_seconds=10, stall_seconds=60, retries=4)

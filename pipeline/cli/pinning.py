@@ -10,7 +10,8 @@ from pipeline.errors import RepositoryError, ServerError, reported
 from pipeline.table import shown
 
 if TYPE_CHECKING:
-    from pipeline.config.params import DataFiles, Params
+    from pipeline.config.data import DataFiles
+    from pipeline.config.params import Params
     from pipeline.oxen.repository import Entry, Repository
 
 PARAMS = Path("params.yaml")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.cli.checks import Finding
-from pipeline.config.params import Data, Params, Patience
+from pipeline.config.data import Data, Patience
+from pipeline.config.params import Params
 from pipeline.errors import BusyError, RepositoryError, ServerError
 from pipeline.files import store
 from pipeline.oxen.address import Address, parse_repo

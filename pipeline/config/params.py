@@ -12,42 +12,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from pipeline.config.data import (
-    Data,
-    DataFiles,
-    Label,
-    ModelType,
-    Pack,
-    Patience,
-    SentencePiece,
-    Tokenizer,
-)
+from pipeline.config.data import Data, Pack, Patience, Tokenizer
 from pipeline.config.methods import SECTIONS, Diffusion, Embedding
 from pipeline.config.mistakes import SHORT, mistakes
 from pipeline.config.publish import Publish
 from pipeline.config.sampling import Evaluate, Sample, Score
 from pipeline.config.sections import Count, Place, Section, Steps, Text
 from pipeline.config.strict_yaml import parse, read_text
-from pipeline.config.training import Baseline, Model, Train, Transformer
+from pipeline.config.training import Baseline, Model, Train
 from pipeline.config.zero_shot import ZeroShot
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.methods.samplers import ABILITIES, Conditioning, label_misuses, misuses
 
-__all__ = [
-    "Baseline",
-    "Data",
-    "DataFiles",
-    "Label",
-    "ModelType",
-    "Params",
-    "Patience",
-    "Resources",
-    "Score",
-    "SentencePiece",
-    "Transformer",
-    "load_params",
-    "params_of",
-]
 # As written: 1 and 1.0 are files of two names.
 Temperature = Annotated[int | float, Field(gt=0, allow_inf_nan=False)]
 RENAMED = {"network": "oxen"}

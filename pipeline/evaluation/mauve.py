@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.config.params import Score
+from pipeline.config.sampling import Score
 from pipeline.device import memory_for
 from pipeline.environment import check_extra
 from pipeline.errors import DataError

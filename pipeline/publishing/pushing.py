@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.errors import PipelineError
 from pipeline.files import read_object, scratch_folder
 from pipeline.oxen.opening import open_repository

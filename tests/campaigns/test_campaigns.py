@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 from pipeline.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.checkpoints.reference.reading import read_published
 from pipeline.cli import app
+from pipeline.config.data import Patience
 from pipeline.config.edits import edited
-from pipeline.config.params import Patience, load_params
+from pipeline.config.params import load_params
 from pipeline.data.corpus import read_documents
 from pipeline.data.tokenizer import TextTokenizer, train_char_tokenizer
 from pipeline.files import read_object

@@ -211,7 +211,7 @@ def test_a_branch_named_as_a_commit_does_not_hide_it(
 FETCH = """
 import sys
 from pathlib import Path
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.oxen.opening import open_repository
 PATIENCE = Patience(connect_seconds=1, stall_seconds=1, retries=1)
 Path(sys.argv[3]).mkdir()

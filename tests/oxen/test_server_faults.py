@@ -19,7 +19,7 @@ from faulty_server import COMMIT, CONTENT, Request, asking_for, serving
 from tiny_project import PROJECT
 
 from benchmarks.oxen_server import free_port
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.errors import RepositoryError, ServerError
 from pipeline.oxen.opening import open_repository
 from pipeline.oxen.server.connection import Server, waits
@@ -511,7 +511,7 @@ def test_a_damaged_store_is_named_and_not_shown(knows_token, tmp_path):
 FETCH = f"""
 import signal, sys
 from pathlib import Path
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.oxen.opening import open_repository
 # Shells let what they start in their background ignore Ctrl-C, and so what is started from there.
 signal.signal(signal.SIGINT, signal.default_int_handler)

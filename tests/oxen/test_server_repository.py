@@ -165,7 +165,7 @@ def test_files_of_many_parts_are_sent_in_little_memory(repository, tmp_path):
 COMMIT = """
 import sys
 from pathlib import Path
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.oxen.opening import open_repository
 repository = open_repository(sys.argv[1], Patience(connect_seconds=5, stall_seconds=20, retries=4),
                              create=True)

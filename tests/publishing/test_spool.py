@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from faulty_server import Request, serving
 
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.errors import RepositoryError, ServerError
 from pipeline.oxen.local.snapshot import log_of
 from pipeline.oxen.opening import open_repository

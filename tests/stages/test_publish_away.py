@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from benchmarks.oxen_server import free_port
 from pipeline.cli import app
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.oxen.opening import open_repository
 from pipeline.publishing.spool import waiting_spools
 from stages.publish import main

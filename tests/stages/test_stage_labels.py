@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_project import TINY, write_params
 
-from pipeline.config.params import Label
+from pipeline.config.data import Label
 from pipeline.data.labels import name_of, watching
 from pipeline.data.packed import Packed
 from pipeline.errors import DataError

@@ -13,7 +13,7 @@ from test_stage_train import INPUTS, OUTS, RESULTS
 from tiny_project import PROJECT, TINY, stage_command, write_params
 
 from benchmarks.oxen_server import free_port
-from pipeline.config.params import Patience
+from pipeline.config.data import Patience
 from pipeline.files import read_jsonl, read_object
 from pipeline.oxen.local.snapshot import log_of
 from pipeline.oxen.opening import open_repository
