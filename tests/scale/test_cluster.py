@@ -200,8 +200,9 @@ def test_a_mistake_in_the_data_is_one_message(corpus, tmp_path, monkeypatch, sta
 
 def test_workers_without_the_project_or_with_another(tmp_path, monkeypatch, start):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty/pipeline").mkdir(parents=True)
-    (tmp_path / "empty/pipeline/__init__.py").touch()
+    (tmp_path / "empty").mkdir()
+    # Of a package an editable installation would find the rest.
+    (tmp_path / "empty/pipeline.py").touch()
     shutil.copytree(PROJECT / "pipeline", tmp_path / "other/pipeline")
 
     def said(name):
