@@ -72,7 +72,8 @@ def line(row: Row) -> str:
     """A row in short, for who waits."""
     ratio = "" if row.ratio is None else f", {row.ratio:.2f}x"
     bars = "; ".join(f"{check.text}: {'yes' if check.reached else 'NO'}" for check in row.checks)
-    return f"{row.name}: {figure_text(row.ours)} {row.unit}{ratio} ({bars or 'not run'})"
+    said = "not run" if row.ours is None else "no bar"
+    return f"{row.name}: {figure_text(row.ours)} {row.unit}{ratio} ({bars or said})"
 
 
 def machine_text(machines: Sequence[Machine], threads: int) -> str:
