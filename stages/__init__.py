@@ -1,6 +1,5 @@
 """Stages of dvc.yaml. Under a Python without the project's packages they say so and end."""
 
-import importlib
 import importlib.util
 import os
 import signal
@@ -48,6 +47,12 @@ def _interrupted(*_: Any) -> None:
     os._exit(1)
 
 
+def _starters() -> Any:
+    from pipeline.files import starters
+
+    return starters()
+
+
 # Python's own handler would end what is imported now with a traceback.
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _interrupted)
@@ -59,4 +64,4 @@ if "PIPELINE_WORDS" in os.environ:
 
     follow()
 # Before what takes seconds to import: a DVC that died meanwhile would not be missed.
-STARTED_BY = importlib.import_module("pipeline.files").starters()
+STARTED_BY = _starters()
