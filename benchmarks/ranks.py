@@ -75,6 +75,7 @@ def _train(
     with joined(size, cpu, 600, strategy) as world:
         torch.manual_seed(0)
         model = SEDD(config_of(SIZE, "conditional"))
+        weights = sum(each.nbytes for each in model.parameters())
         settings = settings_of(SIZE, accumulate=RANKS, reduction=reduction)
         trainer = Trainer(ScoreEntropy(model), settings, cpu, world)
         blocks = blocks_of(SIZE)
@@ -86,7 +87,6 @@ def _train(
         seconds = time.perf_counter() - started
         moved = (loopback_bytes() - sent) / NUM_STEPS
     if rank == 0:
-        weights = sum(each.nbytes for each in SEDD(model.config).parameters())
         found.put({"seconds": seconds, "moved": moved / weights})
 
 

@@ -1,6 +1,5 @@
 """Memory that training takes on a GPU, by arithmetic: docs/gpu.md."""
 
-import math
 from typing import TYPE_CHECKING
 
 from pipeline.kernels.tiles import tile_shape
@@ -57,9 +56,9 @@ def training_bytes(
     if first.adaLN_modulation is None and of_output == OUTPUT:
         modulation = 0
     kept = width * num_tokens * (kept + KEPT_OF_DROPOUT * bool(first.dropout))
-    gradients, num_sums = GRADIENT * num_params, int(math.log2(num_pieces))
-    if not in_order:
-        num_sums = min(1, num_sums)
+    # Sums that `PartialSums` puts by; a gradient that is added to another is beside it at least.
+    num_sums = (num_pieces & -num_pieces).bit_length() - 1 if in_order else 0
+    gradients, num_sums = GRADIENT * num_params, max(num_sums, int(num_pieces > 1))
     held = HELD * num_params + num_sums * gradients
     if divided:
         held, gradients = held // num_ranks, gradients // num_ranks
